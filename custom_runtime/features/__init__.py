@@ -1,0 +1,1 @@
+"""The online feature store: a port, and its SQLite, Redis and in-memory adapters."""

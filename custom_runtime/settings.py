@@ -1,0 +1,53 @@
+"""Every setting of the service, read once from CHURN_* environment variables.
+
+Ports, the model's name and its URI are MLServer's own (MLSERVER_*): the operator injects them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServingSettings(BaseSettings):
+    """What an operator can change without a new image. Each field is CHURN_<NAME> in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="CHURN_", extra="ignore", frozen=True)
+
+    bundle: Path = Field(Path("var/bundle"), description="The bundle directory, where MLSERVER_MODEL_URI names none.")
+    feature_store: str = Field(
+        "sqlite:///var/features.db",
+        description="sqlite:///relative.db, sqlite:////absolute.db, redis://, rediss:// or redis+cluster:// (rediss+cluster://).",
+    )
+    missing_customer: Literal["error", "default"] = Field(
+        "error", description="An unknown customer: 404, or a score from the training medians and modes."
+    )
+    store_failure: Literal["error", "default"] = Field(
+        "error", description="Feature store down or slow: 503, or a score from the training medians and modes."
+    )
+    store_timeout_ms: float = Field(25.0, gt=0, description="The longest wait for one fetch of a batch.")
+    max_feature_age_s: float | None = Field(None, gt=0, description="Rows older than this are counted as stale.")
+    deadline_ms: float = Field(500.0, gt=0, description="The longest time from a request's arrival to its answer.")
+    max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more is shed with 503.")
+    max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
+    max_body_bytes: int = Field(33_554_432, ge=1_024, description="The largest V2 body or gRPC message.")
+    max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
+    coalesce_rows: int = Field(128, ge=1, description="The most rows that waiting requests are joined into.")
+    offload_rows: int = Field(64, ge=1, description="V2 batches with more rows than this go to the worker thread.")
+    scorer: Literal["onnx", "xgboost"] = Field(
+        "onnx", description="What scores: ONNX Runtime, or XGBoost itself (bundles of an XGBoost model only)."
+    )
+    fast_routes: bool = Field(True, description="Answer /predict and V2 infer before FastAPI; off: MLServer's routes.")
+    docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    admin_api: bool = Field(False, description="Open the V2 model repository API (load, unload, index).")
+    drain_delay_s: float = Field(
+        3.0, ge=0, description="After SIGTERM: not ready, yet serving, for this long; then in-flight requests finish."
+    )
+    predictor: str = Field(
+        "local",
+        validation_alias=AliasChoices("CHURN_PREDICTOR", "PREDICTOR_ID"),
+        description="The metrics' predictor label; the operator injects PREDICTOR_ID.",
+    )

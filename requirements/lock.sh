@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Compile the locks: one resolution for Python 3.11 and 3.12, with hashes, naming no index.
+# dev.txt holds everything; the others are cut from it, so that a pod runs the versions that were tested.
+set -euo pipefail
+# XGBoost's wheel asks for NVIDIA's collective library (345 MB), which a CPU never loads: no lock names it.
+cuda=(--no-emit-package nvidia-nccl-cu12 --no-emit-package nvidia-nccl-cu13)
+cd "$(dirname "$0")/.."
+uv=${UV:-uv}
+upgrade=${UPGRADE---upgrade}
+compile() { # compile OUTPUT [arguments]
+    local output=$1; shift
+    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+        --no-header "${cuda[@]}" --output-file "requirements/$output" "$@" >/dev/null
+}
+compile dev.txt $upgrade --extra dev pyproject.toml
+for extra in serve train stock deploy bench; do
+    compile "$extra.txt" $upgrade --constraint requirements/dev.txt --extra "$extra" pyproject.toml
+done
+compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<"uv"
+if grep -nE '://|^nvidia' requirements/*.txt; then
+    echo "a lock names a host, or asks for a CUDA library" >&2
+    exit 1
+fi
