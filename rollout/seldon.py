@@ -1,0 +1,392 @@
+"""The SeldonDeployment (machinelearning.seldon.io/v1) as typed values: what we use of it, and all the rest kept.
+
+`parse` then `to_dict` gives back exactly what was read, fields that are not modelled here included. Every
+`with_*` returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
+from pydantic.alias_generators import to_camel
+
+from rollout.errors import ManifestError
+
+API_VERSION = "machinelearning.seldon.io/v1"
+KIND = "SeldonDeployment"
+NO_ENGINE = "seldon.io/no-engine"
+SERVICE_NAME = "seldon.io/svc-name"
+NAME_MAX_CHARS = 63  # DNS-1123 label; the operator hashes what is longer
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel, protected_namespaces=())
+
+    def but(self, **changes: Any) -> Self:
+        """Return a copy with these fields (by Python name) replaced."""
+        return self.model_copy(update=changes)
+
+
+class EnvVar(_Part):
+    """One environment variable; `valueFrom` is kept as it is."""
+
+    name: str
+    value: str | None = None
+
+
+class Port(_Part):
+    """One declared port; the operator recognises the names http, grpc and metrics."""
+
+    name: str = ""
+    container_port: StrictInt
+
+
+class HttpGet(_Part):
+    """What a probe asks for; the port is a number or a port's name."""
+
+    path: str = "/"
+    port: StrictInt | str
+
+
+class Probe(_Part):
+    """One probe; only its HTTP form is looked into."""
+
+    http_get: HttpGet | None = None
+
+
+class Container(_Part):
+    """One container of a pod."""
+
+    name: str
+    image: str = ""
+    env: tuple[EnvVar, ...] = ()
+    ports: tuple[Port, ...] = ()
+    readiness_probe: Probe | None = None
+    liveness_probe: Probe | None = None
+    startup_probe: Probe | None = None
+
+
+class PodSpec(_Part):
+    """The part of a pod that the operator copies into its Deployment."""
+
+    containers: tuple[Container, ...]
+    termination_grace_period_seconds: StrictInt | None = None
+    topology_spread_constraints: tuple[dict[str, Any], ...] = ()
+
+
+class HpaSpec(_Part):
+    """The autoscaler; `metrics` (autoscaling/v2beta1) wins over `metricsv2` when both are given."""
+
+    min_replicas: StrictInt | None = None
+    max_replicas: StrictInt
+    metrics: tuple[dict[str, Any], ...] = ()
+    metricsv2: tuple[dict[str, Any], ...] = ()
+
+
+class Metadata(_Part):
+    """Name, namespace, labels and annotations of an object."""
+
+    name: str = ""
+    namespace: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    resource_version: str = ""
+
+
+class ComponentSpec(_Part):
+    """One Deployment of a predictor: its pod, and how it scales."""
+
+    metadata: Metadata = Metadata()
+    spec: PodSpec
+    hpa_spec: HpaSpec | None = None
+    pdb_spec: dict[str, Any] | None = None
+    replicas: StrictInt | None = None
+
+
+class Unit(_Part):
+    """A node of the inference graph; without an implementation its name must be a container's."""
+
+    name: str
+    type: str | None = None
+    implementation: str | None = None
+    methods: tuple[str, ...] = ()
+    model_uri: str = ""
+    env_secret_ref_name: str = ""
+    children: tuple[Unit, ...] = ()
+    logger: dict[str, Any] | None = None
+
+    def nodes(self) -> tuple[Unit, ...]:
+        """Return this node and everything below it, depth first."""
+        return (self, *(node for child in self.children for node in child.nodes()))
+
+
+class Predictor(_Part):
+    """One version of the model, named after it (`v7`); its role follows from its traffic."""
+
+    name: str
+    graph: Unit
+    component_specs: tuple[ComponentSpec, ...] = ()
+    traffic: StrictInt = 0
+    replicas: StrictInt | None = None
+    shadow: StrictBool = False
+    annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    svc_orch_spec: dict[str, Any] = {}
+
+    def containers(self) -> tuple[Container, ...]:
+        """Return the containers of all component specs, in order."""
+        return tuple(container for component in self.component_specs for container in component.spec.containers)
+
+    @property
+    def model_container(self) -> Container:
+        """The container that the graph's root runs in. Raises ManifestError when there is none."""
+        for container in self.containers():
+            if container.name == self.graph.name:
+                return container
+        named = ", ".join(container.name for container in self.containers()) or "none"
+        raise ManifestError(f"predictor {self.name}: no container named {self.graph.name!r}; its containers: {named}")
+
+    @property
+    def image(self) -> str:
+        """The image of the model container."""
+        return self.model_container.image
+
+    def for_version(self, name: str, *, image: str = "", model_uri: str = "", traffic: int = 0) -> Predictor:
+        """Return this predictor under another name: a new image or model URI (empty: unchanged), and its traffic.
+
+        Spread constraints that select the old predictor's pods (`version: v7`) select the new one's instead.
+        """
+        old = self.model_container
+        components = []
+        for component in self.component_specs:
+            containers = tuple(
+                container.but(image=image) if image and container is old else container
+                for container in component.spec.containers
+            )
+            pod = component.spec.but(containers=containers)
+            if spread := component.spec.topology_spread_constraints:
+                pod = pod.but(topology_spread_constraints=tuple(_reselect(one, self.name, name) for one in spread))
+            components.append(component.but(spec=pod))
+        graph = self.graph.but(model_uri=model_uri) if model_uri else self.graph
+        return self.but(name=name, graph=graph, component_specs=tuple(components), traffic=traffic)
+
+
+class Spec(_Part):
+    """Protocol and predictors."""
+
+    protocol: str = ""
+    transport: str = ""
+    server_type: str = ""
+    annotations: dict[str, str] = {}
+    predictors: tuple[Predictor, ...]
+
+
+class DeploymentStatus(_Part):
+    """Replicas of one Deployment, as the operator last saw them."""
+
+    replicas: StrictInt = 0
+    available_replicas: StrictInt = 0
+
+
+class Status(_Part):
+    """What the operator reports: Available, Creating or Failed. It may be stale just after an edit."""
+
+    state: str = ""
+    description: str = ""
+    deployment_status: dict[str, DeploymentStatus] = {}
+
+
+class SeldonDeployment(_Part):
+    """One SeldonDeployment."""
+
+    api_version: str = API_VERSION
+    kind: str = KIND
+    metadata: Metadata
+    spec: Spec
+    status: Status | None = None
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The object's namespace; empty when the manifest names none."""
+        return self.metadata.namespace
+
+    @property
+    def predictors(self) -> tuple[Predictor, ...]:
+        """All predictors, shadows included, in the manifest's order."""
+        return self.spec.predictors
+
+    def predictor(self, name: str) -> Predictor:
+        """Return one predictor. Raises ManifestError naming those that exist."""
+        for predictor in self.predictors:
+            if predictor.name == name:
+                return predictor
+        raise ManifestError(f"{self.name} has no predictor {name!r}; it has: {', '.join(self.traffic()) or 'none'}")
+
+    def traffic(self) -> dict[str, int]:
+        """Return the declared traffic in percent of each predictor that answers callers (no shadows)."""
+        return {predictor.name: predictor.traffic for predictor in self.predictors if not predictor.shadow}
+
+    def weights(self) -> dict[str, int]:
+        """Return the weights that reach the mesh: as `traffic`, but a lone predictor gets everything."""
+        declared = self.traffic()
+        return dict.fromkeys(declared, 100) if len(declared) == 1 else declared
+
+    @property
+    def stable(self) -> Predictor:
+        """The predictor with the most traffic; the first of equals, since a canary is appended."""
+        answering = [predictor for predictor in self.predictors if not predictor.shadow]
+        if not answering:
+            raise ManifestError(f"{self.name} has no predictor that answers callers; add one that is not a shadow")
+        return max(answering, key=lambda predictor: predictor.traffic)  # max keeps the first of equals
+
+    @property
+    def canary(self) -> Predictor | None:
+        """The other predictor that answers callers, or None. Raises ManifestError when there are several."""
+        stable = self.stable.name
+        others = [predictor for predictor in self.predictors if not predictor.shadow and predictor.name != stable]
+        if len(others) > 1:
+            names = ", ".join(predictor.name for predictor in others)
+            raise ManifestError(f"{self.name} has {len(others)} predictors beside {stable}: {names}; one is allowed")
+        return others[0] if others else None
+
+    def with_predictor(self, predictor: Predictor) -> SeldonDeployment:
+        """Return the deployment with one more predictor, at the end. Raises ManifestError when the name is taken."""
+        if any(existing.name == predictor.name for existing in self.predictors):
+            raise ManifestError(f"{self.name} has a predictor {predictor.name!r} already")
+        return self._with_predictors((*self.predictors, predictor))
+
+    def without_predictor(self, name: str) -> SeldonDeployment:
+        """Return the deployment without a predictor; the traffic of the others stays. Raises ManifestError."""
+        gone = self.predictor(name)
+        return self._with_predictors(tuple(predictor for predictor in self.predictors if predictor is not gone))
+
+    def with_traffic(self, percents: Mapping[str, int]) -> SeldonDeployment:
+        """Return the deployment with these weights in percent; predictors that are not named keep theirs.
+
+        Raises ManifestError when a name is unknown, a value is outside 0..100 or the sum is not 100.
+        """
+        for name, percent in percents.items():
+            self.predictor(name)
+            if not 0 <= percent <= 100:
+                raise ManifestError(f"traffic of {name} is {percent}; allowed: 0..100")
+        changed = self._with_predictors(
+            tuple(
+                predictor.but(traffic=percents[predictor.name]) if predictor.name in percents else predictor
+                for predictor in self.predictors
+            )
+        )
+        total = sum(changed.traffic().values())
+        if total != 100:
+            raise ManifestError(f"traffic of {self.name} would sum to {total} ({changed.traffic()}); it must be 100")
+        return changed
+
+    def with_annotations(self, annotations: Mapping[str, str | None]) -> SeldonDeployment:
+        """Return the deployment with these annotations of its own set, or removed where the value is None."""
+        merged = {**self.metadata.annotations, **annotations}
+        kept = {key: value for key, value in merged.items() if value is not None}
+        return self.but(metadata=self.metadata.but(annotations=kept))
+
+    def _with_predictors(self, predictors: tuple[Predictor, ...]) -> SeldonDeployment:
+        return self.but(spec=self.spec.but(predictors=predictors))
+
+    @property
+    def virtual_service_name(self) -> str:
+        """The Istio VirtualService that the operator writes."""
+        return _hashed_when_long(self.name)
+
+    def service_name(self, predictor: str) -> str:
+        """Return the Service in front of one predictor's pods."""
+        found = self.predictor(predictor)
+        return found.annotations.get(SERVICE_NAME) or _hashed_when_long(f"{self.name}-{predictor}")
+
+    def deployment_names(self, predictor: str) -> tuple[str, ...]:
+        """Return the Deployments of one predictor, one a component spec (the HPA has the same name)."""
+        names = []
+        for index, component in enumerate(self.predictor(predictor).component_specs):
+            pod = component.metadata.name or "-".join(container.name for container in component.spec.containers)
+            names.append(_hashed_when_long(f"{self.name}-{predictor}-{index}-{pod}"))
+        return tuple(names)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it: timestamps stay text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_documents(text: str | bytes) -> tuple[dict[str, Any], ...]:
+    """Read every object of a YAML (or JSON) stream; empty documents are left out. Raises ManifestError."""
+    try:
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"this is not YAML: {' '.join(str(error).split())}") from error
+    for document in documents:
+        if not isinstance(document, dict):
+            raise ManifestError(
+                f"a manifest must be a mapping, this is {type(document).__name__}: {str(document)[:60]!r}"
+            )
+    return tuple(documents)
+
+
+def parse(source: Mapping[str, Any] | str | bytes) -> SeldonDeployment:
+    """Read one SeldonDeployment from a mapping or YAML text. Raises ManifestError naming every field that is wrong."""
+    if isinstance(source, str | bytes):
+        documents = read_documents(source)
+        if len(documents) != 1:
+            raise ManifestError(f"expected one SeldonDeployment, the text has {len(documents)} objects")
+        source = documents[0]
+    found = (source.get("apiVersion"), source.get("kind"))
+    if found != (API_VERSION, KIND):
+        raise ManifestError(f"expected {API_VERSION} {KIND}, this is {found[0]} {found[1]}")
+    try:
+        return SeldonDeployment.model_validate(source)
+    except ValidationError as error:
+        raise ManifestError("; ".join(f"{path}: {message}" for path, message in field_errors(error))) from error
+
+
+def field_errors(error: ValidationError) -> tuple[tuple[str, str], ...]:
+    """Return (JSON pointer, message with the value received) of everything that validation found."""
+    return tuple(
+        (
+            "".join(f"/{part}" for part in one["loc"]),
+            one["msg"] if one["type"] == "missing" else f"{one['msg']}, this is {one['input']!r}"[:200],
+        )
+        for one in error.errors(include_url=False)
+    )
+
+
+def to_dict(deployment: SeldonDeployment | Predictor) -> dict[str, Any]:
+    """Return the JSON object: what was read, with what was changed since."""
+    return deployment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def to_yaml(deployment: SeldonDeployment) -> str:
+    """Return the manifest as YAML; the fields that are modelled here come first."""
+    return yaml.safe_dump(to_dict(deployment), sort_keys=False, width=120)
+
+
+def _hashed_when_long(name: str) -> str:
+    if len(name) <= NAME_MAX_CHARS:
+        return name
+    return "seldon-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+
+
+def _reselect(constraint: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    selector = constraint.get("labelSelector") or {}
+    labels = selector.get("matchLabels") or {}
+    if labels.get("version") != old:
+        return constraint
+    return constraint | {"labelSelector": selector | {"matchLabels": labels | {"version": new}}}
