@@ -1,0 +1,134 @@
+"""Where a SeldonDeployment lives, as two small ports: Target (the deployment and its mesh) and LeaseStore (the lock).
+
+Adapters: kubernetes.py (an API server), local.py (this machine), memory.py (a dictionary, for tests and simulation).
+One contract suite, tests/rollout/targets/, holds for all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+Operation = Mapping[str, Any]
+"""One JSON Patch operation (RFC 6902): {"op": "test" | "add" | "replace" | "remove", "path": ..., "value": ...}."""
+
+
+class EventType(StrEnum):
+    """The two types that Kubernetes knows."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth an entry in the audit trail; `reason` is CamelCase and stable, `message` is for people."""
+
+    type: EventType
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The replicas of one predictor: how many exist and how many are available."""
+
+    replicas: int
+    available: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether every replica is available, and there is one: what the operator waits for before it writes weights."""
+        return 0 < self.replicas <= self.available
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The deployment at one moment.
+
+    manifest: the SeldonDeployment as stored (metadata, spec, status). readiness: per predictor, one whose pods do not
+    exist yet is absent. mesh_weights: percent per predictor as the mesh routes now, read from the mesh itself and never
+    copied from the spec; a predictor without a route is absent.
+    """
+
+    manifest: Mapping[str, Any]
+    readiness: Mapping[str, Readiness]
+    mesh_weights: Mapping[str, int]
+
+    @property
+    def resource_version(self) -> str:
+        """The version that changes with every write."""
+        return str(self.manifest["metadata"].get("resourceVersion", ""))
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """The deployment's annotations."""
+        return self.manifest["metadata"].get("annotations") or {}
+
+    @property
+    def predictors(self) -> Sequence[Mapping[str, Any]]:
+        """The predictors of the spec, in their order."""
+        predictors: Sequence[Mapping[str, Any]] = self.manifest["spec"]["predictors"]
+        return predictors
+
+    @property
+    def available(self) -> bool:
+        """Whether the operator says Available; it can be stale just after an edit, so it is never enough by itself."""
+        return bool((self.manifest.get("status") or {}).get("state") == "Available")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """Who holds the rollout's lock.
+
+    holder: empty when free. duration_s: how long it holds after a renewal. renewed_at_s: wall clock of the holder (Unix).
+    transitions: grows by one with each new holder, the fencing token. version: of the stored record, empty when there
+    is none yet; a write names the version that it replaces.
+    """
+
+    holder: str = ""
+    duration_s: int = 15
+    renewed_at_s: float = 0.0
+    transitions: int = 0
+    version: str = ""
+
+
+class Target(Protocol):
+    """One SeldonDeployment and the mesh in front of it.
+
+    Every method may raise NotFound, Denied (401, 403) or Unavailable (no answer in time, 429, 5xx): see errors.py.
+    """
+
+    def read(self) -> Snapshot:
+        """Return the deployment, its readiness and the mesh's weights."""
+
+    def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
+        """Apply a JSON Patch to the manifest, all of it or nothing, and return what is stored then.
+
+        Raises Conflict when a `test` does not hold (somebody wrote in between), Rejected when the result is no valid
+        SeldonDeployment. dry_run: everything is checked and nothing is stored.
+        """
+
+    def route(self, weights: Mapping[str, int]) -> None:
+        """Write percent per predictor into the mesh itself, past the operator: the last rung of the rollback ladder.
+
+        A predictor that is not named gets no traffic. Raises Denied where the promoter may not do this.
+        """
+
+    def publish(self, event: Event) -> None:
+        """Add an event to the deployment's audit trail."""
+
+
+class LeaseStore(Protocol):
+    """Where the lock is kept, with compare-and-swap; lease.py decides who may write when."""
+
+    def read_lease(self) -> LeaseRecord:
+        """Return the record; LeaseRecord() when there is none."""
+
+    def write_lease(self, record: LeaseRecord) -> LeaseRecord:
+        """Store the record if the stored version still is record.version, and return it with its new version.
+
+        Raises Conflict otherwise.
+        """
