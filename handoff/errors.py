@@ -1,0 +1,33 @@
+"""Everything that can go wrong between the data and the bundle, as one tree.
+
+    HandoffError
+    |-- DataError         the table cannot be read, lacks a column, or has a value that the contract does not allow
+    |-- TrainingRefused   the model trained, and is not good enough to register
+    |-- RegistryError     the registry cannot be reached, or does not hold what was asked for
+    `-- ImportRefused     the registered model is not what the contract says, or its ONNX form does not agree with it
+
+Every one of them is a refusal before anything is written: what is registered and what is served stay as they are.
+A message says what happened, with which value, what is allowed, and where it helps what to run next.
+"""
+
+from __future__ import annotations
+
+
+class HandoffError(Exception):
+    """The hand-off stopped before it wrote anything."""
+
+
+class DataError(HandoffError):
+    """The table cannot be read, lacks a column, or has a value that is not allowed."""
+
+
+class TrainingRefused(HandoffError):
+    """The model trained, and is not good enough to register."""
+
+
+class RegistryError(HandoffError):
+    """The registry cannot be reached, or does not hold what was asked for."""
+
+
+class ImportRefused(HandoffError):
+    """The registered model breaks the contract, or its ONNX form does not agree with it."""

