@@ -1,0 +1,66 @@
+"""What a gate says, and how several gates become one verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """The five answers of a gate. Only `pass` promotes, only `fail` rolls back; the other three hold."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    NO_DATA = "no_data"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate's answer. `reason` is a sentence with its numbers; `needs_requests` counts further canary requests.
+
+    `value` and `threshold` are shares of requests, or a PSI for the drift gate; None where there is nothing to say.
+    The result of a `dry_run` gate is shown and recorded, and decides nothing.
+    """
+
+    name: str
+    verdict: Verdict
+    reason: str
+    needs_requests: int | None = None
+    value: float | None = None
+    threshold: float | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a number that JSON has no word for."""
+        for number in (self.value, self.threshold):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"gate {self.name} gave {number}: finite numbers only")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for the log."""
+        return {**asdict(self), "verdict": self.verdict.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GateResult:
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "verdict": Verdict(data["verdict"])})
+
+
+def combine(results: Iterable[GateResult]) -> Verdict:
+    """Return the verdict of all gates together, the worst first: fail, error, no data, inconclusive, pass.
+
+    Dry-run gates decide nothing. No gate at all is no data: nothing measured is no reason to promote.
+    """
+    results = tuple(results)
+    if not results:
+        return Verdict.NO_DATA
+    found = {result.verdict for result in results if not result.dry_run}
+    for worst in (Verdict.FAIL, Verdict.ERROR, Verdict.NO_DATA, Verdict.INCONCLUSIVE):
+        if worst in found:
+            return worst
+    return Verdict.PASS
