@@ -1,20 +1,57 @@
 """The SeldonDeployment (machinelearning.seldon.io/v1) as typed values: what we use of it, and all the rest kept.
 
-`parse` then `to_dict` gives back exactly what was read, fields that are not modelled here included. Every
-`with_*` returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
+`parse` then `to_dict` gives back exactly what was read, fields that are not modelled included. Every `with_*`
+returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictInt, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StrictInt, ValidationError
 
+from rollout.documents import read_documents
 from rollout.errors import ManifestError
+from rollout.predictor import (
+    ComponentSpec,
+    Container,
+    EnvVar,
+    HpaSpec,
+    HttpGet,
+    Metadata,
+    Part,
+    PodSpec,
+    Port,
+    Predictor,
+    Probe,
+    Unit,
+)
+
+__all__ = [
+    "ComponentSpec",
+    "Container",
+    "DeploymentStatus",
+    "EnvVar",
+    "HpaSpec",
+    "HttpGet",
+    "Metadata",
+    "PodSpec",
+    "Port",
+    "Predictor",
+    "Probe",
+    "SeldonDeployment",
+    "Spec",
+    "Status",
+    "Unit",
+    "field_errors",
+    "parse",
+    "read_documents",
+    "to_dict",
+    "to_yaml",
+]
 
 API_VERSION = "machinelearning.seldon.io/v1"
 KIND = "SeldonDeployment"
@@ -23,184 +60,32 @@ SERVICE_NAME = "seldon.io/svc-name"
 NAME_MAX_CHARS = 63  # DNS-1123 label; the operator hashes what is longer
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel, protected_namespaces=())
-
-    def but(self, **changes: Any) -> Self:
-        """Return a copy with these fields (by Python name) replaced."""
-        return self.model_copy(update=changes)
-
-
-class EnvVar(_Part):
-    """One environment variable; `valueFrom` is kept as it is."""
-
-    name: str
-    value: str | None = None
-
-
-class Port(_Part):
-    """One declared port; the operator recognises the names http, grpc and metrics."""
-
-    name: str = ""
-    container_port: StrictInt
-
-
-class HttpGet(_Part):
-    """What a probe asks for; the port is a number or a port's name."""
-
-    path: str = "/"
-    port: StrictInt | str
-
-
-class Probe(_Part):
-    """One probe; only its HTTP form is looked into."""
-
-    http_get: HttpGet | None = None
-
-
-class Container(_Part):
-    """One container of a pod."""
-
-    name: str
-    image: str = ""
-    env: tuple[EnvVar, ...] = ()
-    ports: tuple[Port, ...] = ()
-    readiness_probe: Probe | None = None
-    liveness_probe: Probe | None = None
-    startup_probe: Probe | None = None
-
-
-class PodSpec(_Part):
-    """The part of a pod that the operator copies into its Deployment."""
-
-    containers: tuple[Container, ...]
-    termination_grace_period_seconds: StrictInt | None = None
-    topology_spread_constraints: tuple[dict[str, Any], ...] = ()
-
-
-class HpaSpec(_Part):
-    """The autoscaler; `metrics` (autoscaling/v2beta1) wins over `metricsv2` when both are given."""
-
-    min_replicas: StrictInt | None = None
-    max_replicas: StrictInt
-    metrics: tuple[dict[str, Any], ...] = ()
-    metricsv2: tuple[dict[str, Any], ...] = ()
-
-
-class Metadata(_Part):
-    """Name, namespace, labels and annotations of an object."""
-
-    name: str = ""
-    namespace: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    resource_version: str = ""
-
-
-class ComponentSpec(_Part):
-    """One Deployment of a predictor: its pod, and how it scales."""
-
-    metadata: Metadata = Metadata()
-    spec: PodSpec
-    hpa_spec: HpaSpec | None = None
-    pdb_spec: dict[str, Any] | None = None
-    replicas: StrictInt | None = None
-
-
-class Unit(_Part):
-    """A node of the inference graph; without an implementation its name must be a container's."""
-
-    name: str
-    type: str | None = None
-    implementation: str | None = None
-    methods: tuple[str, ...] = ()
-    model_uri: str = ""
-    env_secret_ref_name: str = ""
-    children: tuple[Unit, ...] = ()
-    logger: dict[str, Any] | None = None
-
-    def nodes(self) -> tuple[Unit, ...]:
-        """Return this node and everything below it, depth first."""
-        return (self, *(node for child in self.children for node in child.nodes()))
-
-
-class Predictor(_Part):
-    """One version of the model, named after it (`v7`); its role follows from its traffic."""
-
-    name: str
-    graph: Unit
-    component_specs: tuple[ComponentSpec, ...] = ()
-    traffic: StrictInt = 0
-    replicas: StrictInt | None = None
-    shadow: StrictBool = False
-    annotations: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    svc_orch_spec: dict[str, Any] = {}
-
-    def containers(self) -> tuple[Container, ...]:
-        """Return the containers of all component specs, in order."""
-        return tuple(container for component in self.component_specs for container in component.spec.containers)
-
-    @property
-    def model_container(self) -> Container:
-        """The container that the graph's root runs in. Raises ManifestError when there is none."""
-        for container in self.containers():
-            if container.name == self.graph.name:
-                return container
-        named = ", ".join(container.name for container in self.containers()) or "none"
-        raise ManifestError(f"predictor {self.name}: no container named {self.graph.name!r}; its containers: {named}")
-
-    @property
-    def image(self) -> str:
-        """The image of the model container."""
-        return self.model_container.image
-
-    def for_version(self, name: str, *, image: str = "", model_uri: str = "", traffic: int = 0) -> Predictor:
-        """Return this predictor under another name: a new image or model URI (empty: unchanged), and its traffic.
-
-        Spread constraints that select the old predictor's pods (`version: v7`) select the new one's instead.
-        """
-        old = self.model_container
-        components = []
-        for component in self.component_specs:
-            containers = tuple(
-                container.but(image=image) if image and container is old else container
-                for container in component.spec.containers
-            )
-            pod = component.spec.but(containers=containers)
-            if spread := component.spec.topology_spread_constraints:
-                pod = pod.but(topology_spread_constraints=tuple(_reselect(one, self.name, name) for one in spread))
-            components.append(component.but(spec=pod))
-        graph = self.graph.but(model_uri=model_uri) if model_uri else self.graph
-        return self.but(name=name, graph=graph, component_specs=tuple(components), traffic=traffic)
-
-
-class Spec(_Part):
+class Spec(Part):
     """Protocol and predictors."""
 
     protocol: str = ""
     transport: str = ""
     server_type: str = ""
-    annotations: dict[str, str] = {}
+    annotations: dict[str, str] = Field(default_factory=dict)
     predictors: tuple[Predictor, ...]
 
 
-class DeploymentStatus(_Part):
+class DeploymentStatus(Part):
     """Replicas of one Deployment, as the operator last saw them."""
 
     replicas: StrictInt = 0
     available_replicas: StrictInt = 0
 
 
-class Status(_Part):
+class Status(Part):
     """What the operator reports: Available, Creating or Failed. It may be stale just after an edit."""
 
     state: str = ""
     description: str = ""
-    deployment_status: dict[str, DeploymentStatus] = {}
+    deployment_status: dict[str, DeploymentStatus] = Field(default_factory=dict)
 
 
-class SeldonDeployment(_Part):
+class SeldonDeployment(Part):
     """One SeldonDeployment."""
 
     api_version: str = API_VERSION
@@ -317,30 +202,6 @@ class SeldonDeployment(_Part):
         return tuple(names)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: timestamps stay text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def read_documents(text: str | bytes) -> tuple[dict[str, Any], ...]:
-    """Read every object of a YAML (or JSON) stream; empty documents are left out. Raises ManifestError."""
-    try:
-        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ManifestError(f"this is not YAML: {' '.join(str(error).split())}") from error
-    for document in documents:
-        if not isinstance(document, dict):
-            raise ManifestError(
-                f"a manifest must be a mapping, this is {type(document).__name__}: {str(document)[:60]!r}"
-            )
-    return tuple(documents)
-
-
 def parse(source: Mapping[str, Any] | str | bytes) -> SeldonDeployment:
     """Read one SeldonDeployment from a mapping or YAML text. Raises ManifestError naming every field that is wrong."""
     if isinstance(source, str | bytes):
@@ -382,11 +243,3 @@ def _hashed_when_long(name: str) -> str:
     if len(name) <= NAME_MAX_CHARS:
         return name
     return "seldon-" + hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
-
-
-def _reselect(constraint: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    selector = constraint.get("labelSelector") or {}
-    labels = selector.get("matchLabels") or {}
-    if labels.get("version") != old:
-        return constraint
-    return constraint | {"labelSelector": selector | {"matchLabels": labels | {"version": new}}}
