@@ -2,7 +2,17 @@
 
     RolloutError
     |-- ManifestError           a manifest is not a SeldonDeployment, or lacks what was asked of it
-    `-- EvidenceError           there are no counts to judge by: a rollout holds, it never promotes or rolls back on this
+    |-- TargetError             the deployment could not be read or written
+    |   |-- NotFound                it does not exist, or its kind is not installed
+    |   |-- Denied                  401 or 403: who asks is unknown, or may not do this
+    |   |-- Conflict                somebody wrote in between: read again before deciding anything
+    |   |-- Rejected                the API server or the operator's webhook refused the object
+    |   `-- Unavailable             no answer in time, 429 or 5xx: the same call may succeed later
+    |-- PlanError               rollout.yaml or the flags ask for something that makes no sense
+    |-- StateError              there is no rollout to continue, there is one already, or its record cannot be read
+    |-- LeaseHeld               another promoter drives this deployment
+    |-- LeaseLost               another promoter took over while this one was away: this one stops
+    `-- EvidenceError           there are no counts to judge by: a rollout holds, nothing else follows
         |-- EvidenceUnavailable     outage, timeout, 429: the same question may be answered later
         `-- EvidenceMalformed       an answer came that cannot be trusted: NaN, doubled series, missing buckets
 
@@ -35,3 +45,43 @@ class EvidenceUnavailable(EvidenceError):
 
 class EvidenceMalformed(EvidenceError):
     """The source's answer cannot be trusted: NaN, doubled series, missing buckets."""
+
+
+class TargetError(RolloutError):
+    """The deployment could not be read or written."""
+
+
+class NotFound(TargetError):
+    """The deployment does not exist, or its kind is not installed."""
+
+
+class Denied(TargetError):
+    """Who asks is unknown (401) or may not do this (403)."""
+
+
+class Conflict(TargetError):
+    """Somebody wrote in between: read again before deciding anything."""
+
+
+class Rejected(TargetError):
+    """The API server or the operator's webhook refused the object."""
+
+
+class Unavailable(TargetError):
+    """No answer in time, 429 or 5xx: the same call may succeed later."""
+
+
+class PlanError(RolloutError):
+    """The plan asks for something that makes no sense."""
+
+
+class StateError(RolloutError):
+    """There is no rollout to continue, there is one already, or its record cannot be read."""
+
+
+class LeaseHeld(RolloutError):
+    """Another promoter drives this deployment."""
+
+
+class LeaseLost(RolloutError):
+    """Another promoter took over while this one was away."""

@@ -1,0 +1,1 @@
+"""Where a SeldonDeployment lives: target.py is the port, its siblings are the adapters."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
+
+from rollout.seldon import SeldonDeployment, parse
 
 Operation = Mapping[str, Any]
 """One JSON Patch operation (RFC 6902): {"op": "test" | "add" | "replace" | "remove", "path": ..., "value": ...}."""
@@ -40,52 +43,42 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether every replica is available, and there is one: what the operator waits for before it writes weights."""
+        """Whether there are replicas and all are available: what the operator waits for before it writes weights."""
         return 0 < self.replicas <= self.available
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """The deployment at one moment.
 
-    manifest: the SeldonDeployment as stored (metadata, spec, status). readiness: per predictor, one whose pods do not
-    exist yet is absent. mesh_weights: percent per predictor as the mesh routes now, read from the mesh itself and never
-    copied from the spec; a predictor without a route is absent.
+    manifest: the SeldonDeployment as stored (metadata, spec, status), plain JSON. readiness: per predictor; one whose
+    pods do not exist yet is absent. mesh_weights: percent per predictor as the mesh routes now, read from the mesh
+    itself and never copied from the spec; a predictor without a route is absent.
     """
 
     manifest: Mapping[str, Any]
     readiness: Mapping[str, Readiness]
     mesh_weights: Mapping[str, int]
 
-    @property
-    def resource_version(self) -> str:
-        """The version that changes with every write."""
-        return str(self.manifest["metadata"].get("resourceVersion", ""))
-
-    @property
-    def annotations(self) -> Mapping[str, str]:
-        """The deployment's annotations."""
-        return self.manifest["metadata"].get("annotations") or {}
-
-    @property
-    def predictors(self) -> Sequence[Mapping[str, Any]]:
-        """The predictors of the spec, in their order."""
-        predictors: Sequence[Mapping[str, Any]] = self.manifest["spec"]["predictors"]
-        return predictors
+    @cached_property
+    def deployment(self) -> SeldonDeployment:
+        """The manifest, typed. Raises ManifestError when it is no SeldonDeployment."""
+        return parse(self.manifest)
 
     @property
     def available(self) -> bool:
         """Whether the operator says Available; it can be stale just after an edit, so it is never enough by itself."""
-        return bool((self.manifest.get("status") or {}).get("state") == "Available")
+        status = self.deployment.status
+        return status is not None and status.state == "Available"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
     """Who holds the rollout's lock.
 
-    holder: empty when free. duration_s: how long it holds after a renewal. renewed_at_s: wall clock of the holder (Unix).
-    transitions: grows by one with each new holder, the fencing token. version: of the stored record, empty when there
-    is none yet; a write names the version that it replaces.
+    holder: empty when free. duration_s: how long it holds after a renewal. renewed_at_s: Unix time by the holder's
+    clock. transitions: grows by one with each new holder, the fencing token. version: of the stored record, empty when
+    there is none yet; a write names the version that it replaces.
     """
 
     holder: str = ""
