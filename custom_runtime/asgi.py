@@ -1,0 +1,108 @@
+"""The little of ASGI that the fast routes need: read a body within a limit, send an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from custom_runtime.errors import DeadlineExceeded, ServingError, TooLarge
+from custom_runtime.predict_body import render_error
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_JSON = (b"content-type", b"application/json")
+# Same-origin answers that nobody should guess the type of; a few bytes, no cost.
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_CLOSE = (b"connection", b"close")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: an HTTP status, a body, and the headers beside the usual ones."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
+def error_answer(error: ServingError) -> Answer:
+    """Return the answer for an error."""
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+    if error.retry_after_s is not None:
+        headers = (_JSON, (b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, TooLarge):
+        headers = (*headers, _CLOSE)  # the rest of the body is not read
+    return Answer(error.status, render_error(error), headers)
+
+
+async def reply(send: Send, answer: Answer, *, close: bool = False) -> None:
+    """Send an answer; close: ask the client to leave this connection, because the server is draining."""
+    length = (b"content-length", b"%d" % len(answer.body))
+    headers = [*answer.headers, _NOSNIFF, length]
+    if close and _CLOSE not in headers:
+        headers.append(_CLOSE)
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
+    """Read a request's body. Raises TooLarge, as early as Content-Length tells, or DeadlineExceeded."""
+    _check_claimed(scope, limit_bytes)
+    message = await receive()  # uvicorn starts a request when its headers are there: the body may still be on its way
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return body
+    return await _read_rest(body, receive, limit_bytes, timeout_s)
+
+
+async def _read_rest(body: bytes, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    chunks, size = [body], len(body)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                chunk: bytes = message.get("body", b"")
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise DeadlineExceeded(f"the body did not arrive within {timeout_s * 1000:.0f} ms") from None
+
+
+def limited(scope: Scope, receive: Receive, *, limit_bytes: int) -> Receive:
+    """Return a `receive` that raises TooLarge once a body is over the limit; for routes that are not ours."""
+    _check_claimed(scope, limit_bytes)
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit_bytes:
+            raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
+        return message
+
+    return bounded
+
+
+def _check_claimed(scope: Scope, limit_bytes: int) -> None:
+    claimed = header(scope, b"content-length")
+    if claimed is not None and int(claimed) > limit_bytes:
+        raise TooLarge(f"the body has {int(claimed)} bytes; allowed: {limit_bytes}")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return a request header by its lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None

@@ -1,0 +1,103 @@
+"""Turns requests that wait at the same moment into one batch.
+
+While a batch is in flight, whatever arrives waits; when it is done, all that waits is the next batch. There is no
+timer and so no added wait: a lone request starts in the same turn of the event loop, and the batch size follows the
+load by itself. With an embedded store a batch is over within one turn, so a batch is what one turn brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from custom_runtime.errors import DeadlineExceeded
+
+
+class Sized(Protocol):
+    """What the coalescer must know of a job: how many rows it adds to a batch."""
+
+    @property
+    def size(self) -> int:
+        """Rows of this job."""
+
+
+Job = TypeVar("Job", bound=Sized)
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Job, Result]):
+    job: Job
+    deadline: float
+    future: asyncio.Future[Result] = field(repr=False)
+
+
+class Coalescer(Generic[Job, Result]):
+    """Joins jobs into batches of at most `max_rows` rows and runs one batch at a time.
+
+    `run` takes the jobs of a batch and returns one result or exception for each, in order; what it raises itself
+    goes to every job of that batch and to no other. A cancelled job leaves its batch-mates alone.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Job]], Awaitable[list[Result | Exception]]],
+        *,
+        max_rows: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._run = run
+        self._max_rows = max_rows
+        self._clock = clock
+        self._queue: deque[_Waiting[Job, Result]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    def submit(self, job: Job, *, deadline: float) -> asyncio.Future[Result]:
+        """Queue a job; deadline is a time of `clock`. The future ends with its result, or DeadlineExceeded."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.append(_Waiting(job, deadline, future))
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return future
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                batch = self._next_batch()
+                if batch:
+                    await self._answer(batch)
+        finally:
+            self._worker = None
+
+    def _next_batch(self) -> list[_Waiting[Job, Result]]:
+        batch: list[_Waiting[Job, Result]] = []
+        now, rows, queue = self._clock(), 0, self._queue
+        while queue and (not batch or rows + queue[0].job.size <= self._max_rows):
+            waiting = queue.popleft()
+            if waiting.future.done():  # its caller went away
+                continue
+            if waiting.deadline <= now:
+                late_ms = (now - waiting.deadline) * 1000
+                waiting.future.set_exception(DeadlineExceeded(f"waited until {late_ms:.0f} ms after the deadline"))
+                continue
+            batch.append(waiting)
+            rows += waiting.job.size
+        return batch
+
+    async def _answer(self, batch: list[_Waiting[Job, Result]]) -> None:
+        results: list[Result | Exception]
+        try:
+            results = await self._run([waiting.job for waiting in batch])
+        except Exception as error:
+            results = [error] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)

@@ -1,0 +1,222 @@
+"""MLServer's three listeners (REST, gRPC, metrics), each with what it lacks for production.
+
+uvicorn 0.29 and later installs its own signal handlers inside `serve()`: with three servers in one process they would
+fight over SIGTERM, so none of them may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+import uvicorn
+from grpc import aio
+from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
+from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from mlserver.grpc.model_repository import ModelRepositoryServicer
+from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
+from mlserver.grpc.server import GRPCServer
+from mlserver.metrics.server import MetricsServer
+from mlserver.rest.server import RESTServer
+from mlserver.settings import Settings
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from custom_runtime.errors import (
+    Internal,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    ServingError,
+    UnknownModel,
+)
+from custom_runtime.models import LoadedModels
+from custom_runtime.rest import FastRoutes
+from custom_runtime.rpc import ChurnServicer, LockedRepositoryServicer
+from custom_runtime.runtime import render
+from custom_runtime.settings import ServingSettings
+
+log = structlog.get_logger()
+
+# Load balancers keep idle connections for a minute; the side that closes first should not be ours.
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+# Set by the supervisor: the file descriptor of a bound socket. It stays open there, so that the connections that
+# wait on it outlive this process.
+LISTEN_FD = "CHURN_LISTEN_FD"
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without signal handlers of its own; tells when its port answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port."""
+        await super().startup(sockets)
+        self.answering.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process."""
+        yield
+
+
+class RestListener(RESTServer):  # type: ignore[misc]
+    """MLServer's REST server behind the fast routes, with one shape of error everywhere."""
+
+    def __init__(
+        self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
+    ) -> None:
+        super().__init__(settings, data_plane, handlers)
+        _unify_errors(self._app)
+        config = uvicorn.Config(
+            FastRoutes(self._app, models, serving, root_path=settings.root_path),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            root_path=settings.root_path,
+            **(settings._custom_rest_server_settings or {}),
+        )
+        self._server = _Uvicorn(config)
+        self.started = self._server.answering
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        await self._server.serve(sockets=[listener_socket(self._settings.host, self._settings.http_port)])
+
+
+class MetricsListener(MetricsServer):  # type: ignore[misc]
+    """MLServer's metrics server, with the signals left alone."""
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        config = uvicorn.Config(
+            self._app,
+            host=self._settings.host,
+            port=self._settings.metrics_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+        )
+        self._server = _Uvicorn(config)
+        await self._server.serve()
+
+
+class GrpcListener(GRPCServer):  # type: ignore[misc]
+    """MLServer's gRPC server with our servicer, and no interceptor: the servicer observes by itself."""
+
+    def __init__(
+        self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
+    ) -> None:
+        super().__init__(settings, data_plane, handlers)
+        self._models = models
+        self._serving = serving
+        self.started = asyncio.Event()
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        self._create_server()
+        await self._server.start()
+        self.started.set()
+        await self._server.wait_for_termination()
+
+    def _create_server(self) -> aio.Server:
+        limit_bytes = self._serving.max_body_bytes
+        options = [
+            *self._get_options(),
+            ("grpc.max_receive_message_length", limit_bytes),
+            ("grpc.max_send_message_length", limit_bytes),
+            # Several workers share the port; a single one must find it free.
+            ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
+        ]
+        self._server = aio.server(ThreadPoolExecutor(max_workers=1), options=options)
+        servicer = ChurnServicer(
+            self._data_plane, self._model_repository_handlers, self._models, admin_api=self._serving.admin_api
+        )
+        add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        repository = ModelRepositoryServicer if self._serving.admin_api else LockedRepositoryServicer
+        add_ModelRepositoryServiceServicer_to_server(repository(self._model_repository_handlers), self._server)
+        self._server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
+        return self._server
+
+    async def stop(self, sig: int | None = None) -> None:
+        """Refuse new calls, and let those in flight end within their deadline."""
+        await self._server.stop(grace=self._serving.deadline_ms / 1000 + 1)
+
+
+def listener_socket(host: str, port: int) -> socket.socket:
+    """Return the socket that REST listens on: the one that a supervisor handed down, or a new one. Raises OSError."""
+    inherited = os.environ.get(LISTEN_FD)
+    if inherited is not None:
+        return socket.socket(fileno=int(inherited))
+    return bound_socket(host, port, share=False)
+
+
+def bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
+    """Return a bound TCP socket; share: others may bind the same port (SO_REUSEPORT). Raises OSError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"port {port} is not free: {error.strerror}") from error
+    return listener
+
+
+def _unify_errors(app: Any) -> None:
+    """Give every error of MLServer's own routes the body and the status of our table."""
+    from fastapi.exceptions import RequestValidationError
+
+    async def refuse(_request: Request, error: Exception) -> Response:
+        body, status, headers = render(translate(error))
+        return Response(body, status, headers, "application/json")
+
+    for kind in (MLServerError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, refuse)
+
+
+def translate(error: Exception) -> ServingError:
+    """Return the error of our table for one that MLServer, FastAPI or Starlette raised."""
+    if isinstance(error, HTTPException):
+        if error.status_code == MethodNotAllowed.status:
+            return MethodNotAllowed("this path does not answer that method")
+        if error.status_code == NotFound.status:
+            return NotFound("no such path; GET /docs lists what there is")
+        return InvalidInput(str(error.detail))
+    if isinstance(error, ModelNotFound):
+        return UnknownModel(str(error))
+    if isinstance(error, ModelNotReady):
+        return NotReady(str(error))
+    refused = getattr(error, "error", None)
+    if isinstance(refused, ServingError):
+        return refused
+    problems = getattr(error, "errors", None)
+    if problems is not None:
+        return InvalidInput("; ".join(_explain(problem) for problem in problems()))
+    if isinstance(error, MLServerError) and error.status_code < Internal.status:
+        return InvalidInput(str(error))
+    log.error("request_failed", route="mlserver", exc_info=error)
+    return Internal()
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"] if part != "body") or "the body"
+    return f"{place} is {problem.get('input')!r:.80}; {problem['msg']}"

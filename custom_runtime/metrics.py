@@ -1,0 +1,84 @@
+"""The service's own metrics, on prometheus_client's default registry.
+
+MLServer exports whatever is there, and nothing that goes through `mlserver.register` with `parallel_workers: 0`.
+Every series carries model, version and predictor: a rollout compares predictors by them. With
+PROMETHEUS_MULTIPROC_DIR set (several workers), the same metrics live in files that the supervisor adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Buckets around the 50 ms objective; an objective is only exact at an edge.
+REQUEST_EDGES_S = (0.001, 0.002, 0.005, 0.010, 0.020, 0.035, 0.050, 0.075, 0.100, 0.250, 1.000)
+FETCH_EDGES_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.010, 0.025, 0.050, 0.100)
+BATCH_EDGES_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 1_000, 10_000, 100_000)
+SCORE_EDGES = tuple(edge / 20 for edge in range(1, 21))
+
+ROUTES = ("predict", "v2_rest", "v2_grpc")
+OUTCOMES = ("hit", "miss", "stale", "timeout", "error")
+
+_COMMON = ("model", "version", "predictor")
+
+REQUEST_SECONDS = Histogram(
+    "churn_request_seconds", "Time from a request's arrival to its answer.", (*_COMMON, "route", "code"),
+    buckets=REQUEST_EDGES_S,
+)  # fmt: skip
+FETCH_SECONDS = Histogram(
+    "churn_feature_fetch_seconds", "Time of one fetch from the feature store.", (*_COMMON, "store"),
+    buckets=FETCH_EDGES_S,
+)  # fmt: skip
+FEATURE_ROWS = Counter(
+    "churn_feature_rows", "Rows asked of the feature store, by outcome; stale rows are hits that are too old.",
+    (*_COMMON, "outcome"),
+)  # fmt: skip
+BATCH_ROWS = Histogram("churn_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
+SCORE = Histogram("churn_score", "Predicted probabilities, in 20 equal bins.", _COMMON, buckets=SCORE_EDGES)
+INFLIGHT = Gauge("churn_inflight", "Requests in flight.", _COMMON, multiprocess_mode="livesum")
+
+
+class ServingMetrics:
+    """The series of one loaded model, with their labels resolved once: an observation costs 1-2 us."""
+
+    def __init__(self, *, model: str, version: str, predictor: str, store: str) -> None:
+        common = {"model": model, "version": version, "predictor": predictor}
+        self._common = common
+        self._fetch = FETCH_SECONDS.labels(**common, store=store)
+        self._batch = BATCH_ROWS.labels(**common)
+        self._score = SCORE.labels(**common)
+        self._inflight = INFLIGHT.labels(**common)
+        self._outcomes = {outcome: FEATURE_ROWS.labels(**common, outcome=outcome) for outcome in OUTCOMES}
+        self._requests: dict[tuple[str, int], Histogram] = {}
+        for route in ROUTES:
+            self._request(route, 200)
+
+    def observe_request(self, route: str, code: int, seconds: float) -> None:
+        """Count one answered request; code is its HTTP status, over gRPC the one its error maps to."""
+        (self._requests.get((route, code)) or self._request(route, code)).observe(seconds)
+
+    def observe_fetch(self, seconds: float) -> None:
+        """Count one fetch of a batch."""
+        self._fetch.observe(seconds)
+
+    def observe_scores(self, scores: Sequence[float]) -> None:
+        """Count one scoring call and the probabilities it returned."""
+        self._batch.observe(len(scores))
+        observe = self._score.observe
+        for score in scores:
+            observe(score)
+
+    def count_rows(self, outcome: str, rows: int) -> None:
+        """Count rows by outcome: hit, miss, stale, timeout or error."""
+        if rows:
+            self._outcomes[outcome].inc(rows)
+
+    def set_inflight(self, requests: int) -> None:
+        """Set how many requests are in flight now."""
+        self._inflight.set(requests)
+
+    def _request(self, route: str, code: int) -> Histogram:
+        series = REQUEST_SECONDS.labels(**self._common, route=route, code=str(code))
+        self._requests[(route, code)] = series
+        return series

@@ -1,0 +1,77 @@
+"""One serving process: event loop, log format, the lines a person reads at the start, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import structlog
+import uvloop
+from mlserver.settings import Settings
+from pydantic import ValidationError
+
+from custom_runtime.contract import KEY, NAME, ChurnPrediction
+from custom_runtime.errors import StartupError
+from custom_runtime.server import serve
+from custom_runtime.settings import ServingSettings
+
+# Set by the supervisor: a file descriptor to write to once every port answers.
+READY_FD = "CHURN_READY_FD"
+
+
+def run(folder: Path) -> int:
+    """Serve the models below `folder` until a signal; return the exit code."""
+    _configure_logs()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(folder, ServingSettings(), _announce))
+    except (StartupError, ValidationError) as error:
+        print(f"churn-serving cannot start: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _announce(settings: Settings) -> None:
+    ready_fd = os.environ.get(READY_FD)
+    if ready_fd is not None:  # one of several workers
+        os.write(int(ready_fd), b"ready")
+        return
+    print(banner(settings), flush=True)
+
+
+def banner(settings: Settings) -> str:
+    """Return the lines that tell a person where the service is, and how to try it."""
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    example = ChurnPrediction.model_fields[KEY].examples
+    return (
+        f"REST     http://{host}:{settings.http_port}  (docs: /docs)\n"
+        f"gRPC     {host}:{settings.grpc_port}\n"
+        f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
+        f"try:     curl -s http://{host}:{settings.http_port}/predict -d '{{\"{KEY}\": {example[0] if example else 1}}}'"
+    )
+
+
+def _configure_logs() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(name)s] %(levelname)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return f"{NAME} settings: " + "; ".join(
+            f"{'.'.join(map(str, problem['loc']))} is {problem['input']!r}; {problem['msg']}"
+            for problem in error.errors()
+        )
+    return " ".join(str(error).split())

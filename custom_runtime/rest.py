@@ -1,0 +1,185 @@
+"""The REST routes in front of MLServer's FastAPI app: the hot ones, the pages, the lock on the admin API.
+
+A hot route costs the body's own work and little else: FastAPI's validation and middlewares take 100-250 us a request.
+Nothing is decided twice: a V2 body that is not of the plain shape goes, untouched, to MLServer's own route, and what
+that answers (an error, mostly) is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+import orjson
+import structlog
+
+from custom_runtime import v2
+from custom_runtime.asgi import Answer, App, Message, Receive, Scope, Send, error_answer, limited, read_body, reply
+from custom_runtime.errors import Forbidden, Internal, ServingError, TooLarge
+from custom_runtime.models import LoadedModels
+from custom_runtime.pages import Pages
+from custom_runtime.runtime import ChurnRuntime
+from custom_runtime.settings import ServingSettings
+
+log = structlog.get_logger()
+
+_REPOSITORY = "/v2/repository"
+_TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
+_DATATYPES = frozenset(
+    ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
+)
+_ALL_OUTPUTS = v2.check_outputs(())
+# A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
+_BIG_BODY_BYTES = 100_000
+
+
+class FastRoutes:
+    """An ASGI app: answers its own routes and hands everything else to `app`."""
+
+    def __init__(self, app: App, models: LoadedModels, settings: ServingSettings, *, root_path: str = "") -> None:
+        self._app = app
+        self._models = models
+        self._settings = settings
+        self._root_path = root_path
+        self._pages = Pages(models, docs=settings.docs)
+        self._deadline_s = settings.deadline_ms / 1000
+        # Unique ids without uuid4's 2 us: a random prefix for this process, then a counter.
+        prefix = os.urandom(10).hex()
+        self._id_prefix = f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-"
+        self._ids = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, method = scope["path"].removeprefix(self._root_path), scope["method"]
+        if method == "POST" and path == "/predict":
+            await self._observe("predict", None, None, scope, receive, send)
+            return
+        if method == "POST" and (served := _served_by(path)):
+            await self._observe("v2_rest", *served, scope, receive, send)
+            return
+        if method == "GET" and (page := self._pages.get(path)):
+            await reply(send, page)
+            return
+        if path.startswith(_REPOSITORY) and not self._settings.admin_api:
+            await reply(send, error_answer(Forbidden("the model repository API is locked; CHURN_ADMIN_API=1 opens it")))
+            return
+        await self._forward(scope, receive, send)
+
+    async def _observe(
+        self, route: str, name: str | None, version: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a prediction route, and count the answer with its time."""
+        started = time.perf_counter()
+        runtime = None
+        try:
+            runtime = self._models.find(name, version)
+            if name is None:
+                limit_bytes = self._settings.max_predict_bytes
+                body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
+                answer = Answer(200, await runtime.answer(body)) if self._settings.fast_routes else None
+            else:
+                limit_bytes = self._settings.max_body_bytes
+                body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
+                answer = await self._infer(runtime, body) if self._settings.fast_routes else None
+        except ServingError as error:
+            answer = error_answer(error)
+        except Exception:
+            log.exception("request_failed", route=route)
+            answer = error_answer(Internal())
+        if answer is None:
+            status = await self._replay(scope, body, send)
+        else:
+            status = answer.status
+            await reply(send, answer, close=self._models.draining)
+        if runtime is not None:
+            runtime.metrics.observe_request(route, status, time.perf_counter() - started)
+
+    async def _infer(self, runtime: ChurnRuntime, body: bytes) -> Answer | None:
+        """Answer a V2 body of the plain shape; None: MLServer's own route must read it."""
+        big = len(body) > _BIG_BODY_BYTES
+        loop, thread = asyncio.get_running_loop(), runtime.predictor.thread
+        request = await loop.run_in_executor(thread, _plain_request, body) if big else _plain_request(body)
+        if request is None:
+            return None
+        request_id, tensors = request
+        prediction = await runtime.infer(tensors)
+        if request_id is None:
+            self._ids += 1
+            request_id = f"{self._id_prefix}{self._ids & 0xFFFFFFFFFFFF:012x}"
+        response = {
+            "model_name": runtime.name,
+            "model_version": runtime.version,
+            "id": request_id,
+            "parameters": {},
+            "outputs": v2.encode_outputs(prediction, _ALL_OUTPUTS),
+        }
+        return Answer(
+            200, await loop.run_in_executor(thread, orjson.dumps, response) if big else orjson.dumps(response)
+        )
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to MLServer's app, its body bounded."""
+        try:
+            await self._app(scope, limited(scope, receive, limit_bytes=self._settings.max_body_bytes), send)
+        except TooLarge as error:
+            await reply(send, error_answer(error))
+
+    async def _replay(self, scope: Scope, body: bytes, send: Send) -> int:
+        """Give a request whose body was read to MLServer's app; return the status that it answers."""
+        status = 500
+        given = False
+
+        async def receive() -> Message:
+            nonlocal given
+            if given:
+                await asyncio.Event().wait()  # the client has nothing more to say
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self._app(scope, receive, watch)
+        return status
+
+
+def _served_by(path: str) -> tuple[str, str | None] | None:
+    """Return (model, version) of a V2 infer path; None: it is another path."""
+    match path.split("/"):
+        case ["", "v2", "models", name, "infer"]:
+            return name, None
+        case ["", "v2", "models", name, "versions", version, "infer"]:
+            return name, version
+    return None
+
+
+def _plain_request(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
+    """Read a V2 body of the plain shape: an id or none, and inputs without parameters. None: any other shape."""
+    try:
+        request: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(request) is not dict or not request.keys() <= {"id", "inputs"}:
+        return None
+    request_id, inputs = request.get("id"), request.get("inputs")
+    if type(inputs) is not list or not (request_id is None or type(request_id) is str):
+        return None
+    tensors = []
+    for given in inputs:
+        if type(given) is not dict or given.keys() != _TENSOR_FIELDS:
+            return None
+        name, shape, datatype, data = given["name"], given["shape"], given["datatype"], given["data"]
+        if type(name) is not str or type(shape) is not list or type(data) is not list or datatype not in _DATATYPES:
+            return None
+        if any(type(length) is not int for length in shape):
+            return None
+        tensors.append(v2.Tensor(name, datatype, shape, data))
+    return request_id, tensors

@@ -1,0 +1,188 @@
+"""The MLServer runtime: V2 requests and POST /predict <-> predictor.
+
+It works under plain `mlserver start`; `server.py` puts faster routes in front of the very same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import structlog
+from mlserver import MLModel
+from mlserver.errors import MLServerError
+from mlserver.handlers import custom_handler
+from mlserver.settings import ModelParameters, ModelSettings
+from mlserver.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataTensor,
+    Parameters,
+    RequestInput,
+    ResponseOutput,
+)
+from starlette.requests import Request
+from starlette.responses import Response
+
+from custom_runtime import predict_body, v2
+from custom_runtime.bundle import MANIFEST, read_bundle
+from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
+from custom_runtime.errors import Internal, NotReady, ServingError, TooLarge
+from custom_runtime.features.opening import open_store
+from custom_runtime.metrics import ServingMetrics
+from custom_runtime.predictor import Prediction, Predictor, Query
+from custom_runtime.scoring import open_scorer
+from custom_runtime.settings import ServingSettings
+
+log = structlog.get_logger()
+
+
+class RefusedRequest(MLServerError):  # type: ignore[misc]
+    """A ServingError on its way through MLServer, which keeps its status and its message."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(str(error), error.status)
+        self.error = error
+
+
+class ChurnRuntime(MLModel):  # type: ignore[misc]
+    """Serves one bundle: features from the store, scores from ONNX Runtime."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.serving = ServingSettings()
+        # The version is known before load(): MLServer registers a model under it, then loads it.
+        self.bundle = read_bundle(_bundle_directory(settings, self.serving))
+        if settings.parameters is None:
+            settings.parameters = ModelParameters()
+        settings.parameters.version = self.bundle.version
+        settings.platform = "onnx"
+        settings.versions = [self.bundle.version]
+        super().__init__(settings)
+        self.inputs = [
+            MetadataTensor(name=KEY, datatype=v2.KEY_DATATYPE, shape=[-1, 1], parameters=Parameters(required=True)),
+            *(MetadataTensor(name=feature.name, datatype=feature.datatype, shape=[-1, 1]) for feature in FEATURES),
+        ]
+        self.outputs = [MetadataTensor(name=name, datatype=kind, shape=[-1, 1]) for name, kind in v2.OUTPUTS]
+        self.body = predict_body.PredictionBody(self.bundle.version)
+        # Set by server.py, whose routes and servicer observe a request from its first byte to its last.
+        self.observed_at_edge = False
+
+    async def load(self) -> bool:
+        """Open the store and the model. Raises StartupError, and the process must not start."""
+        store = open_store(self.serving.feature_store, name=NAME, fingerprint=FINGERPRINT)
+        await store.open()
+        self.metrics = ServingMetrics(
+            model=self.name, version=self.bundle.version, predictor=self.serving.predictor, store=store.kind
+        )
+        self.store = store
+        self.predictor = Predictor(
+            scorer=open_scorer(self.bundle, self.serving.scorer),
+            store=store,
+            defaults=self.bundle.defaults,
+            settings=self.serving,
+            metrics=self.metrics,
+        )
+        log.info("model_loaded", model=self.name, version=self.bundle.version, store=store.kind)
+        return True
+
+    async def unload(self) -> bool:
+        """Close the store, once what is in flight has been answered."""
+        if hasattr(self, "predictor"):
+            await self.predictor.close()
+            await self.store.close()
+        return True
+
+    async def infer(self, tensors: list[v2.Tensor], *, timeout_s: float | None = None) -> Prediction:
+        """Answer V2 inputs; big ones are decoded on the worker thread. Raises ServingError."""
+        rows = v2.rows_of(tensors)
+        self.predictor.check_rows(rows)
+        if rows <= self.predictor.offload_rows:
+            query = v2.decode(tensors)
+        else:
+            query = await asyncio.get_running_loop().run_in_executor(self.predictor.thread, v2.decode, tensors)
+        return await self.predictor.predict(query, timeout_s=timeout_s)
+
+    async def answer(self, body: bytes) -> bytes:
+        """Answer the body of POST /predict. Raises ServingError."""
+        query: Query = predict_body.parse(body)
+        return self.body.render(query, await self.predictor.predict(query))
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer a V2 request that came through MLServer's own routes."""
+        started = time.perf_counter()
+        status = 200
+        try:
+            requested = v2.check_outputs([output.name for output in payload.outputs or ()])
+            prediction = await self.infer([_tensor(given) for given in payload.inputs])
+        except ServingError as error:
+            status = error.status
+            raise RefusedRequest(error) from None
+        except Exception as error:
+            status = 500
+            log.exception("request_failed", route="v2")
+            raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
+        finally:
+            if not self.observed_at_edge:
+                self.metrics.observe_request(_route(payload), status, time.perf_counter() - started)
+        return InferenceResponse(
+            id=payload.id,
+            model_name=self.name,
+            model_version=self.version,
+            outputs=[ResponseOutput(**output) for output in v2.encode_outputs(prediction, requested)],
+        )
+
+    @custom_handler(rest_path="/predict")
+    async def predict_route(self, request: Request) -> Response:
+        """POST /predict under plain `mlserver start`; a raw request, so that FastAPI parses nothing twice."""
+        started = time.perf_counter()
+        status, headers = 200, None
+        try:
+            if not self.ready:  # MLServer mounts handlers before load() has ended
+                raise NotReady(f"model {self.name!r} is loading; retry later")
+            content = await self.answer(await _read(request, self.serving.max_predict_bytes))
+        except ServingError as error:
+            content, status, headers = render(error)
+        except Exception:
+            log.exception("request_failed", route="predict")
+            content, status, headers = render(Internal())
+        if self.ready and not self.observed_at_edge:
+            self.metrics.observe_request("predict", status, time.perf_counter() - started)
+        return Response(content, status, headers, "application/json")
+
+
+def render(error: ServingError) -> tuple[bytes, int, dict[str, str] | None]:
+    """Return an error's body, HTTP status and headers."""
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return predict_body.render_error(error), error.status, headers
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
+    return body
+
+
+def _tensor(given: RequestInput) -> v2.Tensor:
+    datatype = given.datatype if isinstance(given.datatype, str) else given.datatype.value
+    return v2.Tensor(given.name, datatype, given.shape, given.data.root)
+
+
+def _route(payload: InferenceRequest) -> str:
+    # MLServer hands REST headers or gRPC metadata over; only HTTP/1.1 has a Host.
+    headers = (payload.parameters and payload.parameters.headers) or {}
+    return "v2_rest" if "host" in headers else "v2_grpc"
+
+
+def _bundle_directory(settings: ModelSettings, serving: ServingSettings) -> Path:
+    uri = settings.parameters.uri if settings.parameters else None
+    if uri:
+        # MLServer fills in the folder of model-settings.json where no URI is set; that one holds no bundle.
+        directory = Path(uri.removeprefix("file://"))
+        source = Path(settings._source).parent if settings._source else None
+        if (directory / MANIFEST).exists() or directory != source:
+            return directory
+    return serving.bundle

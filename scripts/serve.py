@@ -1,0 +1,44 @@
+"""Serve the churn model over REST and gRPC, in the foreground, until SIGTERM or Ctrl-C.
+
+Exit code 0 after a signal, 1 when the model, the feature store or a port is not to be had (one line says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Read the arguments, prepare when asked to, and serve."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Ports: MLSERVER_HTTP_PORT (8080), MLSERVER_GRPC_PORT (8081), MLSERVER_METRICS_PORT (8082).\n"
+        "Everything else is a CHURN_* variable of custom_runtime/settings.py.\n\n"
+        "example: CHURN_MISSING_CUSTOMER=default python scripts/serve.py --workers 2",
+    )
+    parser.add_argument("--models", type=Path, default=ROOT / "model-settings" / "churn", help="folder of models")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the ports")
+    parser.add_argument("--prepare", action="store_true", help="first train, import and load features, where missing")
+    arguments = parser.parse_args()
+    if arguments.workers < 1:
+        parser.error(f"--workers is {arguments.workers}; allowed: 1 or more")
+    if arguments.prepare:
+        from handoff.prepare import prepare  # the image has no handoff
+
+        prepare()
+    if arguments.workers > 1:
+        from custom_runtime.supervisor import supervise
+
+        return supervise([sys.executable, __file__, "--models", str(arguments.models)], workers=arguments.workers)
+    from custom_runtime.process import run  # seconds of imports that --help does not need
+
+    return run(arguments.models)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
