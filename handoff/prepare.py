@@ -1,0 +1,105 @@
+"""Makes sure that there is something to serve: trained, registered and imported; what is there already is not repeated.
+
+When nothing has changed this costs a few milliseconds: neither MLflow nor scikit-learn is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from custom_runtime.bundle import read_bundle
+from custom_runtime.contract import FINGERPRINT, NAME
+from custom_runtime.errors import StartupError
+from handoff.registered import CHALLENGER, CHAMPION, sqlite_file, tracking_uri
+
+if TYPE_CHECKING:
+    from handoff.registry import Registry
+    from handoff.training import Flavor
+
+# The two members of the model's family: the champion is served, both feed MLServer's own runtimes.
+ALIASES: Mapping[str, Flavor] = {CHAMPION: "xgboost", CHALLENGER: "sklearn"}
+STAMP = "prepared.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The state that was prepared for. While it holds, there is nothing to do.
+
+    registry_mtime_ns and registry_bytes are of a SQLite registry's file, which change with every write, a moved alias
+    included; both are 0 for a tracking server, which is asked again only when the bundle is missing.
+    """
+
+    registry: str
+    registry_mtime_ns: int
+    registry_bytes: int
+    contract_fingerprint: str
+    stock: tuple[str, ...]
+
+
+def prepare(bundle: Path, stock: Path, *, say: Callable[[str], None] = print) -> None:
+    """Train and register what the registry lacks, import the champion into `bundle`, write the stock files.
+
+    say: receives one line for each thing done; nothing is said when all is there. Raises HandoffError.
+    """
+    stamp = stock / STAMP
+    if _is_prepared(bundle, stock, stamp):
+        return
+    # Here, because it takes seconds that a second start has no use for.
+    from handoff.importing import check_model  # noqa: PLC0415
+    from handoff.registry import Registry  # noqa: PLC0415
+    from handoff.stock import write_stock  # noqa: PLC0415
+
+    registry = Registry()
+    _register_missing(registry, say)
+    written = []
+    for alias in ALIASES:
+        checked = check_model(registry, f"models:/{NAME}@{alias}")
+        written.append(write_stock(checked.registered.model, stock).name)
+        parity = f"within {checked.parity.max_abs_difference:.1g} on {checked.parity.rows:,} rows"
+        if alias == CHAMPION:
+            checked.write(bundle)
+            say(f"imported {checked.registered.version.uri} ({alias}) into {bundle}; ONNX agrees {parity}")
+        else:
+            say(f"checked {checked.registered.version.uri} ({alias}); ONNX agrees {parity}")
+    stamp.write_text(json.dumps(asdict(_state(tuple(written)))) + "\n", encoding="utf-8")
+
+
+def _is_prepared(bundle: Path, stock: Path, stamp: Path) -> bool:
+    try:
+        stored = json.loads(stamp.read_bytes())
+        prepared = Prepared(**{**stored, "stock": tuple(stored["stock"])})
+        read_bundle(bundle)
+    except (OSError, ValueError, TypeError, KeyError, StartupError):
+        return False
+    return prepared == _state(prepared.stock) and all((stock / name).is_file() for name in prepared.stock)
+
+
+def _state(stock: tuple[str, ...]) -> Prepared:
+    uri = tracking_uri()
+    file = sqlite_file(uri)
+    found = file.stat() if file is not None and file.is_file() else None
+    return Prepared(
+        registry=uri,
+        registry_mtime_ns=found.st_mtime_ns if found else 0,
+        registry_bytes=found.st_size if found else 0,
+        contract_fingerprint=FINGERPRINT,
+        stock=stock,
+    )
+
+
+def _register_missing(registry: Registry, say: Callable[[str], None]) -> None:
+    missing = [alias for alias in ALIASES if not registry.has_alias(NAME, alias)]
+    if not missing:
+        return
+    from handoff.dataset import read_dataset  # noqa: PLC0415
+    from handoff.training import train  # noqa: PLC0415
+
+    dataset = read_dataset()
+    for alias in missing:
+        trained = train(dataset, ALIASES[alias])
+        version = registry.register(trained, alias=alias)
+        say(f"trained {trained.flavor} on {trained.source}: held-out AUC {trained.metrics['auc']:.4f}; {version.uri}")

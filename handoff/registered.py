@@ -1,0 +1,78 @@
+"""What a registry holds, as plain values; imports no MLflow, which takes seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from custom_runtime.contract import NAME
+from custom_runtime.encoding import Matrix
+from handoff.errors import RegistryError
+
+DEFAULT_TRACKING_URI = "sqlite:///var/mlflow.db"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUri:
+    """models:/<name>@<alias> or models:/<name>/<version>: exactly one of alias and version is set."""
+
+    name: str
+    alias: str | None
+    version: str | None
+
+    @classmethod
+    def parse(cls, uri: str) -> ModelUri:
+        """Read a model URI. Raises RegistryError when it is neither form."""
+        parts = _MODEL_URI.fullmatch(uri)
+        if parts is None:
+            raise RegistryError(f"{uri!r} is no model URI; allowed: models:/{NAME}@{CHAMPION} or models:/{NAME}/7")
+        return cls(parts["name"], parts["alias"], parts["version"])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version in the registry. `uri` names the version, never an alias."""
+
+    name: str
+    version: str
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        """models:/<name>/<version>."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A downloaded version.
+
+    signature: (name, MLflow type) of each input column, None when it was logged without one. contract_fingerprint,
+    defaults and reference (float32 [n, WIDTH]) are None where the run has none: scripts/train.py logs all three.
+    """
+
+    version: ModelVersion
+    flavor: str
+    model: Any
+    signature: tuple[tuple[str, str], ...] | None
+    contract_fingerprint: str | None
+    defaults: Mapping[str, float | str] | None
+    reference: Matrix | None
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the SQLite file under var/."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a sqlite:/// URI, None for any other registry."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
