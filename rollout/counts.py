@@ -47,7 +47,7 @@ class Counts:
         return self._combine(other, 1)
 
     def __sub__(self, earlier: Counts) -> Counts:
-        """What happened between an earlier sample of the same source and this one."""
+        """Return what happened between an earlier sample of the same source and this one."""
         return self._combine(earlier, -1)
 
     def _combine(self, other: Counts, sign: int) -> Counts:
@@ -64,7 +64,7 @@ class Counts:
     def of_latency(
         cls, latency: Sequence[int], *, errors: int = 0, rejected: int = 0, scores: Sequence[int] = (0,) * SCORE_BINS
     ) -> Counts:
-        """Counts whose `requests` and `slow` follow from the latency buckets."""
+        """Make counts whose `requests` and `slow` follow from the latency buckets."""
         return cls(
             requests=sum(latency),
             errors=errors,

@@ -12,7 +12,7 @@ from typing import Any
 class Verdict(StrEnum):
     """The five answers of a gate. Only `pass` promotes, only `fail` rolls back; the other three hold."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - a verdict, no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
     NO_DATA = "no_data"
