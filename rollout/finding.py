@@ -25,7 +25,7 @@ class Finding:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.path}: {self.message}"
+        return ": ".join(part for part in (self.severity, self.path, self.message) if part)
 
 
 def error(path: str, message: str) -> Finding:

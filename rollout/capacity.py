@@ -1,0 +1,69 @@
+"""How many pods a load needs: from what one core measured to the autoscaler's minimum and maximum.
+
+A pod is one event loop on one core. What it answers within the latency objective is measured on a core; `deratings`
+take that figure to the cluster's cores and feature store; at the target utilisation a share of it is used:
+
+    usable = slo_capacity * product(deratings) * target_utilisation         requests/s per pod
+    P      = the smallest with  P - nodes_lost * ceil(P / nodes) >= ceil(load / usable)
+
+since maxSkew 1 puts at most ceil(P / nodes) pods on a node. min: P for the required load; max: P for the peak.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rollout.errors import ManifestError
+
+
+class Capacity(BaseModel):
+    """The numbers that the autoscaler's bounds follow from: seldon/capacity.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slo_capacity_rps: float = Field(gt=0, description="Requests/s of one core with P99 <= 50 ms.")
+    measured: str = Field(description="Where that figure comes from.")
+    deratings: dict[str, float] = Field(description="Factors of that figure, each with its reason as the key.")
+    target_utilisation_percent: int = Field(gt=0, le=100, description="The HPA's target, of the requested CPU.")
+    required_rps: float = Field(gt=0, description="The load to hold with nodes lost.")
+    peak_factor: float = Field(ge=1, description="The highest load, as a multiple of the required one.")
+    nodes: int = Field(gt=1, description="Nodes that the pods are spread over.")
+    nodes_lost: int = Field(ge=0, description="Nodes that may be gone at the same time.")
+
+    @property
+    def usable_rps(self) -> float:
+        """Requests/s that one pod takes at the target utilisation."""
+        return self.slo_capacity_rps * math.prod(self.deratings.values()) * self.target_utilisation_percent / 100
+
+    def pods(self, load_rps: float) -> int:
+        """Return the fewest pods that hold a load with `nodes_lost` nodes gone."""
+        needed = math.ceil(load_rps / self.usable_rps)
+        pods = needed
+        while pods - self.nodes_lost * math.ceil(pods / self.nodes) < needed:
+            pods += 1
+        return pods
+
+    @property
+    def min_replicas(self) -> int:
+        """The autoscaler's minimum, of each predictor: a canary at 100 % holds the load alone, and so does stable."""
+        return self.pods(self.required_rps)
+
+    @property
+    def max_replicas(self) -> int:
+        """The autoscaler's maximum, of each predictor."""
+        return self.pods(self.required_rps * self.peak_factor)
+
+
+def read_capacity(path: Path) -> Capacity:
+    """Read seldon/capacity.yaml. Raises ManifestError naming what is wrong."""
+    try:
+        capacity = Capacity.model_validate(yaml.safe_load(path.read_bytes()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ManifestError(f"{path} cannot be used: {error}") from error
+    if capacity.nodes_lost >= capacity.nodes:
+        raise ManifestError(f"{path}: nodes_lost is {capacity.nodes_lost}; allowed: less than nodes ({capacity.nodes})")
+    return capacity
