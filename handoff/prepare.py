@@ -40,7 +40,9 @@ class Prepared:
     stock: tuple[str, ...]
 
 
-def prepare(bundle: Path, stock: Path, *, say: Callable[[str], None] = print) -> None:
+def prepare(
+    bundle: Path = Path("var/bundle"), stock: Path = Path("var/stock"), *, say: Callable[[str], None] = print
+) -> None:
     """Train and register what the registry lacks, import the champion into `bundle`, write the stock files.
 
     say: receives one line for each thing done; nothing is said when all is there. Raises HandoffError.
@@ -49,9 +51,9 @@ def prepare(bundle: Path, stock: Path, *, say: Callable[[str], None] = print) ->
     if _is_prepared(bundle, stock, stamp):
         return
     # Here, because it takes seconds that a second start has no use for.
-    from handoff.importing import check_model  # noqa: PLC0415
-    from handoff.registry import Registry  # noqa: PLC0415
-    from handoff.stock import write_stock  # noqa: PLC0415
+    from handoff.importing import check_model
+    from handoff.registry import Registry
+    from handoff.stock import write_stock
 
     registry = Registry()
     _register_missing(registry, say)
@@ -95,8 +97,8 @@ def _register_missing(registry: Registry, say: Callable[[str], None]) -> None:
     missing = [alias for alias in ALIASES if not registry.has_alias(NAME, alias)]
     if not missing:
         return
-    from handoff.dataset import read_dataset  # noqa: PLC0415
-    from handoff.training import train  # noqa: PLC0415
+    from handoff.dataset import read_dataset
+    from handoff.training import train
 
     dataset = read_dataset()
     for alias in missing:

@@ -22,11 +22,11 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 @dataclass(frozen=True, slots=True)
 class ModelUri:
-    """models:/<name>@<alias> or models:/<name>/<version>: exactly one of alias and version is set."""
+    """models:/<name>@<alias> or models:/<name>/<version>: exactly one of alias and version is not empty."""
 
     name: str
-    alias: str | None
-    version: str | None
+    alias: str
+    version: str
 
     @classmethod
     def parse(cls, uri: str) -> ModelUri:
@@ -34,7 +34,7 @@ class ModelUri:
         parts = _MODEL_URI.fullmatch(uri)
         if parts is None:
             raise RegistryError(f"{uri!r} is no model URI; allowed: models:/{NAME}@{CHAMPION} or models:/{NAME}/7")
-        return cls(parts["name"], parts["alias"], parts["version"])
+        return cls(parts["name"], parts["alias"] or "", parts["version"] or "")
 
 
 @dataclass(frozen=True, slots=True)

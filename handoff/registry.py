@@ -82,7 +82,7 @@ class Registry:
         """Resolve models:/<name>@<alias> or models:/<name>/<version>. Raises RegistryError when there is none."""
         wanted = ModelUri.parse(uri)
         with _translated(self.uri, wanted=uri):
-            if wanted.alias is not None:
+            if wanted.alias:
                 found = self._client.get_model_version_by_alias(wanted.name, wanted.alias)
             else:
                 found = self._client.get_model_version(wanted.name, wanted.version)

@@ -1,8 +1,7 @@
 """The files that MLServer's own runtimes serve: raw feature vectors in, the same registered model's probabilities out.
 
-churn-xgboost.ubj       for mlserver_xgboost: the booster alone, which that runtime loads as a regressor whose
-                        `predict` is the probability of the positive class
-churn-sklearn.joblib    for mlserver_sklearn: a pickle, so write and serve it only from your own registry
+The XGBoost file is the booster alone: that runtime loads it as a regressor, whose `predict` is the probability of
+the positive class. The scikit-learn file is a pickle: serve it only when it comes from your own registry.
 """
 
 from __future__ import annotations

