@@ -52,8 +52,9 @@ def render(
 ) -> SeldonDeployment:
     """Return the template with one predictor, named after the version, that gets all traffic.
 
-    image: empty is the template's, with the version as its tag. model_uri: where the storage initializer fetches the bundle from; empty: the image has it baked in. namespace:
-    empty keeps the template's. Raises ManifestError when the template has no predictor to start from.
+    image: empty is the template's, with the version as its tag. model_uri: where the storage initializer fetches the
+    bundle from; empty: the image has it baked in. namespace: empty keeps the template's. Raises ManifestError when the
+    template has no predictor to start from.
     """
     image = image or tagged(template.stable.image, version)
     predictor = template.stable.for_version(f"v{version}", image=image, model_uri=model_uri, traffic=100)
