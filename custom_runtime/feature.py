@@ -79,7 +79,7 @@ def numeric(description: str, *, unit: str, minimum: float, maximum: float, exam
 
 
 def category(description: str, *, example: str) -> Any:
-    """Declare a categorical feature of a contract model; its `Literal` annotation lists the categories in code order."""
+    """Declare a categorical feature of a contract model; its `Literal` lists the categories in code order."""
     return Field(default=None, description=description, examples=[example])
 
 

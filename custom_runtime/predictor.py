@@ -126,6 +126,7 @@ class Predictor:
             self._inflight -= 1
             if not self._inflight:
                 self._idle.set()
+                self._metrics.set_inflight(0)
 
     def check_rows(self, rows: int) -> None:
         """Raise TooLarge when a batch has more rows than are allowed."""

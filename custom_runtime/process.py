@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,11 +22,15 @@ from custom_runtime.settings import ServingSettings
 
 # Set by the supervisor: a file descriptor to write to once every port answers.
 READY_FD = "CHURN_READY_FD"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run(folder: Path) -> int:
     """Serve the models below `folder` until a signal; return the exit code."""
-    _configure_logs()
+    configure_logs()
+    if READY_FD in os.environ:
+        # A supervisor that was killed cannot drain its workers: the kernel tells them.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(folder, ServingSettings(), _announce))
@@ -45,17 +51,20 @@ def _announce(settings: Settings) -> None:
 def banner(settings: Settings) -> str:
     """Return the lines that tell a person where the service is, and how to try it."""
     host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    example = ChurnPrediction.model_fields[KEY].examples
+    (example,) = ChurnPrediction.model_fields[KEY].examples or (1,)
+    rest = f"http://{host}:{settings.http_port}"
     return (
-        f"REST     http://{host}:{settings.http_port}  (docs: /docs)\n"
+        f"REST     {rest}  (docs: {rest}/docs)\n"
         f"gRPC     {host}:{settings.grpc_port}\n"
         f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
-        f"try:     curl -s http://{host}:{settings.http_port}/predict -d '{{\"{KEY}\": {example[0] if example else 1}}}'"
+        f"try:     curl -s {rest}/predict -d '{{\"{KEY}\": {example}}}'"
     )
 
 
-def _configure_logs() -> None:
+def configure_logs() -> None:
+    """Log events as JSON lines on stderr; what libraries warn about, too."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(name)s] %(levelname)s %(message)s")
+    logging.getLogger("mlserver").propagate = False  # it has a handler of its own
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

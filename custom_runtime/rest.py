@@ -30,6 +30,7 @@ _TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
 )
+_JSON = (b"content-type", b"application/json")
 _ALL_OUTPUTS = v2.check_outputs(())
 # A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
 _BIG_BODY_BYTES = 100_000
@@ -147,7 +148,9 @@ class FastRoutes:
                 status = message["status"]
             await send(message)
 
-        await self._app(scope, receive, watch)
+        # FastAPI parses JSON only where the header says so; `curl -d` says form, and means JSON.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + [_JSON]
+        await self._app({**scope, "headers": headers}, receive, watch)
         return status
 
 

@@ -55,9 +55,7 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
             if runtime is not None:
                 runtime.metrics.observe_request("v2_grpc", status, time.perf_counter() - started)
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[Any], context: aio.ServicerContext
-    ) -> AsyncIterator[Any]:
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: aio.ServicerContext) -> AsyncIterator[Any]:
         """Answer each request of a stream, in order; the first error ends it."""
         async for request in requests:
             yield await self.ModelInfer(request, context)

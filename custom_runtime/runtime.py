@@ -132,7 +132,7 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
             outputs=[ResponseOutput(**output) for output in v2.encode_outputs(prediction, requested)],
         )
 
-    @custom_handler(rest_path="/predict")
+    @custom_handler(rest_path="/predict")  # type: ignore[untyped-decorator]
     async def predict_route(self, request: Request) -> Response:
         """POST /predict under plain `mlserver start`; a raw request, so that FastAPI parses nothing twice."""
         started = time.perf_counter()

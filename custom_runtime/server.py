@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from mlserver import MLServer
-from mlserver.cli.serve import load_settings
+from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings
 
 from custom_runtime.errors import StartupError
@@ -119,13 +119,28 @@ async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Sett
 
     Raises StartupError when a model cannot be loaded or a port is taken.
     """
-    settings, models_settings = await load_settings(str(folder))
+    settings = _server_settings(folder)
+    models_settings = await ModelRepositoryFactory.resolve_model_repository(settings).list()
     if not models_settings:
         raise StartupError(f"no model-settings.json below {folder}; give the folder of a model with --models")
-    if METRICS_DIRECTORY in os.environ:
-        settings.metrics_endpoint = None  # one of several workers: the supervisor adds their metrics up
     server = ChurnServer(settings, serving, lambda: on_ready(settings))
     try:
         await server.start(models_settings)
     except (OSError, RuntimeError) as error:  # grpcio says RuntimeError when its port is taken
         raise StartupError(f"cannot listen on {settings.host}: {error}") from error
+
+
+def _server_settings(folder: Path) -> Settings:
+    """Return MLServer's settings: settings.json in the folder or beside it, then MLSERVER_* variables."""
+    file = next(
+        (place / "settings.json" for place in (folder, folder.parent) if (place / "settings.json").exists()), None
+    )
+    settings = Settings.parse_file(str(file)) if file else Settings()
+    settings.model_repository_root = str(folder)
+    # Not to be switched on: MLServer's worker processes and its debug mode lose requests and leak tracebacks.
+    settings.parallel_workers = 0
+    settings.debug = False
+    settings.gzip_enabled = False
+    if METRICS_DIRECTORY in os.environ:
+        settings.metrics_endpoint = None  # one of several workers: the supervisor adds their metrics up
+    return settings

@@ -1,0 +1,186 @@
+"""Several serving processes on one node: one REST port, one metrics endpoint, one process to signal.
+
+Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections), and the supervisor
+keeps those sockets open: a connection that waits on the socket of a worker that died is answered by its replacement.
+Workers write their metrics to memory-mapped files (prometheus_client's multiprocess mode), which survive them.
+
+SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new worker serves before the old one drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import structlog
+from mlserver.settings import Settings
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from custom_runtime.errors import StartupError
+from custom_runtime.listeners import BACKLOG, LISTEN_FD, bound_socket
+from custom_runtime.process import READY_FD, banner, configure_logs
+from custom_runtime.server import METRICS_DIRECTORY
+
+log = structlog.get_logger()
+
+RESTART_FIRST_S, RESTART_LONGEST_S = 0.1, 5.0
+# A worker that served this long did not die of its start: its replacement starts at once.
+SETTLED_S = 10.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """One serving process and the socket that it was given."""
+
+    process: asyncio.subprocess.Process
+    listener: socket.socket
+    ready: asyncio.Future[bool]
+    started_at: float
+
+
+class Supervisor:
+    """Keeps `workers` processes of `command` serving."""
+
+    def __init__(self, command: Sequence[str], *, workers: int, settings: Settings, metrics: str) -> None:
+        self._command = command
+        self._settings = settings
+        self._metrics = metrics
+        self._listeners = [bound_socket(settings.host, settings.http_port, share=True) for _ in range(workers)]
+        self._workers: list[Worker] = []
+        self._started: list[Worker] = []
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until a signal; return 0, or 1 when a worker cannot start in the first place."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        for listener in self._listeners:
+            listener.listen(BACKLOG)
+        self._workers = [await self._start(listener) for listener in self._listeners]
+        if not all(await asyncio.gather(*(worker.ready for worker in self._workers))):
+            await self._drain()
+            return 1
+        tasks = [loop.create_task(self._watch(slot)) for slot in range(len(self._workers))]
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(loop.create_task(self._roll())))
+        print(banner(self._settings), flush=True)
+        await self._stopping.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drain()
+        return 0
+
+    async def _start(self, listener: socket.socket) -> Worker:
+        read_fd, write_fd = os.pipe()
+        environment = os.environ | {
+            LISTEN_FD: str(listener.fileno()),
+            READY_FD: str(write_fd),
+            METRICS_DIRECTORY: self._metrics,
+        }
+        process = await asyncio.create_subprocess_exec(
+            *self._command, env=environment, pass_fds=(listener.fileno(), write_fd), start_new_session=True
+        )
+        os.close(write_fd)
+        loop = asyncio.get_running_loop()
+        worker = Worker(process, listener, loop.create_future(), loop.time())
+        # The pipe tells "ready" by a byte and "died before that" by its end.
+        loop.add_reader(read_fd, _note_readiness, read_fd, worker.ready)
+        self._started = [other for other in self._started if other.process.returncode is None] + [worker]
+        return worker
+
+    async def _watch(self, slot: int) -> None:
+        """Replace the worker of one slot whenever it dies."""
+        loop = asyncio.get_running_loop()
+        delay_s = RESTART_FIRST_S
+        while True:
+            worker = self._workers[slot]
+            code = await worker.process.wait()
+            mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
+            if self._workers[slot] is not worker:  # rolled: its replacement serves already
+                continue
+            if loop.time() - worker.started_at > SETTLED_S:
+                delay_s = RESTART_FIRST_S
+            log.warning("worker_died", slot=slot, pid=worker.process.pid, exit_code=code, restart_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTART_LONGEST_S)
+            self._workers[slot] = await self._start(worker.listener)
+
+    async def _roll(self) -> None:
+        """Replace every worker, one after the other; stop at the first replacement that does not start."""
+        for slot, old in enumerate(list(self._workers)):
+            new = await self._start(old.listener)
+            if not await new.ready:
+                log.error("roll_stopped", slot=slot, reason="the new worker did not start; the old ones go on")
+                return
+            self._workers[slot] = new
+            old.process.send_signal(signal.SIGTERM)
+            await old.process.wait()
+            log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
+
+    async def _drain(self) -> None:
+        for worker in self._started:  # one that was about to replace another, too
+            if worker.process.returncode is None:
+                worker.process.send_signal(signal.SIGTERM)
+        await asyncio.gather(*(worker.process.wait() for worker in self._started))
+        for listener in self._listeners:
+            listener.close()
+
+
+def supervise(command: Sequence[str], *, workers: int) -> int:
+    """Run `workers` processes of `command` until a signal; return the exit code."""
+    configure_logs()
+    settings = Settings()
+    metrics = tempfile.mkdtemp(prefix="churn-metrics-")
+    try:
+        server = _serve_metrics(settings, metrics)
+        try:
+            return asyncio.run(_run(command, workers, settings, metrics))
+        finally:
+            server.shutdown()
+            server.server_close()
+    except (StartupError, OSError) as error:
+        print(f"churn-serving cannot start: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(metrics, ignore_errors=True)
+
+
+async def _run(command: Sequence[str], workers: int, settings: Settings, metrics: str) -> int:
+    return await Supervisor(command, workers=workers, settings=settings, metrics=metrics).run()
+
+
+def _note_readiness(read_fd: int, ready: asyncio.Future[bool]) -> None:
+    asyncio.get_running_loop().remove_reader(read_fd)
+    said = os.read(read_fd, 16)
+    os.close(read_fd)
+    if not ready.done():
+        ready.set_result(bool(said))
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Threaded(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+def _serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
+    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _Threaded, _Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
