@@ -40,8 +40,9 @@ class Http1Codec:
         return self._requests[index]
 
     def on_message_complete(self) -> None:
-        """httptools calls this at the end of a response."""
+        """Httptools calls this at the end of a response; only now does it know whether the connection stays."""
         self._complete = True
+        self.reusable = self._parser.should_keep_alive()
 
     def feed(self, data: bytes) -> Answer | None:
         """Parse; an answer is good when its status is 200."""
@@ -52,8 +53,6 @@ class Http1Codec:
         if not self._complete:
             return None
         self._complete = False
-        if not self._parser.should_keep_alive():
-            self.reusable = False
         status = self._parser.get_status_code()
         if status == OK:
             return GOOD

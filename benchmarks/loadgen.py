@@ -114,7 +114,10 @@ class Progress:
 
 
 def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda progress: None) -> LoadResult:
-    """Run one test in a child process. Raises TargetError (unreachable, or the first request fails), MeasurementError."""
+    """Run one test in a child process.
+
+    Raises TargetError when the target cannot be reached or fails the first request, MeasurementError when the child dies.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, plan), daemon=True)

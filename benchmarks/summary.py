@@ -61,7 +61,9 @@ def _ms(text: str, label: str) -> float:
 
 def _reasons(text: str) -> tuple[str, ...]:
     """Return which of LoadGen's conditions failed, in its own words."""
-    failed = re.findall(r"^\s*(Performance constraints|Min duration|Min queries|Early stopping) satisfied\s*: N", text, re.M)
+    failed = re.findall(
+        r"^\s*(Performance constraints|Min duration|Min queries|Early stopping) satisfied\s*: N", text, re.M
+    )
     words = {
         "Performance constraints": "P99 is beyond the bound",
         "Min duration": "the run ended early: too many requests were waiting",

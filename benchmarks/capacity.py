@@ -1,0 +1,99 @@
+"""SLO capacity: the highest arrival rate at which a load test is still VALID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+LOWEST_QPS = 1.0
+STEP = 2.0
+BACK_OFF = 0.95
+ATTEMPTS = 2
+
+
+class Verdict(Protocol):
+    """What the search looks at; LoadResult is one."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the bound was held without an error."""
+
+    @property
+    def bottleneck(self) -> str | None:
+        """Why the client set the figures; None when it did not."""
+
+
+V = TypeVar("V", bound=Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial(Generic[V]):
+    """One rate that was tried."""
+
+    qps: float
+    result: V
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity(Generic[V]):
+    """The search's outcome. peak: the confirmed trial, None: no rate was VALID; at_least: the client gave up first."""
+
+    peak: Trial[V] | None
+    trials: tuple[Trial[V], ...]
+    at_least: bool
+
+
+def find_peak(
+    measure: Callable[[float], V], confirm: Callable[[float], V], start_qps: float, *, precision: float = 0.05
+) -> Capacity[V]:
+    """Bracket the peak by doubling or halving, bisect it geometrically, then confirm it; 5 % less each time that fails.
+
+    A rate that fails is tried once more: what else a machine does only ever makes a server look slower.
+    precision: how far apart, as a share, the highest VALID and the lowest INVALID rate may stay. A rate at which the
+    client was the bottleneck bounds the search as an INVALID one does, and says nothing about the server.
+    """
+    trials: list[Trial[V]] = []
+    by_client: set[float] = set()
+
+    def holds(qps: float, run: Callable[[float], V]) -> bool:
+        for _ in range(ATTEMPTS):
+            result = run(qps)
+            trials.append(Trial(qps, result))
+            if result.valid and not result.bottleneck:
+                by_client.discard(qps)
+                return True
+            if result.bottleneck:
+                by_client.add(qps)
+        return False
+
+    low, high = _bracket(lambda qps: holds(qps, measure), start_qps)
+    if low is None:
+        return Capacity(None, tuple(trials), bool(by_client))
+    while high / low > 1 + precision:
+        middle = (low * high) ** 0.5
+        if holds(middle, measure):
+            low = middle
+        else:
+            high = middle
+    at_least = high in by_client
+    while low >= LOWEST_QPS:
+        if holds(low, confirm):
+            return Capacity(trials[-1], tuple(trials), at_least)
+        low *= BACK_OFF
+    return Capacity(None, tuple(trials), at_least)
+
+
+def _bracket(holds: Callable[[float], bool], start_qps: float) -> tuple[float | None, float]:
+    """Return the highest rate known to hold (None: none does) and the lowest known not to."""
+    if holds(start_qps):
+        low = start_qps
+        while holds(low * STEP):
+            low *= STEP
+        return low, low * STEP
+    high = start_qps
+    while high / STEP >= LOWEST_QPS:
+        if holds(high / STEP):
+            return high / STEP, high
+        high /= STEP
+    return None, high
