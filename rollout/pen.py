@@ -1,0 +1,57 @@
+"""The one hand that writes a rollout: it knows its own writing, and is refused once somebody else has written."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from rollout.errors import LeaseLost, StateError
+from rollout.patches import note
+from rollout.state import STATE, RolloutState, read_state
+from rollout.targets.target import Operation, Snapshot, Target
+
+Patch = Callable[[Snapshot, RolloutState], Sequence[Operation]]
+
+
+class Pen:
+    """Reads and writes the state annotation of one deployment for one promoter."""
+
+    def __init__(self, target: Target, *, writer: str = "") -> None:
+        self._target = target
+        self._writer = writer or secrets.token_hex(4)
+        self._count = 0
+
+    def read(self) -> tuple[Snapshot, RolloutState]:
+        """Return the deployment and its rollout. Raises LeaseLost when another promoter wrote last, StateError."""
+        snapshot = self._target.read()
+        state = read_state(snapshot.deployment.metadata.annotations)
+        if state is None:
+            raise StateError(
+                f"the annotation {STATE} of {snapshot.deployment.name} is gone, and with it the record of "
+                "this rollout (does a GitOps tool replace annotations?); the weights stay as they are: "
+                "set them by hand, or start anew"
+            )
+        if state.writer != self._writer:
+            raise LeaseLost(
+                f"promoter {state.writer} wrote to this rollout at fence {state.fence}; this one ({self._writer}) stops"
+            )
+        return snapshot, state
+
+    def take_over(self, fence: int) -> RolloutState:
+        """Make the record this promoter's own: an earlier one's writes are refused from now on. Raises StateError."""
+        snapshot = self._target.read()
+        state = read_state(snapshot.deployment.metadata.annotations)
+        if state is None:
+            raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
+        return self.write(snapshot, state.but(fence=fence), note)
+
+    def write(self, snapshot: Snapshot, state: RolloutState, patch: Patch) -> RolloutState:
+        """Write a patch that was computed from the snapshot, and return the state as written. Raises Conflict."""
+        signed = self.sign(state)
+        self._target.patch(patch(snapshot, signed))
+        return signed
+
+    def sign(self, state: RolloutState) -> RolloutState:
+        """Return the state with a nonce that no other write has."""
+        self._count += 1
+        return state.but(nonce=f"{self._writer}.{self._count}")
