@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.loadgen import LoadResult
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GOOD, BAD, BOUND, FAINT = "#1b6ca8", "#c0392b", "#7f8c8d", "#9fc5e8"
-NINES = (0, 0.5, 0.9, 0.99, 0.999, 0.9999)
+NINES = (0.5, 0.9, 0.99, 0.999, 0.9999)
 WINDOWS = 60
 
 
@@ -37,8 +38,8 @@ def draw(path: Path, title: str, result: LoadResult, trials: Sequence[LoadResult
         axes.set_yscale("log")
         axes.set_ylabel("latency, ms")
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper left", frameon=False)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.legend(loc="lower right", frameon=False)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -83,8 +84,9 @@ def _rates(axes: Axes, trials: Sequence[LoadResult], bound_ms: float) -> None:
         rates = [trial.summary.scheduled_qps for trial in chosen]
         axes.plot(rates, [trial.summary.p99_ms for trial in chosen], "o", color=colour, label=label)
     axes.axhline(bound_ms, color=BOUND, linestyle="--")
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("arrival rate, requests/s")
 
 
-def _nines(share: np.ndarray) -> np.ndarray:
-    return -np.log10(1 - share)
+def _nines(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(-np.log10(1 - share))

@@ -116,7 +116,8 @@ class Progress:
 def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda progress: None) -> LoadResult:
     """Run one test in a child process.
 
-    Raises TargetError when the target cannot be reached or fails the first request, MeasurementError when the child dies.
+    Raises TargetError when the target cannot be reached or fails the first request, MeasurementError when the child
+    dies.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

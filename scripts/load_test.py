@@ -23,7 +23,7 @@ from benchmarks.loadgen import Progress as LoadProgress
 from benchmarks.payload import Protocol, customer_bodies, parse_customers, path_of
 from benchmarks.target import parse_target
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 screen = Console(stderr=True)
 
 DEFAULT_URLS = {
@@ -48,9 +48,7 @@ def load_test(
     url: Annotated[str, typer.Option(help="Base URL: http(s):// or grpc(s)://host[:port][/prefix].")] = "",
     protocol: Annotated[Protocol, typer.Option(help="How the service is asked.")] = Protocol.PREDICT,
     qps: Annotated[float, typer.Option(help="Arrival rate; with --find-peak, where the search starts.", min=1)] = 1000,
-    duration: Annotated[
-        float, typer.Option(help="Seconds measured, longer where 512 requests take longer.", min=1)
-    ] = 15,
+    duration: Annotated[float, typer.Option(help="Seconds measured, more where 512 requests take more.", min=1)] = 15,
     find_peak_: Annotated[
         bool, typer.Option("--find-peak", help="Search the highest rate that is VALID: the SLO capacity.")
     ] = False,
@@ -119,7 +117,9 @@ def _run(plan: LoadPlan) -> LoadResult:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=screen, refresh_per_second=4, transient=True) as bar:
+    with Progress(
+        *columns, console=screen, refresh_per_second=4, transient=True, disable=not screen.is_terminal
+    ) as bar:
         task = bar.add_task(f"{plan.qps:,.0f} requests/s", total=expected_s, figures="warming up")
 
         def show(progress: LoadProgress) -> None:
