@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.loadgen import LoadPlan, LoadResult
@@ -53,7 +54,10 @@ def as_table(plan: LoadPlan, result: LoadResult) -> Table:
     table.add_row("scheduled", f"{summary.scheduled_qps:,.1f} requests/s")
     table.add_row("achieved", f"{summary.completed_qps:,.1f} requests/s")
     table.add_row("requests", f"{result.requests:,}")
-    table.add_row("errors", ", ".join(f"{count:,} x {label}" for label, count in result.errors.items()) or "none")
+    errors = ", ".join(f"{count:,} x {label}" for label, count in result.errors.items())
+    table.add_row("errors", escape(f"{errors} (the first: {result.example})") if errors else "none")
     table.add_row("client", f"{result.client_cpu:.0%} of a core, {result.lag_mean_ms:.2f} ms late on average")
-    table.add_row("verdict", "[green]VALID[/]" if result.valid else f"[red]INVALID[/]: {'; '.join(result.reasons)}")
+    table.add_row(
+        "verdict", "[green]VALID[/]" if result.valid else f"[red]INVALID[/]: {escape('; '.join(result.reasons))}"
+    )
     return table
