@@ -4,9 +4,10 @@ A pod is one event loop on one core. What it answers within the latency objectiv
 take that figure to the cluster's cores and feature store; at the target utilisation a share of it is used:
 
     usable = slo_capacity * product(deratings) * target_utilisation         requests/s per pod
-    P      = the smallest with  P - nodes_lost * ceil(P / nodes) >= ceil(load / usable)
+    lost   = nodes_lost * floor(P / nodes) + min(nodes_lost, P mod nodes)   the fullest nodes go; maxSkew is 1
+    P      = the smallest with  P - lost >= load / usable
 
-since maxSkew 1 puts at most ceil(P / nodes) pods on a node. min: P for the required load; max: P for the peak.
+min: P for the required load; max: P for the peak.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ class Capacity(BaseModel):
 
     def pods(self, load_rps: float) -> int:
         """Return the fewest pods that hold a load with `nodes_lost` nodes gone."""
-        needed = math.ceil(load_rps / self.usable_rps)
-        pods = needed
-        while pods - self.nodes_lost * math.ceil(pods / self.nodes) < needed:
+        pods = math.ceil(load_rps / self.usable_rps)
+        while (pods - self._lost(pods)) * self.usable_rps < load_rps:
             pods += 1
         return pods
+
+    def _lost(self, pods: int) -> int:
+        on_each, fuller_nodes = divmod(pods, self.nodes)
+        return self.nodes_lost * on_each + min(self.nodes_lost, fuller_nodes)
 
     @property
     def min_replicas(self) -> int:

@@ -23,7 +23,9 @@ def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:
             ["kubectl", "kustomize", str(directory)], capture_output=True, timeout=KUSTOMIZE_TIMEOUT_S, check=False
         )
     except FileNotFoundError as missing:
-        raise ManifestError("kubectl is not installed; it builds the manifests: apt-get install kubectl") from missing
+        raise ManifestError(
+            "kubectl is not installed; it builds the manifests: install it (1.27 or newer)"
+        ) from missing
     except subprocess.TimeoutExpired as slow:
         raise ManifestError(f"kubectl kustomize {directory} took longer than {KUSTOMIZE_TIMEOUT_S} s") from slow
     if built.returncode != 0:
