@@ -1,0 +1,81 @@
+"""scripts/manifest.py as a pipeline calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rollout.documents import read_documents
+from rollout.seldon import parse
+
+ROOT = Path(__file__).parents[2]
+
+
+def manifest(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/manifest.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_good_stream_passes_other_kinds_passed_over(built):
+    stream = yaml.safe_dump_all(built("overlays/production"))
+    done = manifest("validate", "-", stdin=stream)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 errors, 0 warnings\n")
+
+
+def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1():
+    text = (ROOT / "seldon/base/seldondeployment.yaml").read_text()
+    done = manifest(
+        "validate", "-", stdin=text.replace("protocol: v2", "protocol: v3").replace("traffic: 100", "traffic: 40")
+    )
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "-: churn: error: /spec/protocol: Invalid protocol: 'v3'; allowed: seldon, tensorflow, kfserving, v2",
+        "-: churn: error: /spec/predictors/0/traffic: Traffic must sum be 100 for a single predictor when set: it is 40; "
+        "allowed: 100, or leave it out",
+    ]
+
+
+def test_findings_as_json_for_programs(tmp_path: Path):
+    done = manifest("validate", str(tmp_path / "none.yaml"), "seldon/base/serviceaccounts.yaml", "-o", "json")
+    assert done.returncode == 1
+    assert [finding["message"] for finding in json.loads(done.stdout)] == [
+        "cannot be read: No such file or directory",
+        "there is no SeldonDeployment in it",
+    ]
+
+
+@pytest.mark.usefixtures("built")
+def test_a_version_is_rendered_from_its_bundle_into_an_overlay(tmp_path: Path, crd_errors):
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "churn", "version": "7"}))
+    arguments = ("render", "--bundle", str(tmp_path), "--overlay", "seldon/overlays/production", "--all")
+    done = manifest(*arguments, "--model-uri", "s3://models/churn/7")
+    objects = read_documents(done.stdout)
+    (deployment,) = (one for one in objects if one["kind"] == "SeldonDeployment")
+    assert crd_errors(deployment) == []
+    assert parse(deployment).stable.graph.model_uri == "s3://models/churn/7"
+    assert (parse(deployment).stable.name, parse(deployment).stable.image) == ("v7", "churn-serving:7")
+    assert {one["kind"] for one in objects} >= {"Namespace", "Role", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no version: give --version 7, or --bundle var/bundle"),
+        (("--version", "7.1"), "/spec/predictors/0/name: 'v7.1' is not a DNS label"),
+        (("--version", "7", "--model-uri", "models:/churn/7"), "the storage initializer does not know the registry"),
+        (("--version", "7", "--overlay", "seldon/nowhere"), "kubectl kustomize seldon/nowhere failed"),
+    ],
+)
+def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words: str):
+    done = manifest("render", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+
+
+def test_capacity_prints_what_the_overlay_must_say():
+    done = manifest("capacity", "-o", "json")
+    assert set(json.loads(done.stdout)) == {"usable_rps_per_pod", "minReplicas", "maxReplicas", "averageUtilization"}
