@@ -33,7 +33,8 @@ def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1():
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "-: churn: error: /spec/protocol: Invalid protocol: 'v3'; allowed: seldon, tensorflow, kfserving, v2",
-        "-: churn: error: /spec/predictors/0/traffic: Traffic must sum be 100 for a single predictor when set: it is 40; "
+        "-: churn: error: /spec/predictors/0/traffic: "
+        "Traffic must sum be 100 for a single predictor when set: it is 40; "
         "allowed: 100, or leave it out",
     ]
 
