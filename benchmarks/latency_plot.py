@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.loadgen import LoadResult
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +23,8 @@ WINDOWS = 60
 
 def draw(path: Path, title: str, result: LoadResult, trials: Sequence[LoadResult], *, bound_ms: float) -> None:
     """Write a PNG: the latency curve, and beside it latency over time, or, after a search, P99 at each rate tried."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     verdict = "VALID" if result.valid else "INVALID"
     figure.suptitle(f"{title} at {result.summary.scheduled_qps:,.0f} requests/s: {verdict}")
     _curve(left, result, bound_ms)
@@ -43,7 +41,6 @@ def draw(path: Path, title: str, result: LoadResult, trials: Sequence[LoadResult
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
 def _curve(axes: Axes, result: LoadResult, bound_ms: float) -> None:
