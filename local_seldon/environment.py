@@ -1,0 +1,128 @@
+"""The environment that a container sees: what the operator injects, then what the manifest says. Pure.
+
+Names and rules follow the operator's createContainerService and the v2 branch of its environment code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from local_seldon.errors import MissingArtifact, Unsupported
+from local_seldon.ports import Ports
+from rollout.predictor import Container, Predictor
+from rollout.seldon import SeldonDeployment
+
+ARTIFACTS = "local-seldon/artifacts"
+"""Annotation of the deployment: a JSON object, image or modelUri -> directory on this machine."""
+METRICS_ENDPOINT = "/prometheus"
+FILE_SCHEME = "file://"
+# A pod starts with an empty environment; a process needs these to find programs, its home and its language.
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What this machine has instead of images, buckets and secrets.
+
+    artifacts: image or modelUri -> directory. env: variables for every predictor, which win over the manifest's.
+    predictor_env: the same for one predictor, by its name.
+    """
+
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    predictor_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def for_predictor(self, name: str) -> dict[str, str]:
+        """Return the variables that win for one predictor."""
+        return {**self.env, **self.predictor_env.get(name, {})}
+
+
+def environment(
+    deployment: SeldonDeployment, predictor: Predictor, ports: Ports, overrides: Overrides, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Return every variable of one replica's process.
+
+    Raises Unsupported (a valueFrom that nothing stands in for) or MissingArtifact (no directory for the model).
+    """
+    container = predictor.model_container
+    wins = overrides.for_predictor(predictor.name)
+    return {
+        **{name: inherited[name] for name in INHERITED if name in inherited},
+        **injected(deployment, predictor, ports),
+        "MLSERVER_MODEL_URI": model_directory(deployment, predictor, overrides),
+        "MLSERVER_HOST": "127.0.0.1",  # a pod listens on all of its own interfaces; this machine's are not ours
+        **_declared(predictor, container, wins),
+        **wins,
+    }
+
+
+def injected(deployment: SeldonDeployment, predictor: Predictor, ports: Ports) -> dict[str, str]:
+    """Return what the operator adds to a v2 container of its own image."""
+    container = predictor.model_container
+    unit_parameters = (predictor.graph.model_extra or {}).get("parameters", [])
+    return {
+        "MLSERVER_HTTP_PORT": str(ports.http),
+        "MLSERVER_GRPC_PORT": str(ports.grpc),
+        "MLSERVER_METRICS_PORT": str(ports.metrics),
+        "MLSERVER_METRICS_ENDPOINT": METRICS_ENDPOINT,
+        "MLSERVER_MODEL_NAME": container.name,
+        "PREDICTIVE_UNIT_ID": container.name,
+        "PREDICTIVE_UNIT_IMAGE": container.image,
+        "PREDICTIVE_UNIT_SERVICE_PORT": str(ports.http),
+        "PREDICTIVE_UNIT_HTTP_SERVICE_PORT": str(ports.http),
+        "PREDICTIVE_UNIT_GRPC_SERVICE_PORT": str(ports.grpc),
+        "PREDICTIVE_UNIT_METRICS_SERVICE_PORT": str(ports.metrics),
+        "PREDICTIVE_UNIT_METRICS_ENDPOINT": METRICS_ENDPOINT,
+        "PREDICTIVE_UNIT_PARAMETERS": json.dumps(unit_parameters),
+        "PREDICTOR_ID": predictor.name,
+        "PREDICTOR_LABELS": json.dumps({**predictor.labels, "version": predictor.name}, sort_keys=True),
+        "SELDON_DEPLOYMENT_ID": deployment.name,
+        "SELDON_EXECUTOR_ENABLED": "true",
+    }
+
+
+def model_directory(deployment: SeldonDeployment, predictor: Predictor, overrides: Overrides) -> str:
+    """Return the directory that stands in for /mnt/models, or for the model inside the image.
+
+    Searched: the modelUri itself (file://), then `overrides`, then the deployment's annotation; by modelUri where there
+    is one, else by image. Raises MissingArtifact naming both ways to say it.
+    """
+    uri = predictor.graph.model_uri
+    if uri.startswith(FILE_SCHEME):
+        return uri.removeprefix(FILE_SCHEME)
+    known = {**_annotated(deployment), **overrides.artifacts}
+    wanted = uri or predictor.image
+    if wanted not in known:
+        raise MissingArtifact(
+            f"predictor {predictor.name}: no directory here for {'modelUri' if uri else 'image'} {wanted!r}; known: "
+            f"{', '.join(known) or 'none'}; say `up --artifact {wanted}=DIR`, or add it to the annotation {ARTIFACTS}"
+        )
+    return known[wanted]
+
+
+def _annotated(deployment: SeldonDeployment) -> dict[str, str]:
+    text = deployment.metadata.annotations.get(ARTIFACTS, "{}")
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise MissingArtifact(f'annotation {ARTIFACTS} is {text!r}; allowed: a JSON object, {{"image:tag": "dir"}}')
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def _declared(predictor: Predictor, container: Container, wins: Mapping[str, str]) -> dict[str, str]:
+    declared = {}
+    for variable in container.env:
+        source = (variable.model_extra or {}).get("valueFrom")
+        if source is None:
+            declared[variable.name] = variable.value or ""
+        elif variable.name not in wins and not any(one.get("optional") for one in source.values()):
+            raise Unsupported(
+                f"predictor {predictor.name}: {variable.name} comes from {next(iter(source), 'nothing')}, which is not "
+                f"here; say `up --env {variable.name}=VALUE`"
+            )
+    return declared

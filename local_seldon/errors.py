@@ -1,0 +1,47 @@
+"""Everything that can go wrong while a SeldonDeployment runs on this machine, as one tree.
+
+    LocalSeldonError
+    |-- Unsupported         the manifest asks for something that only a cluster has
+    |-- MissingArtifact     no directory is known for an image or a modelUri
+    |-- MissingProgram      Caddy is not installed
+    |-- AlreadyRunning      another `up` holds this deployment
+    |-- NotRunning          there is nothing to stop or to look at
+    |-- ProxyError          Caddy did not start, or refused a configuration
+    `-- DidNotStart         not everything was ready in time
+
+What the rollout package raises about a manifest (ManifestError, Rejected) passes through as it is.
+"""
+
+from __future__ import annotations
+
+
+class LocalSeldonError(Exception):
+    """The root: whatever this package raises on purpose."""
+
+
+class Unsupported(LocalSeldonError):
+    """The manifest asks for something that only a cluster has."""
+
+
+class MissingArtifact(LocalSeldonError):
+    """No directory is known for an image or a modelUri."""
+
+
+class MissingProgram(LocalSeldonError):
+    """Caddy is not installed."""
+
+
+class AlreadyRunning(LocalSeldonError):
+    """Another `up` holds this deployment."""
+
+
+class NotRunning(LocalSeldonError):
+    """There is nothing to stop or to look at."""
+
+
+class ProxyError(LocalSeldonError):
+    """Caddy did not start, or refused a configuration."""
+
+
+class DidNotStart(LocalSeldonError):
+    """Not everything was ready in time."""

@@ -1,0 +1,151 @@
+"""Starting, finding and stopping a controller: one per deployment, kept apart by a lock that dies with its process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from local_seldon import leftovers
+from local_seldon.controller import Controller, Options
+from local_seldon.deployment import check_supported, read_manifest, replicas
+from local_seldon.environment import environment
+from local_seldon.errors import AlreadyRunning, DidNotStart, NotRunning
+from local_seldon.ports import Ports
+from rollout.targets.local_store import LocalStore
+
+STATE_ROOT = Path("var/seldon")
+DOWN_TIMEOUT_S = 60.0
+
+
+def store_of(file: Path, root: Path = STATE_ROOT) -> LocalStore:
+    """Return where the deployment of a manifest file is kept."""
+    deployment = read_manifest(file.read_bytes())
+    return LocalStore.of(root, deployment.namespace, deployment.name)
+
+
+def plan(file: Path, options: Options) -> dict[str, Any]:
+    """Return what `up` would start, by predictor. Raises what `up` would."""
+    deployment = read_manifest(file.read_bytes())
+    check_supported(deployment)
+    ports = Ports(0, 0, 0)
+    return {
+        predictor.name: {
+            "replicas": replicas(deployment, predictor),
+            "command": list(options.command),
+            "env": environment(deployment, predictor, ports, options.overrides, {}),
+        }
+        for predictor in deployment.predictors
+    }
+
+
+def run(file: Path, options: Options, root: Path = STATE_ROOT) -> None:
+    """Run a deployment in the foreground until SIGTERM or SIGINT. Raises AlreadyRunning."""
+    store = store_of(file, root)
+    with _held(store):
+        asyncio.run(_run(Controller(file, store, options)))
+
+
+async def _run(controller: Controller) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, controller.stop)
+    await controller.run()
+
+
+def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str, Any]:
+    """Start `up` in the background, wait until the deployment is Available, and return its runtime.
+
+    Raises AlreadyRunning, or DidNotStart with the end of its log; then nothing runs.
+    """
+    if is_running(store):
+        raise AlreadyRunning(_already(store))
+    store.directory.mkdir(parents=True, exist_ok=True)
+    file = store.directory / "controller.log"
+    with file.open("wb") as output:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        wait_until_available(store, timeout_s, lambda: process.poll() is None)
+    except DidNotStart as error:
+        process.terminate()
+        process.wait()
+        end = "\n".join(file.read_text(errors="replace").splitlines()[-15:])
+        raise DidNotStart(f"{error}; {file} ends in:\n{end}") from error
+    return store.runtime()
+
+
+def wait_until_available(store: LocalStore, timeout_s: float, alive: Any = lambda: True) -> None:
+    """Wait until `.status.state` is Available. Raises DidNotStart."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        status = store.read().get("status", {}) if store.object_file.exists() else {}
+        if status.get("state") == "Available":
+            return
+        if not alive():
+            raise DidNotStart("the controller ended before the deployment was Available")
+        if time.monotonic() > deadline_s:
+            raise DidNotStart(f"not Available within {timeout_s:.0f} s: {status.get('description') or 'not ready'}")
+        time.sleep(0.05)
+
+
+def down(store: LocalStore) -> list[int]:
+    """Stop a deployment and wait until nothing of it is left; return the processes that a killed `up` had left.
+
+    Raises NotRunning when there is nothing at all.
+    """
+    runtime = store.runtime()
+    if is_running(store):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(_holder(store), signal.SIGTERM)
+        deadline_s = time.monotonic() + DOWN_TIMEOUT_S
+        while is_running(store):
+            if time.monotonic() > deadline_s:
+                raise NotRunning(f"process {_holder(store)} did not end within {DOWN_TIMEOUT_S:.0f} s of SIGTERM")
+            time.sleep(0.05)
+        return []
+    if not store.object_file.exists():
+        raise NotRunning(f"nothing runs of {store.directory}; start it: scripts/seldon_local.py up FILE")
+    ended = leftovers.clear(runtime)
+    store.remove()
+    return ended
+
+
+def is_running(store: LocalStore) -> bool:
+    """Tell whether a controller holds the deployment."""
+    try:
+        with _held(store):
+            return False
+    except AlreadyRunning:
+        return True
+
+
+@contextlib.contextmanager
+def _held(store: LocalStore) -> Iterator[None]:
+    store.directory.mkdir(parents=True, exist_ok=True)
+    with (store.directory / "controller.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(_already(store)) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _holder(store: LocalStore) -> int:
+    return int((store.directory / "controller.lock").read_text() or 0)
+
+
+def _already(store: LocalStore) -> str:
+    name = f"{store.directory.parent.name}/{store.directory.name}"
+    return f"{name} runs already (process {_holder(store)}); stop it: scripts/seldon_local.py down {name}"

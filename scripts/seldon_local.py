@@ -1,0 +1,156 @@
+"""Run a SeldonDeployment on this machine: one server process per replica, Caddy in front, no cluster, no root."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from local_seldon import running
+from local_seldon.controller import Options
+from local_seldon.environment import Overrides
+from local_seldon.errors import LocalSeldonError
+from rollout.errors import RolloutError
+from rollout.targets.local import LocalTarget
+from rollout.targets.local_store import LocalStore
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None, pretty_exceptions_enable=False)
+ROOT = Path(__file__).parents[1]
+
+File = Annotated[Path, typer.Argument(help="The manifest; it may hold other objects too.", exists=True, dir_okay=False)]
+Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME, or the manifest file.")]
+State = Annotated[Path, typer.Option("--state", help="Where state, sockets and logs are kept.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
+
+
+@app.command()
+def up(
+    file: File,
+    port: Annotated[int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.")] = 8080,
+    artifact: Annotated[
+        list[str] | None, typer.Option(help="IMAGE=DIR or MODELURI=DIR: the bundle that stands in for it. Repeatable.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for all, or PREDICTOR:NAME=VALUE; wins over the manifest. Repeatable."),
+    ] = None,
+    command: Annotated[str, typer.Option(help="What stands in for every image, run in the repository.")] = "",
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the deployment is Available.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="With --detach: the longest wait for Available.")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and start nothing.")] = False,
+    state: State = running.STATE_ROOT,
+    output: Output = "text",
+) -> None:
+    """Run the deployment until Ctrl-C or `down`; a change of FILE is applied at once.
+
+    Example:
+    scripts/seldon_local.py up seldon/base/seldondeployment.yaml --artifact churn-serving:1=var/bundle
+    --env CHURN_FEATURE_STORE=sqlite:///var/features.db
+
+    curl -d '{"customer_id": 42}' http://127.0.0.1:8080/seldon/default/churn/predict
+    """
+    overrides = _overrides(artifact or [], env or [])
+    argv = tuple(command.split()) if command else (sys.executable, "scripts/serve.py")
+    options = Options(command=argv, directory=ROOT, port=port, overrides=overrides)
+    store = running.store_of(file, state)
+    if dry_run:
+        plan = running.plan(file, options)
+        _print(plan, output, [f"{name}: {one['replicas']} x {' '.join(one['command'])}" for name, one in plan.items()])
+    elif detach:
+        argv = tuple(argument for argument in sys.argv if argument not in ("--detach", "-d"))
+        runtime = running.detach((sys.executable, *argv), store, timeout_s)
+        _print(runtime, output, [f"Available at {runtime['url']}; stop it: scripts/seldon_local.py down {file}"])
+    else:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+        running.run(file, options, state)
+
+
+@app.command()
+def down(name: Name, state: State = running.STATE_ROOT, output: Output = "text") -> None:
+    """Drain and stop a deployment; logs and the audit trail stay.
+
+    Example:
+    scripts/seldon_local.py down default/churn
+    """
+    store = _store(name, state)
+    ended = running.down(store)
+    _print({"stopped": str(store.directory), "leftovers": ended}, output, [f"stopped {store.directory}"])
+
+
+@app.command()
+def status(name: Name, state: State = running.STATE_ROOT, output: Output = "text") -> None:
+    """Show state, weights and replicas. Exit code 0: Available, 3: not yet.
+
+    Example:
+    scripts/seldon_local.py status default/churn -o json
+    """
+    store = _store(name, state)
+    snapshot = LocalTarget(store).read()
+    runtime = store.runtime()
+    found = {
+        "status": snapshot.manifest.get("status", {}),
+        "traffic": snapshot.deployment.traffic(),
+        "mesh_weights": dict(snapshot.mesh_weights),
+        "runtime": runtime,
+    }
+    if output == "json":
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(0 if snapshot.available else 3)
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table("predictor", "replica", "traffic", "in the mesh", "ready", "restarts", "http", "metrics", "pid")
+    for name, replicas in found["runtime"].get("predictors", {}).items():
+        for one in replicas:
+            weights = [f"{found[key].get(name, '-')} %" for key in ("traffic", "mesh_weights")]
+            rest = [one[key] for key in ("ready", "restarts", "http", "metrics", "pid")]
+            table.add_row(name, str(one["replica"]), *weights, *map(str, rest))
+    console = Console()
+    state = found["status"]
+    console.print(f"{state.get('state', 'Creating')} {state.get('description', '')} {found['runtime'].get('url', '')}")
+    console.print(table)
+
+
+def _overrides(artifacts: list[str], variables: list[str]) -> Overrides:
+    env: dict[str, str] = {}
+    predictor_env: dict[str, dict[str, str]] = {}
+    for name, value in map(_pair, variables):
+        predictor, separator, variable = name.rpartition(":")
+        (predictor_env.setdefault(predictor, {}) if separator else env)[variable] = value
+    return Overrides(artifacts=dict(map(_pair, artifacts)), env=env, predictor_env=predictor_env)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise typer.BadParameter(f"{text!r}: NAME=VALUE is wanted")
+    return name, value
+
+
+def _store(name: str, state: Path) -> LocalStore:
+    if Path(name).is_file():
+        return running.store_of(Path(name), state)
+    namespace, _, short = name.rpartition("/")
+    return LocalStore.of(state, namespace, short)
+
+
+def _print(found: dict[str, Any], output: str, lines: list[str]) -> None:
+    for line in [json.dumps(found, indent=2)] if output == "json" else lines:
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (LocalSeldonError, RolloutError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(4)
