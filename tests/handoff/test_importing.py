@@ -1,0 +1,187 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import xgboost
+
+from custom_runtime.bundle import read_bundle
+from custom_runtime.contract import FEATURES
+from handoff import importing
+from handoff.errors import ImportRefused
+from handoff.importing import check_model
+from handoff.parity import compare
+from handoff.training import FLAVORS
+
+
+def perturbed(graph: bytes, by: float) -> bytes:
+    """Shift the margin of every row by a little, as a converter that gets base_score wrong would."""
+    model = onnx.load_from_string(graph)
+    node = next(node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier")
+    weights = next(attribute for attribute in node.attribute if attribute.name == "class_weights")
+    first_tree = next(attribute for attribute in node.attribute if attribute.name == "class_treeids").ints
+    for place, tree in enumerate(first_tree):
+        if tree == 0:
+            weights.floats[place] += by
+    return model.SerializeToString()
+
+
+def example_table(directory: Path) -> Path:
+    """Write three rows of the contract's examples."""
+    path = directory / "reference.csv"
+    names = [feature.name for feature in FEATURES]
+    rows = [[str(feature.example) for feature in FEATURES]] * 3
+    path.write_text("\n".join(",".join(row) for row in [names, *rows]))
+    return path
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_the_bundle_scores_every_customer_as_the_registered_model_does(registered, trained, dataset, tmp_path, flavor):
+    uri = registered.versions[flavor].uri
+    checked = check_model(registered.registry, uri)
+    assert checked.parity.rows == 7043
+    assert checked.parity.max_abs_difference <= 1e-5
+    checked.write(tmp_path)
+    bundle = read_bundle(tmp_path)
+    assert (bundle.version, bundle.source, bundle.flavor) == (registered.versions[flavor].version, uri, flavor)
+    session = onnxruntime.InferenceSession(bundle.path("onnx"))
+    assert [value.name for value in session.get_inputs()] == ["features"]
+    assert [(value.name, value.type) for value in session.get_outputs()] == [("churn_probability", "tensor(float)")]
+    scores = session.run(None, {"features": dataset.rows})[0]
+    assert scores.shape == (7043, 1)
+    expected = trained[flavor].model.predict_proba(dataset.rows)[:, 1]
+    assert np.abs(scores[:, 0] - expected).max() <= 1e-5
+
+
+def test_an_xgboost_bundle_holds_the_native_model_and_a_sklearn_bundle_does_not(registered, trained, dataset, tmp_path):
+    bundle = check_model(registered.registry, "models:/churn@champion").write(tmp_path)
+    scores = xgboost.Booster(model_file=bundle.path("xgboost")).inplace_predict(dataset.rows)
+    np.testing.assert_allclose(scores, trained["xgboost"].model.predict_proba(dataset.rows)[:, 1], atol=1e-7)
+    assert check_model(registered.registry, "models:/churn@challenger").write(tmp_path).files.keys() == {"onnx"}
+
+
+def test_a_graph_that_scores_otherwise_is_refused_by_how_much(registered, monkeypatch, tmp_path):
+    checked = check_model(registered.registry, "models:/churn@champion")
+    checked.write(tmp_path)
+    before = (tmp_path / "bundle.json").read_bytes()
+    monkeypatch.setattr(importing, "convert", lambda model: perturbed(checked.onnx, 0.001))
+    # A margin off by 0.001 moves a probability by at most a quarter of that, where it is one half.
+    with pytest.raises(ImportRefused, match=r"differ by 0\.000250? on reference row \d+ .* allowed: 1e-05"):
+        check_model(registered.registry, "models:/churn@champion")
+    assert (tmp_path / "bundle.json").read_bytes() == before
+
+
+def test_a_difference_at_the_tolerance_decides(registered, trained, dataset):
+    graph = check_model(registered.registry, "models:/churn@champion").onnx
+    assert compare(perturbed(graph, 2e-5), trained["xgboost"].model, dataset.rows).max_abs_difference < 1e-5
+    with pytest.raises(ImportRefused):
+        compare(perturbed(graph, 6e-5), trained["xgboost"].model, dataset.rows)
+
+
+def test_nan_never_passes_for_agreement(registered, trained, dataset):
+    graph = check_model(registered.registry, "models:/churn@champion").onnx
+    with pytest.raises(ImportRefused, match="differ by inf"):
+        compare(perturbed(graph, float("nan")), trained["xgboost"].model, dataset.rows)
+
+
+def test_a_signature_with_two_columns_swapped_is_refused(registered, trained, monkeypatch):
+    swapped = (FEATURES[1], FEATURES[0], *FEATURES[2:])
+    monkeypatch.setattr("handoff.registry.FEATURES", swapped)
+    version = registered.registry.register(trained["sklearn"], alias=None)
+    wanted = (
+        f"column 1 is {FEATURES[1].name}, wanted: {FEATURES[0].name}; "
+        f"column 2 is {FEATURES[0].name}, wanted: {FEATURES[1].name}; train again"
+    )
+    with pytest.raises(ImportRefused, match=wanted):
+        check_model(registered.registry, version.uri)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda columns: columns[:-1], f"column {len(FEATURES)} is missing, wanted: {FEATURES[-1].name}"),
+        (
+            lambda columns: (*columns, ("extra", "float")),
+            f"column {len(FEATURES) + 1} is extra, wanted: no such column",
+        ),
+        (
+            lambda columns: (("gender", "string"), *columns[1:]),
+            r"column 1 \(gender\) is string, wanted: float or double",
+        ),
+        (lambda _: None, "was registered without a signature"),
+    ],
+)
+def test_a_signature_that_differs_is_refused_column_by_column(registered, change, message):
+    found = registered.registry.download(registered.versions["xgboost"])
+    changed = dataclasses.replace(found, signature=change(found.signature))
+    with pytest.raises(ImportRefused, match=message):
+        check_model(Holding(changed), "models:/churn/1")
+
+
+def test_a_model_of_another_contract_is_refused(registered, trained, monkeypatch):
+    monkeypatch.setattr("handoff.registry.FINGERPRINT", "0" * 64)
+    version = registered.registry.register(trained["sklearn"], alias=None)
+    with pytest.raises(ImportRefused, match=f"trained for contract {'0' * 64}, this is .* train again"):
+        check_model(registered.registry, version.uri)
+
+
+def test_a_run_without_reference_rows_needs_a_file(registered, tmp_path):
+    found = dataclasses.replace(
+        registered.registry.download(registered.versions["xgboost"]), reference=None, defaults=None
+    )
+    with pytest.raises(ImportRefused, match="no reference rows to compare on; give some with --reference FILE"):
+        check_model(Holding(found), "models:/churn/1")
+    checked = check_model(Holding(found), "models:/churn/1", reference=example_table(tmp_path))
+    assert checked.parity.rows == 3
+    assert checked.defaults == {feature.name: feature.example for feature in FEATURES}
+
+
+def test_a_model_that_is_no_classifier_is_refused(registered):
+    found = registered.registry.download(registered.versions["xgboost"])
+    booster = dataclasses.replace(found, model=found.model.get_booster())
+    with pytest.raises(ImportRefused, match="the model is a Booster; wanted: a classifier with predict_proba"):
+        check_model(Holding(booster), "models:/churn/1")
+
+
+def test_a_model_that_others_logged_as_a_pickle_is_imported_too(registered, trained, tmp_path):
+    registry = registered.registry
+    mlflow.set_tracking_uri(registry.uri)
+    with mlflow.start_run(experiment_id=registry._experiment("churn")):
+        info = mlflow.sklearn.log_model(
+            trained["sklearn"].model,
+            name="model",
+            serialization_format="cloudpickle",
+            pip_requirements=[],
+            signature=mlflow.models.ModelSignature(
+                inputs=mlflow.types.Schema([mlflow.types.ColSpec("double", feature.name) for feature in FEATURES])
+            ),
+        )
+    client = mlflow.MlflowClient(registry.uri, registry.uri)
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", info.model_uri)
+    bundle = check_model(registry, "models:/foreign/1", reference=example_table(tmp_path)).write(tmp_path / "bundle")
+    assert (bundle.source, bundle.flavor, bundle.run_id) == ("models:/foreign/1", "sklearn", "")
+
+
+class Holding:
+    """A source of one model, for what no trainer here would register."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def resolve(self, uri):
+        return self._model.version
+
+    def download(self, version):
+        return self._model
+
+
+def test_parity_is_recorded_in_the_bundle(registered, tmp_path):
+    check_model(registered.registry, "models:/churn@champion").write(tmp_path)
+    parity = json.loads((tmp_path / "bundle.json").read_bytes())["parity"]
+    assert parity["rows"] == 7043
+    assert 0 < parity["max_abs_difference"] <= parity["tolerance"] == 1e-5

@@ -1,0 +1,64 @@
+import mlflow
+import numpy as np
+import pytest
+
+from custom_runtime.contract import FEATURES, FINGERPRINT
+from handoff.errors import RegistryError
+from handoff.registry import Registry
+from handoff.training import FLAVORS
+
+
+def test_an_alias_resolves_to_the_version_it_points_at_now(registered):
+    registry, versions = registered.registry, registered.versions
+    client = mlflow.MlflowClient(registry.uri, registry.uri)
+    client.set_registered_model_alias("churn", "moving", versions["xgboost"].version)
+    assert registry.resolve("models:/churn@moving") == versions["xgboost"]
+    client.set_registered_model_alias("churn", "moving", versions["sklearn"].version)
+    assert registry.resolve("models:/churn@moving") == versions["sklearn"]
+    assert registry.resolve("models:/churn/1") == versions["xgboost"]
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_a_downloaded_version_is_what_was_registered(registered, trained, dataset, flavor):
+    found = registered.registry.download(registered.versions[flavor])
+    assert found.flavor == flavor
+    assert found.signature == tuple((feature.name, "float") for feature in FEATURES)
+    assert found.contract_fingerprint == FINGERPRINT
+    assert found.defaults == trained[flavor].defaults
+    np.testing.assert_array_equal(found.reference, dataset.rows)
+    np.testing.assert_array_equal(
+        found.model.predict_proba(dataset.rows), trained[flavor].model.predict_proba(dataset.rows)
+    )
+
+
+def test_the_run_holds_the_held_out_metrics(registered, trained):
+    client = mlflow.MlflowClient(registered.registry.uri)
+    run = client.get_run(registered.versions["xgboost"].run_id)
+    assert run.data.metrics == pytest.approx(trained["xgboost"].metrics)
+    assert run.data.params["flavor"] == "xgboost"
+    assert run.data.tags["contract_fingerprint"] == FINGERPRINT
+
+
+def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path):
+    other = Registry(f"sqlite:///{tmp_path / 'other.db'}")
+    assert other.contract_of("churn", "champion") is None
+    assert registered.registry.download(registered.versions["xgboost"]).flavor == "xgboost"
+    assert other.register(trained["sklearn"], alias=None).version == "1"
+    assert (tmp_path / "mlartifacts").is_dir()
+    assert other.contract_of("churn", "champion") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/churn@nobody", "models:/churn@nobody cannot be had from the registry sqlite:.*nobody not found"),
+        ("models:/churn/99", "models:/churn/99 cannot be had .* not found"),
+        ("models:/other/1", "models:/other/1 cannot be had"),
+        ("churn", "'churn' is no model URI; allowed: models:/churn@champion or models:/churn/7"),
+        ("models:/churn", "is no model URI"),
+        ("models:/churn@a/1", "is no model URI"),
+    ],
+)
+def test_what_the_registry_does_not_hold_is_named(registered, uri, message):
+    with pytest.raises(RegistryError, match=message):
+        registered.registry.resolve(uri)
