@@ -1,7 +1,9 @@
 """How far two score histograms are apart, as an effect size with its uncertainty.
 
-The population stability index, PSI = sum((p - q) * ln(p / q)). The usual reading (Siddiqi 2006, "Credit Risk
-Scorecards"): below 0.1 no shift to speak of, above 0.25 a different population.
+The Jensen-Shannon divergence in bits: 0 for equal histograms, 1 for disjoint ones (Lin 1991). For shifts that are not
+large the population stability index is about 8 * ln 2 = 5.5 times as much, so its usual limits (Siddiqi 2006: below
+0.1 no shift to speak of, above 0.25 another population) are 0.018 and 0.045 here. Unlike the PSI it is finite, with a
+finite variance, when a bin of one histogram is empty: exactly then an answer is wanted.
 """
 
 from __future__ import annotations
@@ -17,45 +19,38 @@ from numpy.typing import NDArray
 
 MIN_EXPECTED_ROWS: Final = 5.0
 """Neighbouring bins are joined until the smaller sample expects this many rows (Cochran's rule for chi-square)."""
-PULL_ROWS: Final = 0.25
-"""Of 0.25, 0.5 and 1 the one whose two-sided 95 % interval missed least: 4 % at 200 rows and 5 % at 1000, simulated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """An estimated PSI and its standard deviation."""
+    """An estimated divergence and its standard deviation, both in bits."""
 
-    psi: float
+    bits: float
     deviation: float
 
     def interval(self, *, fail_alpha: float, pass_alpha: float) -> tuple[float, float]:
         """Return a lower end that is wrong with probability fail_alpha, and an upper end with pass_alpha."""
         normal = NormalDist()
-        low = self.psi - normal.inv_cdf(1 - fail_alpha) * self.deviation
-        return max(0.0, low), self.psi + normal.inv_cdf(1 - pass_alpha) * self.deviation
+        low = self.bits - normal.inv_cdf(1 - fail_alpha) * self.deviation
+        high = self.bits + normal.inv_cdf(1 - pass_alpha) * self.deviation
+        return max(0.0, low), min(1.0, high)
 
 
 def shift(stable: Sequence[float], canary: Sequence[float]) -> Shift:
-    """Estimate the PSI of two histograms over the same bins; both must hold rows.
+    """Estimate the divergence of two histograms over the same bins; both must hold rows.
 
-    The estimate is cleared of its bias, (bins - 1) * (1/n + 1/m). The variance is the delta method's first order plus
-    the second-order term 2 * (bins - 1) * (1/n + 1/m)**2, which is what is left when there is no shift at all (PSI is
-    then a scaled chi-square). Each share is pulled towards the pooled one by PULL_ROWS a bin, so an empty bin gives a
-    large, finite contribution, and a bin empty in both gives none. Closed form: no random numbers.
+    The estimate is cleared of its bias, (bins - 1) * (1/n + 1/m) / 8 nats. The variance is the delta method's first
+    order plus the second-order term 2 * (bins - 1) * ((1/n + 1/m) / 8)**2, which is what is left when there is no
+    shift at all (8 times the divergence is then a scaled chi-square). Closed form: no random numbers.
     """
     q_rows, p_rows = _join_sparse(np.asarray(stable, dtype=np.float64), np.asarray(canary, dtype=np.float64))
     bins, m, n = len(q_rows), float(q_rows.sum()), float(p_rows.sum())
-    pooled = (q_rows + p_rows) / (m + n)
-    pull = PULL_ROWS * bins
-    q = (q_rows + pull * pooled) / (m + pull)
-    p = (p_rows + pull * pooled) / (n + pull)
-    log_ratio = np.log(p / q)
-    spread = 1 / n + 1 / m
-    variance = (
-        _variance(p, log_ratio + 1 - q / p) / n + _variance(q, 1 - p / q - log_ratio) / m + 2 * (bins - 1) * spread**2
-    )
-    psi = float(((p - q) * log_ratio).sum()) - (bins - 1) * spread
-    return Shift(max(0.0, psi), math.sqrt(variance))
+    q, p = q_rows / m, p_rows / n
+    p_logs, q_logs = _log_ratio(p, (p + q) / 2), _log_ratio(q, (p + q) / 2)
+    spread = (1 / n + 1 / m) / 8
+    nats = float((p * p_logs).sum() + (q * q_logs).sum()) / 2 - (bins - 1) * spread
+    variance = _variance(p, p_logs) / (4 * n) + _variance(q, q_logs) / (4 * m) + 2 * (bins - 1) * spread**2
+    return Shift(max(0.0, nats) / math.log(2), math.sqrt(variance) / math.log(2))
 
 
 def _join_sparse(
@@ -70,6 +65,12 @@ def _join_sparse(
             filled = 0.0
         filled += float(rows)
     return np.add.reduceat(stable, starts), np.add.reduceat(canary, starts)
+
+
+def _log_ratio(shares: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ln(shares / middle), 0 for an empty bin: x * ln(x) goes to 0 with x."""
+    ratio = np.divide(shares, middle, out=np.ones_like(shares), where=shares > 0)
+    return np.log(ratio)
 
 
 def _variance(shares: NDArray[np.float64], values: NDArray[np.float64]) -> float:

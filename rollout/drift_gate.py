@@ -31,7 +31,7 @@ class DriftState:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers."""
-        seen = None if self.seen is None else [self.seen.psi, self.seen.deviation]
+        seen = None if self.seen is None else [self.seen.bits, self.seen.deviation]
         return {"looks": self.looks, "rows": self.rows, "seen": seen}
 
     @classmethod
@@ -43,7 +43,9 @@ class DriftState:
 
 @dataclass(frozen=True, slots=True)
 class DriftGate:
-    """The PSI of canary against stable, judged by its size and never by significance: a new model *should* differ.
+    """How far the canary's scores are from stable's, by size and not by significance: a new model *should* differ.
+
+    `threshold` is a Jensen-Shannon divergence in bits; 0.045 is the PSI's customary 0.25.
 
     Fails when even the lower end of the interval exceeds `threshold`, passes when even the upper end is below, and is
     inconclusive between. An interval may not be looked at freely, so looks are spaced (the sample grows by LOOK_GROWTH)
@@ -52,16 +54,16 @@ class DriftGate:
     """
 
     share: float = 0.1
-    threshold: float = 0.25
+    threshold: float = 0.045
     min_rows: int = 200
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings outside their range."""
-        if not (0 < self.share <= 1 and self.threshold > 0 and self.min_rows >= 50):
+        if not (0 < self.share <= 1 and 0 < self.threshold < 1 and self.min_rows >= 50):
             raise ValueError(
                 f"share {self.share}, threshold {self.threshold}, min_rows {self.min_rows}: "
-                "0 < share <= 1, threshold > 0, min_rows >= 50"
+                "0 < share <= 1, 0 < threshold < 1, min_rows >= 50"
             )
 
     def take(self, state: DriftState, stable: Counts, canary: Counts) -> DriftState:
@@ -99,9 +101,9 @@ class DriftGate:
         return GateResult(
             "drift",
             verdict,
-            f"scores moved by PSI {state.seen.psi:.3f} ({low:.3f} to {high:.3f}, {state.rows:,.0f} canary rows): {why}",
+            f"scores moved by {state.seen.bits:.3f} bits ({low:.3f} to {high:.3f}; {state.rows:,.0f} rows): {why}",
             further,
-            value=state.seen.psi,
+            value=state.seen.bits,
             threshold=self.threshold,
             dry_run=self.dry_run,
         )

@@ -121,17 +121,17 @@ class RelativeGate(_RateGate):
         pass_alpha: float,
     ) -> GateResult:
         """Say what the evidence shows; `before` is the canary in earlier steps, for the floor."""
-        rate, base, overall = self.rate(canary), self.rate(stable), self.rate(canary + before)
+        rate, base = self.rate(canary), self.rate(stable)
         wanted = -math.log(pass_alpha)
         seen = (
             f"{_percent(rate)} of {canary.requests:,} {_WORDS[self.event]}, "
             f"{_percent(base)} of {stable.requests:,} on stable"
         )
         verdict, further = Verdict.INCONCLUSIVE, None
-        if state.harm.evidence >= self.log_alarm(alpha) and overall >= self.floor:
+        if state.harm.evidence >= self.log_alarm(alpha) and self.rate(canary + before) >= self.floor:
             verdict, why = (
                 Verdict.FAIL,
-                f"worse than {self.margin:g}x stable is certain (alpha {alpha * self.share:.2g})",
+                f"worse than {self.margin:g}x stable (false alarm: {_percent(alpha * self.share)})",
             )
         elif state.bound.evidence >= wanted:
             verdict, why = Verdict.PASS, f"below {_percent(self.pass_rate)} with {1 - pass_alpha:.0%} confidence"
@@ -157,7 +157,7 @@ class SloGate(_RateGate):
     """The canary's rate against an objective, whatever stable does: it fires too when both arms degrade.
 
     Fails when the rate is shown to exceed `limit`. Passes when it is shown to be below, which takes 299 requests at
-    least for a P99 (0.99**299 < 0.05) and 463 by this bet; or, since a service close to its objective would wait for
+    least for a P99 (0.99**299 < 0.05) and 404 by this bet; or, since a service close to its objective would wait for
     ever, when the estimate is within the limit after `settled_requests`, where the alarm has had its chance.
     """
 
@@ -196,7 +196,10 @@ class SloGate(_RateGate):
         rate, wanted, settled = self.rate(canary), -math.log(pass_alpha), self.settled_requests(pass_alpha)
         verdict, further = Verdict.INCONCLUSIVE, None
         if state.harm.evidence >= self.log_alarm(alpha):
-            verdict, why = Verdict.FAIL, f"more than {_percent(self.limit)} is certain (alpha {alpha * self.share:.2g})"
+            verdict, why = (
+                Verdict.FAIL,
+                f"more than {_percent(self.limit)} (false alarm: {_percent(alpha * self.share)})",
+            )
         elif state.bound.evidence >= wanted:
             verdict, why = Verdict.PASS, f"below {_percent(self.limit)} with {1 - pass_alpha:.0%} confidence"
         elif rate <= self.limit and canary.requests >= settled:

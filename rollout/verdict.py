@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 class GateResult:
     """One gate's answer. `reason` is a sentence with its numbers; `needs_requests` counts further canary requests.
 
-    `value` and `threshold` are shares of requests, or a PSI for the drift gate; None where there is nothing to say.
+    `value` and `threshold` are shares of requests, or bits for the drift gate; None where there is nothing to say.
     The result of a `dry_run` gate is shown and recorded, and decides nothing.
     """
 
