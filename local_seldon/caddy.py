@@ -105,7 +105,7 @@ def _split(routes: Routes, protocol: str, versions: list[str]) -> Json:
         "@id": f"{SPLIT}{protocol}",
         "handler": "reverse_proxy",
         "upstreams": [
-            {"@id": f"{protocol}:{endpoint.predictor}:{endpoint.replica}", "dial": _address(endpoint, protocol)}
+            {"@id": f"{protocol}:{endpoint.predictor}:{endpoint.ports.http}", "dial": _address(endpoint, protocol)}
             for endpoint in routes.endpoints
         ],
         "load_balancing": {"selection_policy": {"policy": "weighted_round_robin", "weights": weights}},
@@ -128,12 +128,12 @@ def _by_name(routes: Routes) -> Json:
 def _direct(routes: Routes) -> list[Json]:
     """Return one predictor's own paths, past the weights: /predictors/<name>/... and each replica's metrics."""
     direct = []
-    for endpoint in routes.replicas:
+    for endpoint in reversed(routes.replicas):  # after an edit the newest comes first
         path = f"/predictors/{endpoint.predictor}/{endpoint.replica}/metrics"
         rewrite = {"handler": "rewrite", "uri": METRICS_ENDPOINT}
         direct.append(_route(rewrite, _proxy([f"{HOST}:{endpoint.ports.metrics}"]), match=[{"path": [path]}]))
-    for name in dict.fromkeys(endpoint.predictor for endpoint in routes.endpoints):
-        dials = [_address(endpoint, "rest") for endpoint in routes.endpoints if endpoint.predictor == name]
+    for name in dict.fromkeys(endpoint.predictor for endpoint in routes.replicas):
+        dials = [_address(endpoint, "rest") for endpoint in routes.replicas if endpoint.predictor == name]
         prefix = f"/predictors/{name}"
         direct.append(_route(_strip(prefix), _proxy(dials), match=[{"path": [f"{prefix}/*"]}]))
     return direct

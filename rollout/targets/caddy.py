@@ -1,7 +1,7 @@
 """Weights in Caddy's configuration: how the local mesh is read and written. Pure; the admin API is the caller's.
 
 A split is a `reverse_proxy` handler marked `"@id": "split:<protocol>"`; each of its upstreams is marked
-`"@id": "<protocol>:<predictor>:<replica>"`. There is one split per protocol (REST, gRPC), and all have equal weights.
+`"@id": "<protocol>:<predictor>:<port>"`. There is one split per protocol (REST, gRPC), and all have equal weights.
 """
 
 from __future__ import annotations
