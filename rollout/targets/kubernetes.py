@@ -1,0 +1,180 @@
+"""A SeldonDeployment in a cluster, through the official client.
+
+Needs no more than seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService, one
+Lease, Events. Readiness comes from the SeldonDeployment's own status, weights from the VirtualService's routes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kubernetes import client
+
+from rollout.errors import Conflict, NotFound, Rejected
+from rollout.seldon import parse
+from rollout.targets.kubernetes_connection import Connection
+from rollout.targets.patching import first_conflict
+from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+from rollout.targets.virtualservice import reweighted, weights
+
+SELDON = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
+ISTIO = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
+JSON_PATCH = "application/json-patch+json"
+FIELD_MANAGER = "churn-rollout"
+EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 refuses a longer note
+
+
+class KubernetesTarget:
+    """Target and LeaseStore for one SeldonDeployment; the lease is named `<deployment>-rollout`."""
+
+    def __init__(self, name: str, connection: Connection) -> None:
+        self._name = name
+        self._namespace = connection.namespace
+        self._connection = connection
+
+    def read(self) -> Snapshot:
+        """Return the deployment with what its VirtualService routes. Raises TargetError."""
+        return self._snapshot(self._get(SELDON, self._name))
+
+    def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
+        """Apply a JSON Patch with strict field validation; dry_run: the server checks all of it and stores nothing."""
+        try:
+            manifest = self._patch(SELDON, self._name, operations, **({"dry_run": "All"} if dry_run else {}))
+        except Rejected as error:
+            # A failed `test` is a 422 like an invalid object: only the object itself tells which of the two it was.
+            if path := first_conflict(self._get(SELDON, self._name), operations):
+                raise Conflict(f"{path} of {self._name} is not what it was when the patch was written") from error
+            raise
+        return self._snapshot(manifest)
+
+    def route(self, weights: Mapping[str, int]) -> None:
+        """Write the VirtualService's weights, for REST and gRPC alike."""
+        deployment = parse(self._get(SELDON, self._name))
+        services = {deployment.service_name(name): name for name in deployment.traffic()}
+        name = deployment.virtual_service_name
+        self._patch(ISTIO, name, reweighted(self._get(ISTIO, name), services, weights))
+
+    def publish(self, event: Event) -> None:
+        """Create an Event about the SeldonDeployment; `kubectl describe` and `kubectl events` show it."""
+        regarding = client.V1ObjectReference(
+            api_version=f"{SELDON['group']}/{SELDON['version']}",
+            kind="SeldonDeployment",
+            name=self._name,
+            namespace=self._namespace,
+        )
+        body = client.EventsV1Event(
+            metadata=client.V1ObjectMeta(name=f"{self._name}.{secrets.token_hex(8)}", namespace=self._namespace),
+            event_time=_micro_time(datetime.now(UTC).timestamp()),
+            reporting_controller=FIELD_MANAGER,
+            reporting_instance=self._connection.identity,
+            action="Rollout",
+            type=event.type.value,
+            reason=event.reason,
+            note=event.message[:EVENT_NOTE_MAX_CHARS],
+            regarding=regarding,
+        )
+        self._connection.call(
+            "create an Event", client.EventsV1Api.create_namespaced_event, namespace=self._namespace, body=body
+        )
+
+    def read_lease(self) -> LeaseRecord:
+        """Return the lease; LeaseRecord() when it does not exist yet."""
+        try:
+            lease = self._connection.call(
+                f"get lease {self._lease}",
+                client.CoordinationV1Api.read_namespaced_lease,
+                name=self._lease,
+                namespace=self._namespace,
+            )
+        except NotFound:
+            return LeaseRecord()
+        return _record(lease)
+
+    def write_lease(self, record: LeaseRecord) -> LeaseRecord:
+        """Create or replace the lease at the version that the record names. Raises Conflict."""
+        body = client.V1Lease(
+            metadata=client.V1ObjectMeta(
+                name=self._lease, namespace=self._namespace, resource_version=record.version or None
+            ),
+            spec=client.V1LeaseSpec(
+                holder_identity=record.holder or None,
+                lease_duration_seconds=record.duration_s,
+                lease_transitions=record.transitions,
+                renew_time=_micro_time(record.renewed_at_s),
+            ),
+        )
+        doing, arguments = f"write lease {self._lease}", {"namespace": self._namespace, "body": body}
+        if not record.version:
+            return _record(self._connection.call(doing, client.CoordinationV1Api.create_namespaced_lease, **arguments))
+        replace = client.CoordinationV1Api.replace_namespaced_lease
+        return _record(self._connection.call(doing, replace, name=self._lease, **arguments))
+
+    @property
+    def _lease(self) -> str:
+        return f"{self._name}-rollout"
+
+    def _get(self, kind: Mapping[str, str], name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._connection.call(
+            f"get {kind['plural']} {name}",
+            client.CustomObjectsApi.get_namespaced_custom_object,
+            **kind,
+            namespace=self._namespace,
+            name=name,
+        )
+        return found
+
+    def _patch(
+        self, kind: Mapping[str, str], name: str, operations: Sequence[Operation], **options: str
+    ) -> dict[str, Any]:
+        patched: dict[str, Any] = self._connection.call(
+            f"patch {kind['plural']} {name}",
+            client.CustomObjectsApi.patch_namespaced_custom_object,
+            **kind,
+            **options,
+            namespace=self._namespace,
+            name=name,
+            body=[dict(operation) for operation in operations],
+            field_manager=FIELD_MANAGER,
+            field_validation="Strict",
+            _content_type=JSON_PATCH,
+        )
+        return patched
+
+    def _snapshot(self, manifest: dict[str, Any]) -> Snapshot:
+        deployment = parse(manifest)
+        services = {deployment.service_name(name): name for name in deployment.traffic()}
+        try:
+            routed = weights(self._get(ISTIO, deployment.virtual_service_name), services)
+        except NotFound:
+            routed = {}  # the operator writes it once all pods are ready for the first time
+        found = deployment.status.deployment_status if deployment.status else {}
+        readiness = {}
+        for predictor in deployment.predictors:
+            parts = [found.get(name) for name in deployment.deployment_names(predictor.name)]
+            if parts and all(parts):
+                readiness[predictor.name] = Readiness(
+                    sum(part.replicas for part in parts if part),
+                    min(part.available_replicas - part.replicas for part in parts if part)
+                    + sum(part.replicas for part in parts if part),
+                )
+        return Snapshot(manifest, readiness, routed)
+
+
+def _micro_time(at_s: float) -> datetime:
+    # The API server's MicroTime wants six digits, and isoformat leaves them out when they are all zero.
+    at = datetime.fromtimestamp(at_s, UTC)
+    return at.replace(microsecond=max(at.microsecond, 1))
+
+
+def _record(lease: client.V1Lease) -> LeaseRecord:
+    spec = lease.spec or client.V1LeaseSpec()
+    return LeaseRecord(
+        holder=spec.holder_identity or "",
+        duration_s=spec.lease_duration_seconds or LeaseRecord().duration_s,
+        renewed_at_s=spec.renew_time.timestamp() if spec.renew_time else 0.0,
+        transitions=spec.lease_transitions or 0,
+        version=(lease.metadata and lease.metadata.resource_version) or "",
+    )
