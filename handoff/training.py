@@ -100,7 +100,8 @@ def defaults_of(rows: Matrix) -> dict[str, float | str]:
 
 def _classifier(flavor: Flavor, seed: int) -> tuple[Any, dict[str, Any]]:
     if flavor == "xgboost":
-        return XGBClassifier(**XGBOOST_PARAMETERS, random_state=seed), {**XGBOOST_PARAMETERS, "seed": seed}
+        # One thread trains in 0.1 s; more of them wait for each other when the machine is busy.
+        return XGBClassifier(**XGBOOST_PARAMETERS, random_state=seed, n_jobs=1), {**XGBOOST_PARAMETERS, "seed": seed}
     codes = [position for position, feature in enumerate(FEATURES) if feature.is_category]
     numbers = [position for position, feature in enumerate(FEATURES) if not feature.is_category]
     # Every category of the contract gets its column, also one that the training rows lack.

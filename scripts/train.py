@@ -27,7 +27,7 @@ def train(
     min_auc: Annotated[float, typer.Option(help="Register nothing below this held-out AUC.", min=0, max=1)] = 0.83,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 7,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and measure; register nothing.")] = False,
-    output: Annotated[OutputFormat, typer.Option("-o", "--output", help="What is printed.")] = "text",
+    output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
 ) -> None:
     """Train on a table of customers, measure on held-out rows, and register the model in MLflow.
 

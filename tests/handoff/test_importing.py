@@ -164,7 +164,7 @@ def test_a_model_that_others_logged_as_a_pickle_is_imported_too(registered, trai
     client.create_registered_model("foreign")
     client.create_model_version("foreign", info.model_uri)
     bundle = check_model(registry, "models:/foreign/1", reference=example_table(tmp_path)).write(tmp_path / "bundle")
-    assert (bundle.source, bundle.flavor, bundle.run_id) == ("models:/foreign/1", "sklearn", "")
+    assert (bundle.source, bundle.flavor, bundle.run_id) == ("models:/foreign/1", "sklearn", info.run_id)
 
 
 class Holding:
