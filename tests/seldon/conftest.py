@@ -18,8 +18,13 @@ ROOT = Path(__file__).parents[2]
 CRD = ROOT.parent / "shared/crds/seldondeployments.machinelearning.seldon.io-1.17.1.yaml"
 
 
-def require(program: str, install: str) -> str:
-    """Return a program's path; without it skip, and fail in CI."""
+@pytest.fixture(scope="session")
+def require() -> Callable[[str, str], str]:
+    """Return a program's path; without it skip, saying how to install it, and fail in CI."""
+    return _require
+
+
+def _require(program: str, install: str) -> str:
     path = shutil.which(program)
     if path is None:
         message = f"{program} is not installed: {install}"
@@ -30,7 +35,7 @@ def require(program: str, install: str) -> str:
 @pytest.fixture(scope="session")
 def built() -> Callable[[str], tuple[dict[str, Any], ...]]:
     """Return the objects of a directory under seldon/, as `kubectl kustomize` builds them."""
-    require("kubectl", "https://kubernetes.io/docs/tasks/tools")
+    _require("kubectl", "https://kubernetes.io/docs/tasks/tools")
     return cache(lambda directory: kustomized(ROOT / "seldon" / directory))
 
 

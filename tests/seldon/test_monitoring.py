@@ -1,0 +1,183 @@
+"""Rules and dashboard: promtool's unit tests, and every metric and label is one that somebody exports."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "seldon/monitoring"
+DASHBOARD = json.loads((MONITORING / "churn.json").read_text())
+
+# Names and labels of kube-state-metrics 2, and of the promoter.
+ELSEWHERE = {
+    "kube_deployment_status_replicas_available": {"namespace", "deployment"},
+    "kube_horizontalpodautoscaler_status_current_replicas": {"namespace", "horizontalpodautoscaler"},
+    "kube_horizontalpodautoscaler_status_desired_replicas": {"namespace", "horizontalpodautoscaler"},
+    "kube_horizontalpodautoscaler_spec_max_replicas": {"namespace", "horizontalpodautoscaler"},
+    "churn_rollout_phase": {"namespace", "deployment", "phase"},
+}
+TARGET_LABELS = {"namespace", "pod", "container", "job", "instance"}  # what the PodMonitor adds
+WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
+LABEL_LISTS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
+SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}")
+IDENTIFIER = re.compile(r"(?<![\w.$])([a-zA-Z_:][\w:]*)(?!\w*\s*\()")
+
+
+def groups() -> list[dict]:
+    return yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]["groups"]
+
+
+def panels() -> list[dict]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> Iterator[str]:
+    for group in groups():
+        yield from (rule["expr"] for rule in group["rules"])
+    yield from dashboard_expressions()
+
+
+def dashboard_expressions() -> Iterator[str]:
+    for panel in panels():
+        yield from (plain(target["expr"]) for target in panel["targets"])
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            yield plain(re.fullmatch(r"label_values\((.*), \w+\)", variable["query"]["query"]).group(1))
+    yield from (plain(annotation["expr"]) for annotation in DASHBOARD["annotations"]["list"])
+
+
+def plain(expression: str) -> str:
+    """Put values where Grafana puts them."""
+    return expression.replace("$__rate_interval", "5m").replace("$", "")
+
+
+def metric_names(expression: str) -> set[str]:
+    bare = re.sub(r'"[^"]*"', "", expression)
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", LABEL_LISTS.sub("", bare))
+    return {name for name in IDENTIFIER.findall(bare) if name.lower() not in WORDS}
+
+
+@cache
+def exported() -> dict[str, set[str]]:
+    """Return the labels of every sample that a loaded model exports, as /metrics has them."""
+    from prometheus_client import REGISTRY
+
+    from custom_runtime.metrics import ServingMetrics
+
+    metrics = ServingMetrics(model="churn", version="1", predictor="v1", store="memory")
+    metrics.count_rows("hit", 1)
+    metrics.observe_scores([0.5])
+    names: dict[str, set[str]] = {}
+    for family in REGISTRY.collect():
+        for sample in family.samples:
+            names.setdefault(sample.name, set()).update(sample.labels)
+    return names
+
+
+def recorded() -> dict[str, str]:
+    return {rule["record"]: rule["expr"] for group in groups() for rule in group["rules"] if "record" in rule}
+
+
+def run_promtool(require, directory: Path, *arguments: str) -> None:
+    promtool = require("promtool", "apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, *arguments], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_pass_their_unit_tests(tmp_path: Path, require):
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+    (tmp_path / "test.yaml").write_bytes(Path(__file__).with_name("rules_test.yaml").read_bytes())
+    run_promtool(require, tmp_path, "test", "rules", "test.yaml")
+
+
+def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read():
+    tested = {
+        case["alertname"]
+        for test in yaml.safe_load(Path(__file__).with_name("rules_test.yaml").read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+        if case["exp_alerts"]
+    }
+    alerts = [rule for group in groups() for rule in group["rules"] if "alert" in rule]
+    assert {alert["alert"] for alert in alerts} == tested
+    for alert in alerts:
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+
+
+def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require):
+    rules = [{"record": f"panel:{index}", "expr": expr} for index, expr in enumerate(dashboard_expressions())]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run_promtool(require, tmp_path, "check", "rules", "rules.yaml")
+
+
+def test_every_metric_in_rules_and_dashboard_is_exported_by_somebody():
+    known = set(exported()) | set(recorded()) | set(ELSEWHERE)
+    used = set().union(*(metric_names(expression) for expression in expressions()))
+    assert used - known == set()
+    assert len(used) > 15
+
+
+def test_every_label_that_is_matched_is_on_its_metric():
+    for expression in expressions():
+        for metric, matchers in SELECTOR.findall(expression):
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', matchers)))
+            if metric in recorded():
+                has = {
+                    label
+                    for clause in re.findall(r"by \(([^)]*)\)", recorded()[metric])
+                    for label in clause.split(", ")
+                }
+                has |= {"namespace", "model", "version", "predictor"}  # a ratio keeps its parts' labels
+            else:
+                has = ELSEWHERE.get(metric) or exported()[metric] | TARGET_LABELS
+            assert labels <= has, f"{metric}: {labels - has}"
+
+
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ('sum by (a, b) (rate(x_total{c=~"y"}[5m])) / on (a) group_left () z:w', {"x_total", "z:w"}),
+        ("histogram_quantile(0.99, sum by (le) (rate(x_bucket[5m]))) > 0.05 and y > 1e3", {"x_bucket", "y"}),
+    ],
+)
+def test_metric_names_are_found_in_promql(expression: str, names: set[str]):
+    assert metric_names(expression) == names
+
+
+def test_a_bucket_that_is_asked_for_is_an_edge_of_the_histogram():
+    from custom_runtime.metrics import REQUEST_EDGES_S
+
+    asked = {edge for expression in expressions() for edge in re.findall(r'le="([\d.]+)"', expression)}
+    assert asked == {"0.05"}
+    assert asked <= {str(edge) for edge in REQUEST_EDGES_S}
+
+
+def test_the_dashboard_shows_what_a_rollout_is_watched_by():
+    titles = {panel["title"] for panel in panels()}
+    assert titles >= {"Traffic share", "P50", "P99", "Failed requests", "Feature rows by outcome", "Autoscaler"}
+    (scores,) = (panel for panel in panels() if "churn_score_bucket" in panel["targets"][0]["expr"])
+    assert scores["repeat"] == "predictor"
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, deployment):
+    (monitor,) = (one for one in built("monitoring") if one["kind"] == "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    container = deployment("production")["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (endpoint["portNumber"], endpoint["path"]) == (ports["metrics"], "/prometheus")
+    assert monitor["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
+
+
+def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built):
+    (shipped,) = (one for one in built("monitoring") if one["kind"] == "ConfigMap")
+    assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(shipped["data"]["churn.json"]) == DASHBOARD
