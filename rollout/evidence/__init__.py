@@ -1,0 +1,1 @@
+"""Where the counts come from."""
