@@ -155,9 +155,7 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built):
         ("leases", "create"): None,
         ("leases", "get"): ["churn-rollout"],
         ("leases", "update"): ["churn-rollout"],
-        ("leases", "patch"): ["churn-rollout"],
         ("events", "create"): None,
-        ("events", "patch"): None,
     }
 
 
