@@ -1,0 +1,1 @@
+"""`make canary-demo`: one good release and two bad ones, under load, on one machine."""
