@@ -1,0 +1,234 @@
+"""How a serving process starts, drains and ends."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from tests.serving import ROOT, Server, World, free_ports, serving
+
+pytestmark = pytest.mark.integration
+BODY = b'{"customer_id": 42}'
+
+
+def copy_bundle(world: World, to: Path) -> Path:
+    shutil.copytree(world.bundle, to)
+    return to
+
+
+def alter(bundle: Path) -> None:
+    model = next(bundle.glob("*.onnx"))
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+
+
+def remove(bundle: Path) -> None:
+    next(bundle.glob("*.onnx")).unlink()
+
+
+def other_contract(bundle: Path) -> None:
+    manifest = bundle / "bundle.json"
+    manifest.write_text(
+        re.sub(r'"contract_fingerprint": "\w+"', f'"contract_fingerprint": "{"0" * 64}"', manifest.read_text())
+    )
+
+
+def empty(bundle: Path) -> None:
+    shutil.rmtree(bundle)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (alter, r"was altered: sha256 is \w+"),
+        (remove, r"cannot be read: No such file"),
+        (other_contract, r"was made for contract 0{64}, this server has \w{64}"),
+        (empty, r"no bundle at .*make one: scripts/import_model.py"),
+    ],
+)
+def test_a_broken_bundle_ends_the_start_with_one_line_and_exit_code_1(
+    world: World, tmp_path: Path, break_it: object, message: str
+) -> None:
+    bundle = copy_bundle(world, tmp_path / "bundle")
+    break_it(bundle)  # type: ignore[operator]
+    assert_refuses_to_start(world.environment | {"CHURN_BUNDLE": str(bundle)}, message)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("CHURN_FEATURE_STORE", "sqlite:////nowhere/features.db", r"/nowhere/features.db"),
+        ("CHURN_FEATURE_STORE", "mysql://db/features", r"mysql"),
+        ("CHURN_FEATURE_STORE", "redis://127.0.0.1:1/0", r"127\.0\.0\.1:1"),
+        ("CHURN_MAX_INFLIGHT", "none", r"max_inflight is 'none'"),
+        ("MLSERVER_MODEL_URI", "/nowhere/bundle", r"no bundle at /nowhere/bundle"),
+    ],
+)
+def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
+    world: World, setting: str, value: str, message: str
+) -> None:
+    assert_refuses_to_start(world.environment | {setting: value}, message)
+
+
+def assert_refuses_to_start(environment: dict[str, str], message: str) -> None:
+    ports = dict(
+        zip(("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"), map(str, free_ports(3)), strict=True)
+    )
+    done = subprocess.run(
+        [sys.executable, "scripts/serve.py"],
+        cwd=ROOT, env=os.environ | environment | ports, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("churn-serving cannot start: ")]
+    assert len(lines) == 1, done.stderr
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server: Server) -> None:
+    taken = {"MLSERVER_HTTP_PORT": str(server.http_port), "MLSERVER_HOST": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "scripts/serve.py"],
+        cwd=ROOT, env=os.environ | world.environment | taken, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"port {server.http_port} is not free" in done.stderr
+
+
+def test_the_ports_the_name_and_the_metrics_path_are_those_that_the_operator_injects(
+    world: World, tmp_path: Path
+) -> None:
+    injected = {
+        "MLSERVER_MODEL_NAME": "classifier",
+        "MLSERVER_MODEL_URI": str(world.bundle),
+        "MLSERVER_METRICS_ENDPOINT": "/prometheus",
+        "PREDICTOR_ID": "v7",
+        "CHURN_BUNDLE": "/nowhere",
+    }
+    with serving(
+        world.environment | injected, tmp_path / "log", model="classifier", metrics_path="/prometheus"
+    ) as server:
+        assert httpx.post(f"{server.rest}/predict", content=BODY).status_code == 200
+        answer = httpx.post(
+            f"{server.rest}/v2/models/classifier/infer",
+            json={"inputs": [{"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}]},
+        )
+        assert answer.json()["model_name"] == "classifier"
+        assert server.samples("churn_request_seconds_count", predictor="v7", model="classifier", code="200") == 2
+        assert httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics").status_code == 404
+
+
+def test_a_person_reads_where_the_service_is(world: World, tmp_path: Path) -> None:
+    with serving(world.environment, tmp_path / "log") as server:
+        text = server.log.read_text()
+    assert f"REST     http://127.0.0.1:{server.http_port}" in text
+    assert f"gRPC     127.0.0.1:{server.grpc_port}" in text
+    assert f"metrics  http://127.0.0.1:{server.metrics_port}/metrics" in text
+    command = next(line.removeprefix("try:").strip() for line in text.splitlines() if line.startswith("try:"))
+    assert command == f"""curl -s http://127.0.0.1:{server.http_port}/predict -d '{{"customer_id": 42}}'"""
+
+
+@contextmanager
+def load(server: Server, *, per_second: int, seen: Counter[str], stop: threading.Event) -> Iterator[None]:
+    """Send one customer after the other on two connections over REST and one over gRPC until `stop`."""
+
+    def rest() -> None:
+        with httpx.Client(base_url=server.rest, timeout=5) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post("/predict", content=BODY)
+                except httpx.TransportError as error:
+                    seen[f"rest {type(error).__name__}"] += 1
+                    return  # nobody listens any more
+                seen[f"rest {answer.status_code}"] += 1
+                if answer.headers.get("connection") == "close":
+                    seen["rest asked to leave"] += 1
+                time.sleep(1 / per_second)
+
+    def over_grpc() -> None:
+        request = pb.ModelInferRequest(model_name="churn")
+        request.inputs.add(name="customer_id", datatype="INT64", shape=[1]).contents.int64_contents.append(42)
+        with grpc.insecure_channel(server.grpc) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            while not stop.is_set():
+                try:
+                    stub.ModelInfer(request, timeout=5)
+                    seen["grpc OK"] += 1
+                except grpc.RpcError as error:
+                    seen[f"grpc {error.code().name}"] += 1
+                    return
+                time.sleep(1 / per_second)
+
+    threads = [threading.Thread(target=each) for each in (rest, rest, over_grpc)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_sigterm_turns_unready_first_then_serves_on_then_ends_with_0(world: World, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    stop = threading.Event()
+    with serving(world.environment | {"CHURN_DRAIN_DELAY_S": "1.5"}, tmp_path / "log") as server:
+        with load(server, per_second=150, seen=seen, stop=stop):
+            until(lambda: seen["rest 200"] > 50 and seen["grpc OK"] > 20)
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{server.rest}/v2/models/churn/ready").status_code == 503)
+            with grpc.insecure_channel(server.grpc) as channel:
+                assert not GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=5).ready
+            assert httpx.get(f"{server.rest}/v2/health/live").status_code == 200
+            before = seen.copy()
+            until(lambda: seen["rest 200"] > before["rest 200"] + 20 and seen["grpc OK"] > before["grpc OK"] + 10)
+            stop.set()
+        assert server.process.wait(15) == 0
+    assert seen.pop("rest asked to leave") > 20
+    assert set(seen) == {"rest 200", "grpc OK"}, seen
+
+
+def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replaced(
+    world: World, tmp_path: Path
+) -> None:
+    with serving(world.environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
+        for _ in range(40):
+            assert httpx.post(f"{server.rest}/predict", content=BODY).status_code == 200
+        assert server.samples("churn_request_seconds_count", route="predict", code="200") == 40
+        workers = children(server.process.pid)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        until(lambda: len(set(children(server.process.pid)) - {workers[0]}) == 2)
+        # The socket of the dead worker lives on: its connections wait for the replacement.
+        for _ in range(40):
+            assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=30).status_code == 200
+        assert server.samples("churn_request_seconds_count", route="predict", code="200") == 80
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"serve.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def until(condition: object, limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.01)
