@@ -101,6 +101,7 @@ def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict):
     assert to_dict(parse(to_yaml(parse(document)))) == document
 
 
+@MANIFESTS
 @given(st.integers(0, 100))
 def test_traffic_between_two_predictors_always_sums_to_100(percent: int):
     two = parse(MANIFEST).with_predictor(parse(MANIFEST).stable.for_version("v8"))

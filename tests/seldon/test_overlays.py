@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.capacity import Capacity, read_capacity
@@ -211,6 +211,7 @@ def test_the_fewest_pods_that_hold_the_load_after_losing_nodes(load_rps: float, 
     assert capacity.pods(load_rps) == pods
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20_000), st.integers(2, 7), st.data())
 def test_the_pods_left_hold_the_load_and_one_pod_fewer_would_not(load_rps: int, nodes: int, data: st.DataObject):
     nodes_lost = data.draw(st.integers(0, nodes - 1))
