@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from rollout.errors import PlanError
-from rollout.gates import DriftGate, GateConfig, RelativeGate, SloGate
+from rollout.gate_config import GateConfig
 
 
 class OnDoubt(StrEnum):
@@ -43,7 +43,7 @@ class Step:
             raise PlanError(f"step {self.weight_percent} %: min_requests is {self.min_requests}; allowed: 0 and more")
 
 
-DEFAULT_STEPS = (Step(10), Step(30), Step(50), Step(100, min_duration_s=300.0, min_requests=0))
+DEFAULT_STEPS = (Step(10), Step(30), Step(50), Step(100, min_duration_s=300.0))
 """10 -> 30 -> 50 -> 100 %; the last is the bake, with the old version still warm."""
 
 
@@ -120,30 +120,10 @@ class Plan:
                 **{
                     **data,
                     "steps": tuple(Step(**step) for step in data["steps"]),
-                    "gates": gates_from_json(data["gates"]),
+                    "gates": GateConfig.from_mapping(data["gates"]),
                     "on_inconclusive": OnDoubt(data["on_inconclusive"]),
                     "on_sigterm": OnDoubt(data["on_sigterm"]),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"this is not a plan: {error!r}") from error
-
-
-GATE_KINDS: Mapping[str, type[RelativeGate | SloGate | DriftGate]] = {
-    "errors": RelativeGate,
-    "rejections": RelativeGate,
-    "latency": RelativeGate,
-    "slo_errors": SloGate,
-    "slo_latency": SloGate,
-    "drift": DriftGate,
-}
-"""The gates by name, and what each is."""
-
-
-def gates_from_json(data: Mapping[str, Any]) -> GateConfig:
-    """Read the gates; None switches one off. Raises TypeError or ValueError for what is no gate or out of range."""
-    read: dict[str, Any] = {
-        name: GATE_KINDS[name](**value) if name in GATE_KINDS and value is not None else value
-        for name, value in data.items()
-    }
-    return GateConfig(**read)

@@ -1,0 +1,35 @@
+"""Who hears of a rollout: the log file, and everybody at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rollout.promoter import Audience
+from rollout.record import Record
+from rollout.state import RolloutState
+
+
+class Log:
+    """An audience that appends one line of JSON for each record to a file."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = file
+
+    def hear(self, record: Record, state: RolloutState) -> None:
+        """Append, in one write: a crash loses the last line at most."""
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(record.to_line() + "\n")
+
+
+class Everybody:
+    """Passes each record on to every audience, in their order."""
+
+    def __init__(self, audiences: Sequence[Audience]) -> None:
+        self._audiences = audiences
+
+    def hear(self, record: Record, state: RolloutState) -> None:
+        """Take in one record."""
+        for audience in self._audiences:
+            audience.hear(record, state)
