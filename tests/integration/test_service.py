@@ -51,7 +51,13 @@ def test_grpc_answers_in_the_form_it_was_asked(server: Server) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         one, other = stub.ModelInfer(typed, timeout=5), stub.ModelInfer(raw, timeout=5)
-        streamed = list(stub.ModelStreamInfer(iter([typed, raw]), timeout=5))
+        # MLServer's streams carry plain responses, where Triton's wrap them.
+        stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        streamed = list(stream(iter([typed, raw]), timeout=5))
     assert not one.raw_output_contents
     assert len(other.raw_output_contents) == 2
     assert one.outputs[1].contents.bytes_contents == [b"store"]
