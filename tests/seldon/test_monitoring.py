@@ -181,3 +181,18 @@ def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built):
     (shipped,) = (one for one in built("monitoring") if one["kind"] == "ConfigMap")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(shipped["data"]["churn.json"]) == DASHBOARD
+
+
+def test_the_rollouts_metric_and_its_phases_are_the_promoters():
+    from rollout.metrics import Metrics
+    from rollout.state import Phase
+
+    exposed = {family.name for family in Metrics().registry.collect()}
+    asked = {
+        name for expression in expressions() for name in metric_names(expression) if name.startswith("churn_rollout")
+    }
+    assert asked == {"churn_rollout_phase"}
+    assert asked <= exposed
+    phases = {phase for expression in expressions() for phase in re.findall(r'phase="(\w+)"', expression)}
+    assert phases == {"Held"}
+    assert phases <= {phase.value for phase in Phase}
