@@ -23,6 +23,8 @@ from rollout.targets.local_store import write_json
 
 START_TIMEOUT_S = 15.0
 ADMIN_TIMEOUT_S = 5.0
+ADMIN_TRIES = 5
+ADMIN_PAUSE_S = 0.05
 STOP_GRACE_S = 25.0  # a little more than Caddy's own grace period
 
 
@@ -78,23 +80,28 @@ class Proxy:
 
     async def read(self) -> Json:
         """Return the mesh's configuration as Caddy has it now. Raises ProxyError."""
-        try:
-            answer = await self._admin.get("/config/")
-            answer.raise_for_status()
-            config: Any = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ProxyError(f"Caddy's admin API did not answer: {error!r}") from error
-        return dict(config or {})
+        answer = await self._ask("GET", "/config/")
+        return dict(answer.json() or {})
 
     async def load(self, config: Mapping[str, Any]) -> None:
         """Replace the mesh's configuration; nothing in flight is lost. Raises ProxyError with Caddy's words."""
-        try:
-            answer = await self._admin.post("/load", json=config)
-        except httpx.HTTPError as error:
-            raise ProxyError(f"Caddy's admin API did not answer: {error!r}") from error
-        if answer.is_error:
-            raise ProxyError(f"Caddy refused the configuration: {answer.text.strip()}")
+        await self._ask("POST", "/load", json=config)
         write_json(self._state / "mesh.json", config)  # what a restarted mesh begins with
+
+    async def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Ask Caddy, again where the connection broke: its admin API restarts with each change of the configuration."""
+        error: httpx.HTTPError | None = None
+        for _ in range(ADMIN_TRIES):
+            try:
+                answer = await self._admin.request(method, path, **arguments)
+            except httpx.HTTPError as broken:
+                error = broken
+                await asyncio.sleep(ADMIN_PAUSE_S)
+                continue
+            if answer.is_error:
+                raise ProxyError(f"Caddy refused {method} {path}: {answer.text.strip()}")
+            return answer
+        raise ProxyError(f"Caddy's admin API did not answer: {error!r}") from error
 
     async def _answers(self) -> bool:
         try:

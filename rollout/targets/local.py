@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from rollout.errors import NotFound, Rejected, Unavailable
+from rollout.errors import Conflict, NotFound, Rejected, Unavailable
 from rollout.seldon import parse
 from rollout.targets.caddy import read_weights, with_weights
 from rollout.targets.local_store import LocalStore
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
 
 ADMIN_TIMEOUT_S = 5.0
+ADMIN_TRIES = 5
+ADMIN_PAUSE_S = 0.05
 
 
 class LocalTarget:
@@ -87,12 +90,22 @@ class LocalTarget:
             if not self._store.object_file.exists():
                 raise NotFound(f"no SeldonDeployment in {self._store.directory}; run: scripts/seldon_local.py up FILE")
             raise Unavailable(f"nothing runs of {self._store.directory}; run: scripts/seldon_local.py up FILE")
-        transport = httpx.HTTPTransport(uds=socket)
-        try:
-            with httpx.Client(transport=transport, base_url="http://caddy", timeout=ADMIN_TIMEOUT_S) as client:
-                answer = client.request(method, path, **arguments)
-        except httpx.HTTPError as error:
-            raise Unavailable(f"Caddy's admin API at {socket} did not answer: {error!r}") from error
+        answer = self._ask(socket, method, path, **arguments)
+        if answer.status_code == httpx.codes.PRECONDITION_FAILED:
+            raise Conflict("Caddy's configuration was changed in between; read again")
         if answer.is_error:
             raise Unavailable(f"Caddy answered {method} {path} with {answer.status_code}: {answer.text.strip()}")
         return answer
+
+    def _ask(self, socket: str, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Ask Caddy, again where the connection broke: its admin API restarts with each change of the configuration."""
+        error: httpx.HTTPError | None = None
+        transport = httpx.HTTPTransport(uds=socket)
+        with httpx.Client(transport=transport, base_url="http://caddy", timeout=ADMIN_TIMEOUT_S) as client:
+            for _ in range(ADMIN_TRIES):
+                try:
+                    return client.request(method, path, **arguments)
+                except httpx.HTTPError as broken:
+                    error = broken
+                    time.sleep(ADMIN_PAUSE_S)
+        raise Unavailable(f"Caddy's admin API at {socket} did not answer: {error!r}") from error

@@ -26,6 +26,7 @@ async def answer(path: str) -> tuple[int, bytes]:
     if path == "/die":
         os._exit(3)
     if path == "/slow":
+        (SWITCHES / "slow-has-begun").touch()
         await asyncio.sleep(1.0)
     if path == "/environment":
         return 200, json.dumps(dict(os.environ)).encode()

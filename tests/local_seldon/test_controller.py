@@ -77,17 +77,17 @@ def test_replicas_of_a_predictor_share_its_part(local: Begin, client: httpx.Clie
 
 def test_no_request_is_lost_while_weights_change_and_predictors_come_and_go(local: Begin) -> None:
     running = local(predictor("v1", 100))
-    load = Load(f"{running.url}{BASE}/predict", lambda _: b"{}", per_s=300)
+    load = Load(f"{running.url}{BASE}/predict", lambda _: b"{}", per_s=500)
     thread = threading.Thread(target=lambda: asyncio.run(load.run()))
     thread.start()
     try:
         running.target.patch([{"op": "add", "path": "/spec/predictors/-", "value": predictor("v2", 0)}])
         until(lambda: running.weights() == {"v1": 100, "v2": 0})
-        for percent in (10, 30, 50, 70, 90, 100):
+        for percent in (*range(5, 95, 5), 100):  # many changes: each one is a chance to lose a request
             running.set_traffic(v1=100 - percent, v2=percent)
             until(lambda wanted=percent: running.weights() == {"v1": 100 - wanted, "v2": wanted})
             sent = load.tally.sent
-            until(lambda before=sent: load.tally.sent > before + 60)
+            until(lambda before=sent: load.tally.sent > before + 40)
         running.target.patch([{"op": "remove", "path": "/spec/predictors/0"}])
         until(lambda: not running.replicas("v1"))
     finally:
@@ -255,9 +255,7 @@ def test_a_request_in_flight_is_answered_before_the_end(local: Begin, client: ht
     url = f"{running.url}/slow"
     thread = threading.Thread(target=lambda: found.append(client.post(url, content=b"{}").status_code))
     thread.start()
-    connections = f"{running.replicas('v1')[0]['http']:04X}"
-    until(lambda: f":{connections} " in Path("/proc/net/tcp").read_text())
-    time.sleep(0.2)
+    until((running.switches / "slow-has-begun").exists)
     running.stop()
     thread.join()
     assert found == [200]
