@@ -4,7 +4,8 @@
     |-- DataError         the table cannot be read, lacks a column, or has a value that the contract does not allow
     |-- TrainingRefused   the model trained, and is not good enough to register
     |-- RegistryError     the registry cannot be reached, or does not hold what was asked for
-    `-- ImportRefused     the registered model is not what the contract says, or its ONNX form does not agree with it
+    |-- ImportRefused     the registered model is not what the contract says, or its ONNX form does not agree with it
+    `-- ImageError        the container image cannot be built here, or does not run as it says
 
 Every one of them is a refusal before anything is written: what is registered and what is served stay as they are.
 A message says what happened, with which value, what is allowed, and where it helps what to run next.
@@ -31,3 +32,7 @@ class RegistryError(HandoffError):
 
 class ImportRefused(HandoffError):
     """The registered model breaks the contract, or its ONNX form does not agree with it."""
+
+
+class ImageError(HandoffError):
+    """The container image cannot be built on this machine, or does not run as it says."""

@@ -16,6 +16,10 @@ compile dev.txt $upgrade --extra dev pyproject.toml
 for extra in serve train stock deploy bench; do
     compile "$extra.txt" $upgrade --constraint requirements/dev.txt --extra "$extra" pyproject.toml
 done
+# The image: the serve extra without what no container needs (image-overrides.txt says why), XGBoost without GPU code.
+xgboost=$(sed -nE 's/^xgboost==([0-9.]+).*/\1/p' requirements/dev.txt)
+compile image.txt $upgrade --constraint requirements/dev.txt --overrides requirements/image-overrides.txt \
+    --extra serve pyproject.toml - <<<"xgboost-cpu==$xgboost"
 compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<"uv"
 if grep -nE '://|^nvidia' requirements/*.txt; then
     echo "a lock names a host, or asks for a CUDA library" >&2

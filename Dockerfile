@@ -1,0 +1,63 @@
+# The churn model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
+#
+# A model is mounted at /mnt/models, or baked in there: --build-arg BUNDLE=var/bundle. A mount hides a baked model.
+ARG BASE_IMAGE=python:3.12-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+# Given only where packages come through a mirror or behind a private certificate authority; no image keeps them.
+ARG PIP_INDEX_URL
+ARG PIP_CERT
+ARG UV_DEFAULT_INDEX
+ARG SSL_CERT_FILE
+WORKDIR /build
+COPY requirements/bootstrap.txt requirements/image.txt requirements/
+RUN python3 -m venv /tools \
+ && /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+# `uv pip sync` installs the lock and nothing that it does not name. What no server imports goes: test suites, model
+# conversion, the second documentation page. Bytecode is compiled here: the server cannot write it.
+# (WORKDIR takes no wildcard, and the folder's name holds Python's version.)
+# hadolint ignore=DL3003
+RUN --mount=type=cache,target=/root/.cache/uv \
+    python3 -m venv --without-pip /opt/churn/python \
+ && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/churn/python /tools/bin/uv pip sync --require-hashes requirements/image.txt \
+ && cd /opt/churn/python/lib/python3*/site-packages \
+ && find numpy scipy pandas -type d -name tests -prune -exec rm -r {} + \
+ && rm -r onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
+ && rm -f /opt/churn/python/.lock
+COPY custom_runtime /opt/churn/custom_runtime
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/churn/custom_runtime
+
+FROM ${BASE_IMAGE}
+# An image that serves installs nothing: the base's own pip goes, wherever that base keeps it.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
+        /usr/lib/python3*/ensurepip /usr/share/python-wheels \
+ && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin churn
+COPY --from=build /opt/churn /opt/churn
+WORKDIR /opt/churn
+COPY model-settings/settings.json model-settings/settings.json
+COPY model-settings/churn model-settings/churn
+COPY scripts/serve.py scripts/serve.py
+COPY LICENSE LICENSE
+# A COPY has to copy something: without BUNDLE the folder holds the licence alone.
+ARG BUNDLE
+COPY ${BUNDLE:-LICENSE} /mnt/models/
+ENV PATH=/opt/churn/python/bin:$PATH \
+    PYTHONPATH=/opt/churn \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    CHURN_BUNDLE=/mnt/models
+USER 1000:1000
+EXPOSE 8080 8081 8082
+HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\
+import os, urllib.request; \
+port, model = os.environ.get('MLSERVER_HTTP_PORT', '8080'), os.environ.get('MLSERVER_MODEL_NAME', 'churn'); \
+urllib.request.urlopen(f'http://127.0.0.1:{port}/v2/models/{model}/ready', timeout=2)"]
+ENTRYPOINT ["python", "scripts/serve.py"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="churn-serving" \
+      org.opencontainers.image.description="A churn model on MLServer: /predict, V2 REST and V2 gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

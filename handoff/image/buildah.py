@@ -1,0 +1,88 @@
+"""buildah, with a storage of its own: nothing of what a test builds lands among the machine's images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handoff.errors import ImageError
+
+INSTALL = "apt-get install buildah debootstrap"
+# Where Debian keeps its certificate authorities, on this machine as in the base.
+CERTIFICATES = Path("/etc/ssl/certs")
+AUTHORITIES = CERTIFICATES / "ca-certificates.crt"
+# How this machine reaches its package index, where that is not the default.
+INDEX_VARIABLES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
+
+
+@dataclass(frozen=True, slots=True)
+class Buildah:
+    """The program and where it keeps images and containers. Every method raises ImageError with buildah's own words."""
+
+    storage: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of one buildah call."""
+        root = self.storage.resolve()
+        return ["buildah", "--root", str(root / "storage"), "--runroot", str(root / "run"), *arguments]
+
+    def run(self, *arguments: str, timeout_s: float = 900.0) -> str:
+        """Call buildah and return what it printed."""
+        try:
+            done = subprocess.run(
+                self.command(*arguments), capture_output=True, text=True, check=False, timeout=timeout_s
+            )
+        except FileNotFoundError as error:
+            raise ImageError(f"buildah is not installed; run: {INSTALL}") from error
+        except subprocess.TimeoutExpired as error:
+            raise ImageError(f"buildah {arguments[0]} took longer than {timeout_s:g} s") from error
+        if done.returncode != 0:
+            raise ImageError(
+                f"buildah {arguments[0]} failed ({done.returncode}): {(done.stderr + done.stdout)[-2000:]}"
+            )
+        return done.stdout.strip()
+
+    def has_image(self, name: str) -> bool:
+        """Whether the storage holds the image."""
+        return name in self.run("images", "--format", "{{.Name}}:{{.Tag}}").split()
+
+    def configuration(self, image: str) -> dict[str, Any]:
+        """Return the image's configuration: User, Env, Entrypoint, Cmd, Healthcheck, Labels..."""
+        inspected = json.loads(self.run("inspect", "--type", "image", image))
+        docker: dict[str, Any] = inspected["Docker"]["config"]
+        return docker
+
+    def build(self, context: Path, image: str, *, base: str, arguments: Mapping[str, str]) -> float:
+        """Build the Dockerfile of `context` on `base`, and return how long that took, in seconds.
+
+        chroot isolation needs no user namespaces and shares the machine's network; the machine's certificate
+        authorities are lent to the build and stay out of the image.
+        """
+        lent = {"BASE_IMAGE": base, **arguments}
+        lent |= {name: os.environ[name] for name in INDEX_VARIABLES if name in os.environ}
+        volume = []
+        if AUTHORITIES.exists():
+            lent |= {"PIP_CERT": str(AUTHORITIES), "SSL_CERT_FILE": str(AUTHORITIES)}
+            volume = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+        build_args = [word for name, value in lent.items() for word in ("--build-arg", f"{name}={value}")]
+        started = time.monotonic()
+        # Docker's format, because OCI's has no HEALTHCHECK.
+        options = ["--isolation", "chroot", "--layers", "--format", "docker", "--pull-never", *volume, *build_args]
+        self.run("build", *options, "--tag", image, str(context))
+        return time.monotonic() - started
+
+
+def require_programs() -> None:
+    """Raise ImageError, with what to install or how to run, when an image cannot be built on this machine."""
+    missing = [program for program in ("buildah", "debootstrap") if shutil.which(program) is None]
+    if missing:
+        raise ImageError(f"{' and '.join(missing)} not installed; run: {INSTALL}")
+    if os.geteuid() != 0:
+        raise ImageError("debootstrap and chroot need root; run the same command with sudo")
