@@ -26,7 +26,8 @@ class PrometheusSource:
     """Reads the raw counters of every pod in one instant query, and does the arithmetic here.
 
     `increase()` and `rate()` extrapolate to the edges of their window and give fractions of requests; a test on counts
-    wants the counts. Windows should be some scrape intervals long, or many of them hold nothing. `selector` narrows the series by equality, such as {"namespace": "ml", "model": "churn"}.
+    wants the counts. Windows should be some scrape intervals long, or many hold nothing. `selector` narrows the series
+    by equality, such as {"namespace": "ml", "model": "churn"}.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class PrometheusSource:
 
     def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
         """Return each predictor's cumulative counts; see `Source`."""
+        if not predictors:
+            return {}
         body = exchange(
             self._client,
             "POST",

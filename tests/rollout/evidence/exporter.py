@@ -1,0 +1,28 @@
+"""A process that exports the service's own metrics and counts what it is told to: one JSON object a line on stdin.
+
+Run as `python exporter.py PORT PREDICTOR`; PORT 0 takes a free one. The port is the first line on stdout, then one
+line answers each command.
+"""
+
+import json
+import sys
+
+from prometheus_client import start_http_server
+
+from custom_runtime.metrics import ServingMetrics
+
+
+def main(port: int, predictor: str) -> None:
+    server, _ = start_http_server(port, addr="127.0.0.1")
+    metrics = ServingMetrics(model="churn", version="7", predictor=predictor, store="memory")
+    print(server.server_port, flush=True)
+    for line in sys.stdin:
+        told = json.loads(line)
+        for _ in range(told.get("times", 1)):
+            metrics.observe_request(told.get("route", "predict"), told.get("code", 200), told.get("ms", 3.0) / 1000)
+            metrics.observe_scores(told.get("scores", []))
+        print("counted", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

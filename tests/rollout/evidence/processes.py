@@ -1,0 +1,198 @@
+"""Real processes behind the evidence: exporters of its metrics, a Prometheus, and a server that misbehaves."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from rollout.counts import Counts
+from rollout.evidence.source import Source
+
+T = TypeVar("T")
+LIMIT_S = 30.0
+EXPORTER = Path(__file__).parent / "exporter.py"
+
+
+def until(ask: Callable[[], T], wanted: Callable[[T], bool]) -> T:
+    """Ask until the answer is the wanted one; the last answer is in the failure."""
+    deadline = time.monotonic() + LIMIT_S
+    while not wanted(answer := ask()):
+        assert time.monotonic() < deadline, f"still {answer!r} after {LIMIT_S:g} s"
+        time.sleep(0.05)
+    return answer
+
+
+def counts_when(source: Source, predictor: str, wanted: Callable[[Counts], bool]) -> Counts:
+    return until(lambda: source.sample([predictor]).get(predictor, Counts()), wanted)
+
+
+class Exporter:
+    """One pod: a process that exports the service's metrics and may be killed and started again on its port."""
+
+    def __init__(self, predictor: str, port: int = 0) -> None:
+        self.predictor, self.port = predictor, port
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/metrics"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(EXPORTER), str(self.port), self.predictor],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.port = int(self._answer())
+
+    def count(self, times: int = 1, **told: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"times": times, **told}) + "\n")
+        self._process.stdin.flush()
+        assert self._answer() == "counted"
+
+    def kill(self) -> None:
+        if self._process.returncode is not None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+class Prometheus:
+    """A real Prometheus that scrapes every 200 ms whatever listens on its ports; the last port is scraped by two jobs.
+
+    The ports are fixed, since Prometheus takes 5 s to notice a change of its targets.
+    """
+
+    def __init__(self, directory: Path, ports: Sequence[int]) -> None:
+        self.free, self.doubled = list(ports[:-1]), ports[-1]
+        pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in ports]
+        config = directory / "prometheus.yml"
+        jobs = {"pods": pods, "again": pods[-1:]}
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+                    "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
+                }
+            )
+        )
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._log = (directory / "log").open("wb")
+        self._process = subprocess.Popen(
+            [
+                program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address={self.url.removeprefix('http://')}",
+            ],
+            stdout=self._log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        until(self._is_ready, bool)
+
+    def ask(self, query: str) -> float:
+        """The value of a query whose answer is one number; 0 without any."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}).json()["data"]["result"]
+        return float(answer[0]["value"][1]) if answer else 0.0
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(LIMIT_S)
+        self._log.close()
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, "prometheus has ended"
+        try:
+            return httpx.get(f"{self.url}/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def misbehaving(answers: Sequence[bytes | Callable[[socket.socket], None] | None]) -> Iterator[str]:
+    """A socket server that answers each connection with the next bytes, as they are, or by a function; None lets it hang."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    held: list[socket.socket] = []
+
+    def serve() -> None:
+        for answer in answers:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            if answer is None:
+                held.append(connection)
+                continue
+            with connection:
+                connection.recv(65_536)
+                if callable(answer):
+                    answer(connection)
+                    continue
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65_536):
+                    pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(LIMIT_S)
+        for connection in held:
+            connection.close()
+
+
+def drip(connection: socket.socket) -> None:
+    """Answer a byte every 10 ms until the caller has enough: each read is quick, and the whole takes for ever."""
+    try:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while True:
+            connection.sendall(b"#")
+            time.sleep(0.01)
+    except OSError:
+        return
+
+
+def reply(body: str | bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    """One HTTP answer as bytes."""
+    content = body.encode() if isinstance(body, str) else body
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n{headers}\r\n".encode() + content
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def program(name: str) -> str:
+    """The path of a program; without it the test is skipped, and under CI it fails."""
+    if found := shutil.which(name):
+        return found
+    message = f"{name} is missing: apt-get install {name}"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
