@@ -43,3 +43,17 @@ lock: $(STAMP) ## Renew the hashed locks under requirements/
 
 clean: ## Remove everything that was generated (environment, models, features)
 	rm -rf $(VENV) var build dist *.egg-info
+
+# docker or buildah, whichever is there; BUNDLE= leaves the model to a mount.
+BUILDER := $(firstword $(shell command -v docker buildah))
+IMAGE ?= churn-serving:latest
+BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
+
+.PHONY: image image-test
+
+image: ## Build the container image, with the model of var/bundle baked in where there is one
+	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error install docker or buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) .
+
+image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
+	$(BIN)/python scripts/image_test.py --report docs/image.md
