@@ -129,7 +129,7 @@ class Prometheus:
 
 @contextmanager
 def misbehaving(answers: Sequence[bytes | Callable[[socket.socket], None] | None]) -> Iterator[str]:
-    """A socket server that answers each connection with the next bytes, as they are, or by a function; None lets it hang."""
+    """A socket server that answers each connection with the next bytes or by a function; None hangs."""
     listener = socket.create_server(("127.0.0.1", 0))
     held: list[socket.socket] = []
 
