@@ -163,7 +163,7 @@ class _Run:
         self._pipe = pipe
         self._client = Client(
             plan.target,
-            _codec(plan),
+            codec_factory(plan.target, plan.path, plan.bodies, is_grpc=plan.is_grpc),
             alpn="h2" if plan.is_grpc else "http/1.1",
             connections=plan.connections,
             timeout_s=plan.timeout_s,
@@ -279,7 +279,8 @@ class _Run:
             return read_summary(Path(directory))
 
 
-def _codec(plan: LoadPlan) -> Callable[[], Codec]:
-    if plan.is_grpc:
-        return partial(GrpcCodec, grpc_header_block(plan.target, plan.path), grpc_bodies(plan.bodies))
-    return partial(Http1Codec, http1_requests(plan.target, plan.path, plan.bodies))
+def codec_factory(target: Target, path: str, bodies: Sequence[bytes], *, is_grpc: bool) -> Callable[[], Codec]:
+    """Return what makes a connection's codec; the requests are made once, here."""
+    if is_grpc:
+        return partial(GrpcCodec, grpc_header_block(target, path), grpc_bodies(bodies))
+    return partial(Http1Codec, http1_requests(target, path, bodies))

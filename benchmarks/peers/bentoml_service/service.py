@@ -27,7 +27,7 @@ class ChurnPredictor:
         row = self.connection.execute(query, (input.customer_id,)).fetchone()
         if row is None:
             raise bentoml.exceptions.NotFound(f"unknown customer {input.customer_id}")
-        features = {name: row[name] for name in row.keys() if name != "customer_id"}
+        features = {name: row[name] for name in row.keys() if name != "customer_id"}  # noqa: SIM118
         features.update(input.model_dump(exclude={"customer_id"}, exclude_none=True))
         return list(features.values())
 

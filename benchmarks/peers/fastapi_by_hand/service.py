@@ -30,7 +30,7 @@ def fetch_features(customer_id: int) -> dict:
     row = connection.execute("SELECT * FROM customers WHERE customer_id = ?", (customer_id,)).fetchone()
     if row is None:
         raise HTTPException(status_code=404, detail=f"unknown customer {customer_id}")
-    return {name: row[name] for name in row.keys() if name != "customer_id"}
+    return {name: row[name] for name in row.keys() if name != "customer_id"}  # noqa: SIM118
 
 
 @app.get("/ready")

@@ -1,0 +1,162 @@
+"""A server of the comparison, and one of its lives: started on its core, ready, measured, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.errors import MeasurementError
+from benchmarks.question import Question
+from benchmarks.target import Target
+
+READY_TIMEOUT_S = 90.0
+POLL_S = 0.01
+STOP_TIMEOUT_S = 15.0
+LOG_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to start it. {rest}, {grpc} and {metrics} in command and environment become free ports.
+
+    questions: what it is asked, by the kind of measurement ("predict", "v2-rest", "v2-grpc").
+    """
+
+    key: str
+    title: str
+    command: tuple[str, ...]
+    directory: Path
+    ready_path: str
+    questions: Mapping[str, Question]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Running:
+    """A started server, ready when entered; gone, with all its processes, when left."""
+
+    def __init__(self, server: Server, *, cpu: int, log: Path) -> None:
+        self._server = server
+        self._log = log
+        self._ports = {name: str(port) for name, port in zip(("rest", "grpc", "metrics"), free_ports(3), strict=True)}
+        self._command = ["taskset", "-c", str(cpu), *(part.format_map(self._ports) for part in server.command)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.startup_s = 0.0
+
+    def __enter__(self) -> Running:
+        environment = os.environ | {
+            name: value.format_map(self._ports) for name, value in self._server.environment.items()
+        }
+        # A group of its own: what the server forks is stopped with it.
+        with self._log.open("wb") as log:
+            started_s = time.perf_counter()
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._server.directory,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            while not self._is_ready():
+                if self._process.poll() is not None:
+                    raise MeasurementError(f"{self._server.title} ended while starting: {self._tail()}")
+                if time.perf_counter() - started_s > READY_TIMEOUT_S:
+                    raise MeasurementError(
+                        f"{self._server.title} was not ready in {READY_TIMEOUT_S:g} s: {self._tail()}"
+                    )
+                time.sleep(POLL_S)
+        except BaseException:
+            self._stop()
+            raise
+        self.startup_s = time.perf_counter() - started_s
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def target(self, question: Question) -> Target:
+        """Return where a question goes."""
+        return Target("127.0.0.1", int(self._ports["grpc" if question.is_grpc else "rest"]), tls=False, prefix="")
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: the leader of the server's session."""
+        assert self._process is not None  # noqa: S101 (only a started server is asked)
+        return self._process.pid
+
+    def resident_mb(self) -> float:
+        """Return the resident memory of the server's processes together, in MB of 10^6 bytes."""
+        sizes = [_resident_kb(pid) for pid in _session_members(self.pid)]
+        return sum(sizes) * 1024 / 1e6
+
+    def _is_ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", int(self._ports["rest"]), timeout=2)
+        try:
+            connection.request("GET", self._server.ready_path)
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        members = _session_members(process.pid)
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # A supervisor may leave workers behind; they are of the session that was made for it.
+        for pid in members:
+            try:
+                if os.getsid(pid) == process.pid:
+                    os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def _tail(self) -> str:
+        return " | ".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]) or "no output"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that were free just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+def _session_members(session: int) -> list[int]:
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if os.getsid(int(entry.name)) == session:
+                    members.append(int(entry.name))
+            except ProcessLookupError:
+                continue
+    return members
+
+
+def _resident_kb(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
