@@ -8,7 +8,7 @@ import numpy as np
 
 from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch
-from custom_runtime.features.store import FetchedRows, decode_records, encode_records
+from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
 
 Shelf = dict[str, dict[int, bytes]]
 
@@ -39,7 +39,7 @@ class MemoryStore:
         records = self._shelf.get(self._fingerprint, {})
         return decode_records([records.get(customer_id) for customer_id in customer_ids])
 
-    async def put(self, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
         ids = np.asarray(customer_ids, dtype=np.int64).tolist()
         records = self._shelf.setdefault(self._fingerprint, {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from custom_runtime.contract import FINGERPRINT, NAME
 from custom_runtime.errors import StoreError
 from custom_runtime.features.store import FeatureStore
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+SCHEMES = ("sqlite", *REDIS_SCHEMES, "memory")
 ALLOWED = (
     "sqlite:///relative.db, sqlite:////absolute.db, redis://HOST:PORT/DB, rediss://, redis+cluster://, "
     "rediss+cluster:// or memory://"
@@ -18,7 +19,7 @@ ALLOWED = (
 
 def open_store(url: str, *, name: str = NAME, fingerprint: str = FINGERPRINT) -> FeatureStore:
     """Return the store that `url` names, not connected yet. Raises StoreError when no adapter knows the URL."""
-    scheme = urlsplit(url).scheme
+    scheme = scheme_of(url)
     if scheme == "sqlite":
         from custom_runtime.features.sqlite import SQLiteStore
 
@@ -31,7 +32,15 @@ def open_store(url: str, *, name: str = NAME, fingerprint: str = FINGERPRINT) ->
         from custom_runtime.features.memory import MemoryStore
 
         return MemoryStore(name=name, fingerprint=fingerprint)
-    raise StoreError(f"feature store {without_credentials(url)!r}: unknown scheme {scheme!r}; allowed: {ALLOWED}")
+    return MemoryStore(name=name, fingerprint=fingerprint)
+
+
+def scheme_of(url: str) -> str:
+    """Return the URL's scheme. Raises StoreError when no adapter knows it."""
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise StoreError(f"feature store {without_credentials(url)!r}: unknown scheme {scheme!r}; allowed: {ALLOWED}")
+    return scheme
 
 
 def sqlite_path(url: str) -> Path:
@@ -47,5 +56,6 @@ def sqlite_path(url: str) -> Path:
 
 def without_credentials(url: str) -> str:
     """Return the URL as it may be logged: without user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    # Up to the last @: a password that holds an unquoted / must not show either.
+    return scheme + separator + (rest.rpartition("@")[2] if scheme in REDIS_SCHEMES else rest)

@@ -22,9 +22,10 @@ from redis.backoff import NoBackoff
 from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
 from custom_runtime.features.breaker import Breaker
+from custom_runtime.features.opening import without_credentials
 from custom_runtime.features.redis_link import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, ClusterLink, Link, ServerLink
 from custom_runtime.features.redis_wire import check_records
-from custom_runtime.features.store import FetchedRows, decode_records, encode_records
+from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
 
 # For open, put and count; a fetch brings its own timeout.
 COMMAND_TIMEOUT_S = 10.0
@@ -43,9 +44,12 @@ class RedisStore:
         self._name = name
         self._fingerprint = fingerprint
         self._prefix = f"{name}:{fingerprint}:"
-        # Never the URL itself: it may hold a password.
-        parts = urlsplit(url)
-        self._label = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        # Never the URL itself: it may hold a password, and so may what urllib says of a bad one.
+        self._label = without_credentials(url)
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            raise StoreError(f"feature store {self._label}: the port is no number from 0 to 65535") from None
         self._breaker = Breaker(clock=clock)
         self._link: Link | None = None
         self._client: Redis | RedisCluster | None = None
@@ -85,12 +89,12 @@ class RedisStore:
         self._breaker.succeed()
         return decode_records(check_records(values))
 
-    async def put(self, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
         await self.write(customer_ids, rows, updated_at=updated_at)
         await self.publish()
 
-    async def write(self, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float) -> None:
+    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """Write rows, and say nothing yet of their contract: a store that is half loaded does not open."""
         ids = np.asarray(customer_ids, dtype=np.int64).tolist()
         records = encode_records(rows, updated_at=updated_at)

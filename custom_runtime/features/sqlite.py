@@ -7,21 +7,25 @@ while a load replaces them. A load becomes visible in one transaction (sqlite_lo
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
-from custom_runtime.features.store import RECORD_BYTES, FetchedRows, decode_records, encode_records
+from custom_runtime.features.sqlite_table import (
+    connect_reader,
+    connect_writer,
+    contracts_in,
+    create_table,
+    quoted,
+    table_of,
+    transaction,
+    upsert,
+)
+from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
 
-# A reader in WAL mode meets a lock only while another process recovers or converts the file.
-READ_BUSY_MS = 5
-WRITE_BUSY_MS = 10_000
 # How often the path is looked at (one stat, ~2 us) for another file in its place.
 CHECK_INTERVAL_S = 0.5
 # After a failure: how long requests fail at once before the file is tried again.
@@ -78,7 +82,7 @@ class SQLiteStore:
             raise self._lost(error) from error
         return await self._fetch_slices(customer_ids, timeout_s)
 
-    async def put(self, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put. One transaction; makes the file when there is none."""
         table = table_of(self._name, self._fingerprint)
         try:
@@ -127,7 +131,7 @@ class SQLiteStore:
         # The old connection goes first: both would map the same -shm file, and closing one drops the other's locks.
         self._disconnect()
         signature = _signature(self._path)
-        reader = _connect_reader(self._path)
+        reader = connect_reader(self._path)
         try:
             self._check_contract(reader)
         except BaseException:
@@ -177,98 +181,9 @@ class SQLiteStore:
             reader.close()
 
 
-def table_of(name: str, fingerprint: str) -> str:
-    """Return the table of one contract: `<name>:<fingerprint>`, the prefix of the Redis keys too."""
-    return f"{name}:{fingerprint}"
-
-
-def quoted(identifier: str) -> str:
-    """Quote an SQL identifier."""
-    return '"' + identifier.replace('"', '""') + '"'
-
-
 def load_command(path: Path) -> str:
     """Return what to run to load this file."""
     return f"load it: python scripts/load_features.py --store sqlite:///{path}"
-
-
-def contracts_in(connection: sqlite3.Connection, name: str) -> list[str]:
-    """Return the fingerprints of the contracts whose rows of `name` are stored."""
-    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-    parts = [table.split(":") for (table,) in tables]
-    return sorted(part[1] for part in parts if len(part) == 2 and part[0] == name)
-
-
-def create_table(connection: sqlite3.Connection, table: str) -> None:
-    """Make the table of one contract where there is none."""
-    connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (customer_id INTEGER PRIMARY KEY, record BLOB NOT NULL "
-        f"CHECK (length(record) = {RECORD_BYTES}))"
-    )
-
-
-def upsert(
-    connection: sqlite3.Connection, table: str, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float
-) -> None:
-    """Write rows in the open transaction; the last write of a customer wins."""
-    ids = np.asarray(customer_ids, dtype=np.int64).tolist()
-    records = encode_records(rows, updated_at=updated_at)
-    connection.executemany(
-        f"INSERT OR REPLACE INTO {quoted(table)} VALUES (?, ?)",  # noqa: S608 (a quoted constant)
-        zip(ids, records, strict=True),
-    )
-
-
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open the file for writing in WAL mode, and make it where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=WRITE_BUSY_MS / 1e3, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a power cut may lose the last commits, never the file; a load is repeated.
-        connection.execute("PRAGMA synchronous = NORMAL")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-class transaction:
-    """`with transaction(connection):` one write transaction, taken at once, rolled back on any error."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def _connect_reader(path: Path) -> sqlite3.Connection:
-    uri = path.absolute().as_uri() + "?mode=ro"
-    try:
-        return _opened(uri)
-    except sqlite3.OperationalError:
-        # WAL wants to write a -shm file beside the database. On a read-only volume nobody writes, so none is needed.
-        if os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists():
-            raise
-        return _opened(uri + "&immutable=1")
-
-
-def _opened(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, timeout=READ_BUSY_MS / 1e3, check_same_thread=False
-    )
-    try:
-        # No mmap: a file that is cut short under a mapping kills the process with SIGBUS.
-        connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _signature(path: Path) -> Signature:

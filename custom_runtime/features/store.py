@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from custom_runtime.encoding import ROW_BYTES, WIDTH, Matrix
 
+# What is written may come as a column; what is asked for is a list, as requests bring it.
+WrittenIds = Sequence[int] | NDArray[np.int64]
+
 # A stored value: when the row was computed (unix seconds, float64), then the row itself.
 RECORD_DTYPE = np.dtype([("updated_at", "<f8"), ("row", "<f4", (WIDTH,))])
 RECORD_BYTES = 8 + ROW_BYTES
@@ -41,7 +44,7 @@ class FeatureStore(Protocol):
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
         """Return the rows of a batch in one round trip. Raises StoreUnavailable when the store is down or slow."""
 
-    async def put(self, customer_ids: Sequence[int], rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """Write rows (float32 [n, WIDTH]) and the contract's fingerprint; the last write wins. Raises StoreError."""
 
     async def count(self) -> int:

