@@ -17,6 +17,7 @@ class Record:
 
     `at_s` is Unix time. `event` is a stable word (started, weights_set, sample, promoted, held, rolled_back, ...),
     `decision` what the state machine chose (empty where nothing was decided), `message` a sentence for a person.
+    `phase` is where the rollout stands after it (Progressing, Held, Succeeded, RolledBack, Failed, ...).
     `counts` are cumulative per predictor; a line with smaller ones than the line before begins a new source.
     """
 
@@ -31,6 +32,7 @@ class Record:
     counts: Mapping[str, Counts] = field(default_factory=dict)
     decision: str = ""
     message: str = ""
+    phase: str = ""
 
     def to_line(self) -> str:
         """Return the record as one line of JSON, without the newline."""
@@ -44,6 +46,7 @@ class Record:
             "weights_percent": dict(self.weights_percent),
             "decision": self.decision,
             "message": self.message,
+            "phase": self.phase,
             "verdicts": [result.to_json() for result in self.verdicts],
             "counts": {name: counts.to_json() for name, counts in self.counts.items()},
         }
