@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 LOWEST_QPS = 1.0
-STEP = 2.0
 BACK_OFF = 0.95
 ATTEMPTS = 2
 
@@ -45,13 +44,19 @@ class Capacity(Generic[V]):
 
 
 def find_peak(
-    measure: Callable[[float], V], confirm: Callable[[float], V], start_qps: float, *, precision: float = 0.05
+    measure: Callable[[float], V],
+    confirm: Callable[[float], V],
+    start_qps: float,
+    *,
+    precision: float = 0.05,
+    step: float = 2.0,
 ) -> Capacity[V]:
-    """Bracket the peak by doubling or halving, bisect it geometrically, then confirm it; 5 % less each time that fails.
+    """Bracket the peak in steps up or down, bisect it geometrically, then confirm it; 5 % less each time that fails.
 
     A rate that fails is tried once more: what else a machine does only ever makes a server look slower.
-    precision: how far apart, as a share, the highest VALID and the lowest INVALID rate may stay. A rate at which the
-    client was the bottleneck bounds the search as an INVALID one does, and says nothing about the server.
+    step: by what a rate is multiplied or divided until the peak is between two of them. precision: how far apart, as a
+    share, the highest VALID and the lowest INVALID rate may stay. A rate at which the client was the bottleneck bounds
+    the search as an INVALID one does, and says nothing about the server.
     """
     trials: list[Trial[V]] = []
     by_client: set[float] = set()
@@ -67,7 +72,7 @@ def find_peak(
                 by_client.add(qps)
         return False
 
-    low, high = _bracket(lambda qps: holds(qps, measure), start_qps)
+    low, high = _bracket(lambda qps: holds(qps, measure), start_qps, step)
     if low is None:
         return Capacity(None, tuple(trials), bool(by_client))
     while high / low > 1 + precision:
@@ -84,16 +89,16 @@ def find_peak(
     return Capacity(None, tuple(trials), at_least)
 
 
-def _bracket(holds: Callable[[float], bool], start_qps: float) -> tuple[float | None, float]:
+def _bracket(holds: Callable[[float], bool], start_qps: float, step: float) -> tuple[float | None, float]:
     """Return the highest rate known to hold (None: none does) and the lowest known not to."""
     if holds(start_qps):
         low = start_qps
-        while holds(low * STEP):
-            low *= STEP
-        return low, low * STEP
+        while holds(low * step):
+            low *= step
+        return low, low * step
     high = start_qps
-    while high / STEP >= LOWEST_QPS:
-        if holds(high / STEP):
-            return high / STEP, high
-        high /= STEP
+    while high / step >= LOWEST_QPS:
+        if holds(high / step):
+            return high / step, high
+        high /= step
     return None, high

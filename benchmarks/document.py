@@ -42,7 +42,7 @@ def render(
         _goals(outcomes),
         "![answers per second](benchmarks.png)",
         "## Figures",
-        f"Medians of {durations.rounds} rounds, with the range over the rounds in brackets.",
+        f"Medians over {durations.rounds} rounds, and the range over them.",
         *[
             _figures(measured, measure)
             for measure in TITLES

@@ -27,7 +27,8 @@ def profile(server: Server, *, duration_s: float, logs: Path) -> list[str]:
         shares = _sample(running.pid, duration_s)
         loaded.result()
     lines = [
-        f"Share of {sum(shares.values()):,} samples by function; time in C counts for the Python that calls it.",
+        f"Share of {sum(shares.values()):,} samples by function; time in C counts for the Python that calls it "
+        "(`Runner.run`: the event loop itself).",
         "",
     ]
     lines += ["| function | share |", "|---|---|"]
@@ -50,7 +51,9 @@ def _sample(pid: int, duration_s: float) -> Counter[str]:
         shares: Counter[str] = Counter()
         for line in output.read_text().splitlines():
             stack, _, count = line.rpartition(" ")
-            shares[_function(stack.rpartition(";")[2])] += int(count)
+            frame = stack.rpartition(";")[2]
+            if frame:
+                shares[_function(frame)] += int(count)
     if not shares:
         raise MeasurementError("py-spy took no sample")
     return shares

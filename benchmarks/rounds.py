@@ -27,6 +27,7 @@ BATCH_ROWS = 10_000
 MEASURES = {"predict": results.PREDICT, "v2-rest": results.V2_REST, "v2-grpc": results.V2_GRPC}
 # The capacity lies below the closed loop's rate; the search starts at this share of it.
 SEARCH_FROM = 0.6
+SEARCH_STEP = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Durations:
     warmup_s: float = 1.0
     closed_s: float = 5.0
     open_s: float = 10.0
-    trial_s: float = 4.0
+    trial_s: float = 3.0
+    confirm_s: float = 6.0
 
 
 QUICK = Durations(rounds=1, warmup_s=0.0, closed_s=1.0, open_s=0.0, trial_s=0.0)
@@ -130,11 +132,12 @@ class _Visit:
             self._search(plan)
 
     def _search(self, plan: LoadPlan) -> None:
-        trial = replace(plan, duration_s=self.durations.trial_s)
+        trial = replace(plan, duration_s=self.durations.trial_s, warmup_s=0.5)
         capacity = find_peak(
             lambda qps: run_load(replace(trial, qps=qps)),
-            lambda qps: run_load(replace(plan, qps=qps)),
+            lambda qps: run_load(replace(trial, qps=qps, duration_s=self.durations.confirm_s)),
             SEARCH_FROM * self.measured.rounds(PROJECT, results.PREDICT)[-1],
+            step=SEARCH_STEP,
         )
         for one in capacity.trials:
             self.measured.slo_trials.append((one.qps, one.result.summary.p99_ms, one.result.valid))
