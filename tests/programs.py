@@ -1,0 +1,109 @@
+"""Real programs for tests: found or asked for, started on free loopback ports, and ended with the test."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+START_LIMIT_S = 10.0
+
+
+def program(name: str, *, package: str | None = None) -> str:
+    """Return the path of an installed program; without it the test is skipped here, and fails where CI=true."""
+    found = shutil.which(name)
+    if found is None:
+        message = f"{name} is not installed; install it with: apt-get install --no-install-recommends {package or name}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
+    """Wait until the condition holds. Fails the test when it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {within_s:g} s")
+        time.sleep(0.01)
+
+
+class RedisServer:
+    """A redis-server of the test's own, on a free port, without files; it can be killed, paused and started again."""
+
+    def __init__(self, *arguments: str, port: int | None = None, scheme: str = "redis") -> None:
+        self.port = port or free_port()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._arguments = arguments
+        self._program = program("redis-server")
+        self._directory = tempfile.TemporaryDirectory(prefix="redis-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "RedisServer":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+        self._directory.cleanup()
+
+    def start(self) -> None:
+        defaults = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", self._directory.name]
+        port = [] if "--tls-port" in self._arguments else ["--port", str(self.port)]
+        log = Path(self._directory.name) / "log"
+        with log.open("wb") as stream:
+            command = [self._program, *defaults, *port, *self._arguments]
+            self._process = process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+
+        def is_up() -> bool:
+            if process.poll() is not None:
+                pytest.fail(f"redis-server ended: {log.read_text(errors='replace')[-2000:]}")
+            return is_listening(self.port)
+
+        eventually(is_up, within_s=START_LIMIT_S, what="redis-server listens")
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # works on a paused one too
+            process.wait()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+@contextmanager
+def redis_server(*arguments: str) -> Iterator[str]:
+    """Run a redis-server of the test's own; yields its URL."""
+    with RedisServer(*arguments) as server:
+        yield server.url
+
+
+def is_listening(port: int) -> bool:
+    """Say whether somebody accepts connections on the loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
