@@ -7,7 +7,8 @@
     |-- AlreadyRunning      another `up` holds this deployment
     |-- NotRunning          there is nothing to stop or to look at
     |-- ProxyError          Caddy did not start, or refused a configuration
-    `-- DidNotStart         not everything was ready in time
+    |-- DidNotStart         not everything was ready in time
+    `-- DemoFailed          the canary demo saw something that must not happen
 
 What the rollout package raises about a manifest (ManifestError, Rejected) passes through as it is.
 """
@@ -45,3 +46,7 @@ class ProxyError(LocalSeldonError):
 
 class DidNotStart(LocalSeldonError):
     """Not everything was ready in time."""
+
+
+class DemoFailed(LocalSeldonError):
+    """The canary demo saw something that must not happen."""

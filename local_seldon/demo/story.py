@@ -1,0 +1,145 @@
+"""The demo's story: a good release is promoted, two bad ones are rolled back, and no caller of a good one notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from local_seldon.demo.commands import ROOT, Result, script
+from local_seldon.demo.load import Load
+from local_seldon.demo.screen import Stage, summary
+from local_seldon.demo.versions import STORE, Versions
+from local_seldon.errors import DemoFailed
+from rollout.errors import RolloutError
+from rollout.targets.local import LocalTarget
+from rollout.targets.local_store import LocalStore
+
+NAME, NAMESPACE = "churn", "default"
+CUSTOMERS = 7043  # of the reference table, numbered from 1
+PROMOTED, ROLLED_BACK = 0, 1
+# Phases of the load; a request counts for the phase in which it was sent.
+ALONE, GOOD, DRIFTED, BROKEN, AFTER = "v1 alone", "v2 good", "v3 drifted", "v4 errs", "v2 alone"
+QUIET_S = 2.0
+POLL_S = 0.1
+
+
+@dataclass
+class Story:
+    """One run of the demo. per_s: requests a second."""
+
+    console: Console
+    directory: Path = ROOT / "var" / "demo"
+    per_s: float = 250.0
+    outcomes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.versions = Versions(self.directory)
+        self.state = self.directory / "seldon"
+        self.store = LocalStore.of(self.state, NAMESPACE, NAME)
+        self.target = LocalTarget(self.store)
+        self.reports: list[str] = []
+
+    async def tell(self) -> None:
+        """Run it all. Raises DemoFailed when anything is not as it must be; nothing is left running either way."""
+        self.console.print("preparing three models and a feature store; what exists is not made again")
+        await self.versions.make(self.console.print)
+        async with self._deployed() as url:
+            load = Load(f"{url}/seldon/{NAMESPACE}/{NAME}/predict", _body, per_s=self.per_s)
+            load.phase = ALONE
+            with Stage(self.console, load, self._weights) as stage:
+                sending = asyncio.create_task(load.run())
+                try:
+                    await self._acts(load, stage)
+                finally:
+                    load.stop()
+                    await sending
+        self._finish(load)
+
+    async def _acts(self, load: Load, stage: Stage) -> None:
+        stage.act("v1 serves")
+        await asyncio.sleep(QUIET_S)
+        load.phase = GOOD
+        stage.act("v2, trained again: promoted step by step")
+        await self._roll_out(stage, "v2", PROMOTED, GOOD)
+        load.phase = DRIFTED
+        stage.act("v3, trained on a table whose churn column was swapped: only its scores give it away")
+        await self._roll_out(stage, "v3", ROLLED_BACK, DRIFTED)
+        load.phase = BROKEN
+        stage.act("v4, whose feature store goes away once it serves: it answers 503")
+        watcher = asyncio.create_task(self._take_store_away(stage))
+        await self._roll_out(stage, "v4", ROLLED_BACK, BROKEN, env=f"{STORE}=sqlite:///{self.versions.doomed_features}")
+        await watcher
+        load.phase = AFTER
+        stage.act("v2 serves, as if nothing had happened")
+        await asyncio.sleep(QUIET_S)
+
+    async def _roll_out(self, stage: Stage, version: str, expected: int, phase: str, *, env: str = "") -> None:
+        arguments = ["run", NAME, "--version", version, "--image", f"churn-serving:{version[1:]}"]
+        arguments += ["--config", str(self.versions.plan), "--target", "local", "--state", str(self.state)]
+        arguments += ["--namespace", NAMESPACE, "--log", str(self.directory / "rollouts"), "--output", "json"]
+        arguments += ["--env", env] if env else []
+        result = await script("canary_promote", *arguments, heard=stage.say, allowed=(0, 1, 2, 3, 4))
+        self.outcomes[phase] = _said(result)
+        if result.code != expected:
+            raise DemoFailed(f"{version}: exit code {result.code}, expected {expected}: {result.output}")
+        self.reports.append(str(result.answer["log"]))
+
+    async def _take_store_away(self, stage: Stage) -> None:
+        # In the mesh, at 0 %: it has been ready. An event cannot be waited for: it happens in another process.
+        while "v4" not in await asyncio.to_thread(self._weights):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        self.versions.take_store_away()
+        stage.say("v4 is ready; its feature store has just been deleted")
+
+    def _weights(self) -> Mapping[str, int]:
+        try:
+            return self.target.read().mesh_weights
+        except RolloutError:
+            return {}
+
+    @contextlib.asynccontextmanager
+    async def _deployed(self) -> AsyncIterator[str]:
+        place = ["--state", str(self.state)]
+        artifacts = [word for one in self.versions.artifacts() for word in ("--artifact", one)]
+        up = ["up", str(self.versions.manifest), "--port", "0", "--detach", "--output", "json"]
+        await script("seldon_local", *up, *place, *artifacts)
+        try:
+            yield str(self.store.runtime()["url"])
+        finally:
+            await asyncio.shield(script("seldon_local", "down", f"{NAMESPACE}/{NAME}", *place))
+
+    def _finish(self, load: Load) -> None:
+        allowed = {BROKEN: "v4"}
+        self.console.print(summary(load.tallies, allowed))
+        for phase, outcome in self.outcomes.items():
+            self.console.print(Text(f"{phase}: {outcome}"), soft_wrap=True)
+        for log in self.reports:
+            report = Path(log).with_suffix(".html")
+            self.console.print(f"report: {report if report.exists() else log}", soft_wrap=True)
+        lost = {
+            phase: tally.failed - tally.failed_by(allowed.get(phase, ""))
+            for phase, tally in load.tallies.items()
+            if tally.failed > tally.failed_by(allowed.get(phase, ""))
+        }
+        if lost:
+            raise DemoFailed(f"requests failed that no bad version answered: {lost}")
+        if not load.tallies[BROKEN].failed:
+            raise DemoFailed("v4 was to answer 503 and answered none")
+
+
+def _body(chance: random.Random) -> bytes:
+    return json.dumps({"customer_id": chance.randint(1, CUSTOMERS)}).encode()
+
+
+def _said(result: Result) -> str:
+    answer: dict[str, Any] = result.answer or {}
+    return f"{answer.get('phase', result.code)}: {answer.get('message', '')}"

