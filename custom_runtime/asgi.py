@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from custom_runtime.errors import DeadlineExceeded, ServingError, TooLarge
 from custom_runtime.predict_body import render_error
@@ -22,8 +21,7 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _CLOSE = (b"connection", b"close")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What goes back: an HTTP status, a body, and the headers beside the usual ones."""
 
     status: int

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from custom_runtime.errors import DeadlineExceeded
 
@@ -28,11 +27,10 @@ Job = TypeVar("Job", bound=Sized)
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[Job, Result]):
+class _Waiting(NamedTuple, Generic[Job, Result]):
     job: Job
     deadline: float
-    future: asyncio.Future[Result] = field(repr=False)
+    future: asyncio.Future[Result]
 
 
 class Coalescer(Generic[Job, Result]):

@@ -86,6 +86,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             access_log=False,
             server_header=False,
             ws="none",
+            proxy_headers=False,  # nobody here asks for the client's address
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             root_path=settings.root_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -85,6 +86,9 @@ class ChurnServer(MLServer):  # type: ignore[misc]
 
     async def _announce(self) -> None:
         await asyncio.gather(self._rest_server.started.wait(), self._grpc_server.started.wait())
+        # What the imports made lives as long as the process: a full collection need not walk it (30 ms) every time.
+        gc.collect()
+        gc.freeze()
         self._on_ready()
 
     async def add_custom_handlers(self, model: Any) -> Any:

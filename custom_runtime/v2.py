@@ -7,8 +7,7 @@ numbers, BYTES for categories. Outputs: `churn_probability` FP64 [n, 1] and `fea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,7 @@ _DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: (KEY_DATATYPE,)} | {
 _MAX_DIMENSIONS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One input as it came: data is a flat or nested list of values, or a flat array."""
 
     name: str
