@@ -12,6 +12,7 @@
     |-- StateError              there is no rollout to continue, there is one already, or its record cannot be read
     |-- LeaseHeld               another promoter drives this deployment
     |-- LeaseLost               another promoter took over while this one was away: this one stops
+    |-- ReportError             a log cannot be read, so there is nothing to report
     `-- EvidenceError           there are no counts to judge by: a rollout holds, nothing else follows
         |-- EvidenceUnavailable     outage, timeout, 429: the same question may be answered later
         `-- EvidenceMalformed       an answer came that cannot be trusted: NaN, doubled series, missing buckets
@@ -85,3 +86,7 @@ class LeaseHeld(RolloutError):
 
 class LeaseLost(RolloutError):
     """Another promoter took over while this one was away."""
+
+
+class ReportError(RolloutError):
+    """A log cannot be read, so there is nothing to report."""

@@ -139,7 +139,7 @@ class RelativeGate(_RateGate):
             verdict, why = Verdict.PASS, f"better than {self.pass_ratio:g}x stable with {1 - pass_alpha:.0%} confidence"
         else:
             further = self._further(state, stable, canary, wanted)
-            why = f"needs {_about(further)} to tell"
+            why = f"{_about(further)} to tell" if further else "more requests alone will not tell"
         return GateResult(
             name, verdict, f"{seen}: {why}", further, value=rate, threshold=base * self.margin, dry_run=self.dry_run
         )
@@ -209,7 +209,11 @@ class SloGate(_RateGate):
             if rate <= self.limit:
                 waits.append(settled - canary.requests)
             further = min((count for count in waits if count is not None), default=None)
-            why = f"needs {_about(further)} to be sure of {_percent(self.limit)}"
+            why = (
+                _about(further) + f" to be sure of {_percent(self.limit)}"
+                if further
+                else "above the limit, not yet surely"
+            )
         seen = f"{_percent(rate)} of {canary.requests:,} {_WORDS[self.event]}"
         return GateResult(
             name, verdict, f"{seen}: {why}", further, value=rate, threshold=self.limit, dry_run=self.dry_run
@@ -220,5 +224,5 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _about(requests: int | None) -> str:
-    return "other figures than these" if requests is None else f"about {requests:,} more canary requests"
+def _about(requests: int) -> str:
+    return f"needs about {requests:,} more canary requests"

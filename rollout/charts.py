@@ -1,0 +1,156 @@
+"""The charts of a rollout's report; those over time share one axis, so that they can be read downwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from rollout.counts import LATENCY_EDGES_MS, SLO_BUCKET, ZERO, Counts
+from rollout.drawing import LEFT, RIGHT, WIDTH, Clock, Piece, box, curve, level, nice, svg, text, upright
+from rollout.timeline import Stage, Timeline, quantile_edge_ms
+from rollout.verdict import Verdict
+
+STABLE: Final = "#2f6db5"
+CANARY: Final = "#d9730d"
+VERDICT_COLOURS: Final[Mapping[Verdict, str]] = {
+    Verdict.PASS: "#3a9d5d",
+    Verdict.FAIL: "#c8322b",
+    Verdict.INCONCLUSIVE: "#e8b84a",
+    Verdict.NO_DATA: "#c9ced6",
+    Verdict.ERROR: "#8a5cb8",
+}
+SHARE_MIN_REQUESTS: Final = 20
+"""Fewer requests than these give no share worth drawing."""
+_EDGES: Final = (*LATENCY_EDGES_MS, math.inf)
+
+
+def weights(line: Timeline, clock: Clock) -> str:
+    """Draw the canary's weight as an area, and the share of requests that it really got as a dashed line."""
+    top, base = 14.0, 130.0
+    stable, canary = line.final.stable, line.final.canary
+
+    def y(percent: float) -> float:
+        return base - percent / 100 * (base - top)
+
+    parts = [box(LEFT, top, WIDTH - RIGHT, base, STABLE, opacity=0.16)]
+    observed = []
+    for window in line.windows:
+        left, right = clock.x(window.start_s), clock.x(window.end_s)
+        weight = window.weights_percent.get(canary, 0)
+        parts.append(box(left, y(weight), right + 0.3, base, CANARY, opacity=0.45 if weight else 0))
+        mine, theirs = (window.counts.get(name, ZERO).requests for name in (canary, stable))
+        share = 100 * mine / (mine + theirs) if mine + theirs >= SHARE_MIN_REQUESTS else math.nan
+        told = f"{share:.1f} % of {mine + theirs:,} requests went to {canary}, its weight is {weight} %"
+        observed.append(Piece(window.start_s, window.end_s, share, told))
+    for stage in line.stages:
+        middle = (clock.x(stage.start_s) + clock.x(stage.end_s)) / 2
+        height = y(stage.weight_percent) - 6 if stage.weight_percent < 80 else top + 16
+        parts.append(upright(clock.x(stage.start_s), top, base))
+        parts.append(text(middle, height, f"{stage.weight_percent} %", kind="value", anchor="middle"))
+    levels = (level(y(percent), f"{percent} %") for percent in (0, 50, 100))
+    return svg(base + 26, *parts, *levels, curve(clock, observed, y, "#30343b", dashed=True), clock.labels(base))
+
+
+def share(line: Timeline, clock: Clock, event: str, *, limit: float | None) -> str:
+    """Draw the share of requests with an event (`errors`, `slow`, `rejected`) in both arms, and its objective."""
+    top, base = 12.0, 120.0
+    drawn = {
+        colour: [
+            Piece(start_s, end_s, value, f"{name}: {hits:,} of {requests:,} requests, {100 * value:.3g} %")
+            for start_s, end_s, hits, requests in _events(line, name, event)
+            for value in (hits / requests if requests else math.nan,)
+        ]
+        for colour, name in _arms(line)
+    }
+    highest = max((piece.value for pieces in drawn.values() for piece in pieces if piece.value > 0), default=0.0)
+    full = min(1.0, nice(max(highest, 1.4 * (limit or 0.0), 0.001)))
+
+    def y(value: float) -> float:
+        return base - value / full * (base - top)
+
+    levels = (level(y(part * full), f"{100 * part * full:.3g} %") for part in (0, 0.5, 1))
+    objective = level(y(limit), f"objective {100 * limit:.3g} %", kind="limit") if limit is not None else ""
+    curves = (curve(clock, pieces, y, colour) for colour, pieces in drawn.items())
+    return svg(base + 26, *levels, _marks(line, clock, top, base), objective, *curves, clock.labels(base))
+
+
+def latency(line: Timeline, clock: Clock) -> str:
+    """Draw the bucket edges below which half (dashed) and 99 % (solid) of the answers lie, on a scale of buckets."""
+    top, base = 12.0, 170.0
+
+    def y(edge: float) -> float:
+        return base - (_EDGES.index(edge) + 1) / len(_EDGES) * (base - top)
+
+    parts = [level(y(edge), f"{edge:g} ms") for edge in (1.0, 5.0, 20.0, 50.0, 100.0)]
+    parts.append(level(y(math.inf), "slower"))
+    beyond = (y(_EDGES[SLO_BUCKET - 1]) + y(_EDGES[SLO_BUCKET])) / 2
+    parts += [box(LEFT, top, WIDTH - RIGHT, beyond, "#c8322b", opacity=0.07), _marks(line, clock, top, base)]
+    for colour, name in _arms(line):
+        for part, dashed in ((0.5, True), (0.99, False)):
+            pieces = [
+                Piece(window.start_s, window.end_s, edge, f"{name}: {part:.0%} of answers took at most {edge:g} ms")
+                for window in line.windows
+                for edge in (quantile_edge_ms(window.counts.get(name, ZERO).latency, part),)
+            ]
+            parts.append(curve(clock, pieces, y, colour, dashed=dashed))
+    return svg(base + 26, *parts, clock.labels(base))
+
+
+def verdicts(line: Timeline, clock: Clock) -> str:
+    """Draw what each gate said over time, one row a gate."""
+    names = list(dict.fromkeys(result.name for window in line.windows for result in window.verdicts))
+    row, top = 21.0, 4.0
+    base = top + row * max(1, len(names))
+    parts = [text(LEFT - 8, top + row * index + 15, name) for index, name in enumerate(names)]
+    for window in line.windows:
+        for result in window.verdicts:
+            up = top + row * names.index(result.name)
+            told = f"{result.name}, {result.verdict}{', dry run' if result.dry_run else ''}: {result.reason}"
+            colour, opacity = VERDICT_COLOURS[result.verdict], 0.35 if result.dry_run else 1
+            left, right = clock.x(window.start_s), clock.x(window.end_s) + 0.3
+            parts.append(box(left, up + 2, right, up + row - 2, colour, told=told, opacity=opacity))
+    return svg(base + 26, *parts, _marks(line, clock, top, base), clock.labels(base))
+
+
+def scores(stage: Stage, stable: str, canary: str) -> str:
+    """Draw both score histograms of one step as shares of their rows: stable filled, the canary as an outline."""
+    top, base, left, right = 6.0, 104.0, 6.0, 244.0
+    theirs, mine = (_shares(stage.counts.get(name, ZERO)) for name in (stable, canary))
+    highest = max(*theirs, *mine) or 1.0
+    cell = (right - left) / len(mine)
+
+    def y(part: float) -> float:
+        return base - part / highest * (base - top)
+
+    bars = [
+        box(left + index * cell + 0.6, y(part), left + (index + 1) * cell - 0.6, base, STABLE, opacity=0.38)
+        for index, part in enumerate(theirs)
+    ]
+    path = " ".join(f"V{y(part):.1f} H{left + (index + 1) * cell:.1f}" for index, part in enumerate(mine))
+    outline = f'<path d="M{left},{base} {path} V{base}" fill="none" stroke="{CANARY}" stroke-width="1.8"/>'
+    ground = f'<line x1="{left}" x2="{right}" y1="{base}" y2="{base}" class="axis"/>'
+    labels = (
+        text(left + at * (right - left), base + 15, f"{at:g}", anchor=anchor)
+        for at, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+    )
+    return svg(base + 20, *bars, outline if any(mine) else "", ground, *labels, width=250)
+
+
+def _arms(line: Timeline) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (STABLE, line.final.stable), (CANARY, line.final.canary)
+
+
+def _events(line: Timeline, name: str, event: str) -> Iterator[tuple[float, float, int, int]]:
+    for window in line.windows:
+        counts = window.counts.get(name, ZERO)
+        yield window.start_s, window.end_s, int(getattr(counts, event)), counts.requests
+
+
+def _shares(counts: Counts) -> list[float]:
+    rows = sum(counts.scores)
+    return [count / rows if rows else 0.0 for count in counts.scores]
+
+
+def _marks(line: Timeline, clock: Clock, top: float, base: float) -> str:
+    return "".join(upright(clock.x(stage.start_s), top, base) for stage in line.stages)
