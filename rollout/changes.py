@@ -48,7 +48,10 @@ def foreign_change(state: RolloutState, deployment: SeldonDeployment) -> Foreign
     ]
     restarts = bool(said)
     if not said and not same_weights(deployment.weights(), state.weights):
-        said.append(f"weights are {deployment.weights()}, this rollout set {state.weights}")
+        said.append(
+            f"weights are {deployment.weights()}, this rollout set {state.weights} "
+            "(a GitOps tool must be told to ignore /spec/predictors)"
+        )
     return ForeignChange("; ".join(said), restarts) if said else NONE
 
 

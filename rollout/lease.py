@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollout.clock import Clock
-from rollout.errors import Conflict, LeaseHeld, LeaseLost, Unavailable
+from rollout.errors import Conflict, LeaseHeld, LeaseLost, TargetError, Unavailable
 from rollout.targets.target import LeaseRecord, LeaseStore
 
 
@@ -61,7 +61,7 @@ class Lock:
         """Give the lease back, if it still is this promoter's."""
         try:
             self._store.write_lease(replace(self._record, holder="", renewed_at_s=self._clock.wall_s()))
-        except (Conflict, Unavailable):
+        except TargetError:  # it expires by itself
             return
 
     def _watch(self, found: LeaseRecord) -> LeaseRecord:

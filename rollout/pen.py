@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rollout.errors import LeaseLost, StateError
 from rollout.patches import note
-from rollout.state import STATE, RolloutState, read_state
+from rollout.state import STATE, RolloutState, Timers, read_state
 from rollout.targets.target import Operation, Snapshot, Target
 
 Patch = Callable[[Snapshot, RolloutState], Sequence[Operation]]
@@ -20,6 +20,7 @@ class Pen:
         self._target = target
         self._writer = writer or secrets.token_hex(4)
         self._count = 0
+        self._unanswered = ""
 
     def read(self) -> tuple[Snapshot, RolloutState]:
         """Return the deployment and its rollout. Raises LeaseLost when another promoter wrote last, StateError."""
@@ -43,15 +44,20 @@ class Pen:
         state = read_state(snapshot.deployment.metadata.annotations)
         if state is None:
             raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
+        if state.phase.resting:  # who resumes a rest gives what was waited for its whole time again
+            again_s = 0.0 if state.reason == "Inconclusive" else state.timers.step_s
+            state = state.but(timers=Timers(step_s=again_s, pending_s=state.timers.pending_s))
         return self.write(snapshot, state.but(fence=fence), note)
 
     def write(self, snapshot: Snapshot, state: RolloutState, patch: Patch) -> RolloutState:
         """Write a patch that was computed from the snapshot, and return the state as written. Raises Conflict."""
-        signed = self.sign(state)
+        self._count += 1
+        signed = state.but(nonce=f"{self._writer}.{self._count}")
+        self._unanswered = signed.nonce
         self._target.patch(patch(snapshot, signed))
+        self._unanswered = ""
         return signed
 
-    def sign(self, state: RolloutState) -> RolloutState:
-        """Return the state with a nonce that no other write has."""
-        self._count += 1
-        return state.but(nonce=f"{self._writer}.{self._count}")
+    def arrived(self, state: RolloutState) -> bool:
+        """Whether this state is the last write, whose answer was lost: it took effect all the same."""
+        return bool(self._unanswered) and state.nonce == self._unanswered

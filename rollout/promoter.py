@@ -24,6 +24,7 @@ from rollout.state import COMMAND, Command, Phase, RolloutState
 from rollout.targets.target import Event, EventType, Snapshot, Target
 
 log = structlog.get_logger(__name__)
+TAKE_OVER_S = 60.0
 SLICE_S = 0.5  # how soon a signal is noticed
 NAP_INTERVALS = 3.0  # a longer gap between two looks was not watched, so it counts as one interval only
 
@@ -71,22 +72,35 @@ class Promoter:
 
         Raises LeaseHeld, LeaseLost, StateError, TargetError (the rollout then stays as it is, `resume` goes on).
         """
-        self._lock.acquire()
         try:
-            state = self._pen.take_over(self._lock.fence)
+            state = self._take_over()
             if state.phase.over:
                 raise StateError(f"this rollout is over ({state.phase}: {state.message}); begin another with `run`")
-            return self._loop(command)
+            return self._loop(state, command)
         finally:
             self._lock.release()
 
-    def _loop(self, command: Command | None) -> Outcome:
+    def _take_over(self) -> RolloutState:
+        deadline_s = self._clock.monotonic_s() + TAKE_OVER_S
+        while True:
+            try:
+                self._lock.acquire()
+                return self._pen.take_over(self._lock.fence)
+            except (Conflict, Unavailable) as error:
+                if self._clock.monotonic_s() >= deadline_s:
+                    raise
+                log.warning("take_over_again", detail=str(error))
+                self._clock.sleep(SLICE_S)
+
+    def _loop(self, state: RolloutState, command: Command | None) -> Outcome:
         looked_s, failing_since_s = self._clock.monotonic_s(), None
         while True:
             try:
                 self._lock.renew()
                 now_s = self._clock.monotonic_s()
                 snapshot, state = self._pen.read()
+                if self._pen.arrived(state):
+                    self._analyst.keep()
                 if state.phase is Phase.ROLLING_BACK:
                     return Outcome(self._roll_back(snapshot, state))
                 if self._stop():
@@ -193,6 +207,7 @@ class Promoter:
             counts=self._analyst.counts,
             decision=decision.action.value,
             message=decision.message,
+            phase=state.phase.value,
         )
         self._audience.hear(record, state)
         if changed:

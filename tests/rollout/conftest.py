@@ -115,6 +115,8 @@ class Traffic:
         self._counts: dict[str, Counts] = {}
         self.per_s = per_s
         self.fails: Exception | None = None
+        self.dead: set[str] = set()
+        self.slow_bucket = SLOW
         self.behaviour: dict[str, Behaviour] = {}
         self.share: Callable[[Mapping[str, int]], Mapping[str, float]] = lambda weights: {
             name: weight / 100 for name, weight in weights.items()
@@ -137,13 +139,13 @@ class Traffic:
                 continue
             how = self.behaviour.get(name, Behaviour())
             errors = sum(self._random.random() < how.errors for _ in range(requests))
-            if name in self._target.unready:
+            if name in self.dead:
                 errors = requests
             slow = sum(self._random.random() < how.slow for _ in range(requests))
             scores, latency = [0] * SCORE_BINS, [0] * LATENCY_BUCKETS
             for _ in range(requests - errors):
                 scores[int(how.score(self._random) * SCORE_BINS)] += 1
-            latency[FAST], latency[SLOW] = requests - slow, slow
+            latency[FAST], latency[self.slow_bucket] = requests - slow, slow
             window = Counts.of_latency(latency, errors=errors, scores=scores)
             self._counts[name] = self._counts.get(name, Counts()) + window
 
@@ -206,6 +208,11 @@ class World:
     def predictors(self) -> list[str]:
         return [predictor.name for predictor in self.target.read().deployment.predictors]
 
+    def crash(self, name: str) -> None:
+        """Let a predictor's pods die: they are unready, and what the mesh still sends there fails."""
+        self.target.unready.add(name)
+        self.traffic.dead.add(name)
+
     def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
         edited = copy.deepcopy(dict(self.target.read().manifest))
         change(edited)
@@ -231,3 +238,8 @@ def world() -> World:
 @pytest.fixture
 def make_world() -> type[World]:
     return World
+
+
+@pytest.fixture
+def behaviour() -> type[Behaviour]:
+    return Behaviour
