@@ -11,6 +11,8 @@ from benchmarks.corpus import Corpus
 from benchmarks.server import Server
 
 PORTS = {"MLSERVER_HTTP_PORT": "{rest}", "MLSERVER_GRPC_PORT": "{grpc}", "MLSERVER_METRICS_PORT": "{metrics}"}
+# Between two servers nobody is left to be drained.
+NO_DRAIN = {"CHURN_DRAIN_DELAY_S": "0"}
 PROJECT, PLAIN, STOCK, REDIS = "project", "plain", "stock", "redis"
 FASTAPI, BENTOML, KSERVE, BARE = "fastapi", "bentoml", "kserve", "bare"
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -37,7 +39,7 @@ def project(root: Path, corpus: Corpus) -> Server:
             "v2-rest": question.v2_rest(corpus),
             "v2-grpc": question.v2_grpc(corpus),
         },
-        environment=PORTS | {"CHURN_FEATURE_STORE": f"sqlite:///{root / 'var' / 'features.db'}"},
+        environment=PORTS | {"CHURN_FEATURE_STORE": f"sqlite:///{root / 'var' / 'features.db'}"} | NO_DRAIN,
     )
 
 
@@ -50,7 +52,7 @@ def project_on_redis(root: Path, corpus: Corpus, url: str) -> Server:
         directory=root,
         ready_path="/v2/models/churn/ready",
         questions={"predict": question.predict(corpus)},
-        environment=PORTS | {"CHURN_FEATURE_STORE": url},
+        environment=PORTS | {"CHURN_FEATURE_STORE": url} | NO_DRAIN,
     )
 
 
