@@ -57,3 +57,8 @@ image: ## Build the container image, with the model of var/bundle baked in where
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/python scripts/image_test.py --report docs/image.md
+
+.PHONY: canary-demo
+
+canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine
+	$(BIN)/python scripts/canary_demo.py
