@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
             shutil.copytree(ROOT / "model-settings", built.model_settings)
             environment = {"MLFLOW_TRACKING_URI": built.registry}
             _run("-c", BUILD, str(built.bundle), str(built.stock), str(built.expected), environment=environment)
-            _run("/tmp/lf.py", "--store", built.store, environment=environment)
+            _run("scripts/load_features.py", "--store", built.store, environment=environment)
             (root / "done").touch()
     return built
 
