@@ -26,6 +26,7 @@ from rollout.evidence.source import Source
 from rollout.metrics import Metrics
 from rollout.notify import Webhook
 from rollout.opening import NoEvidence, open_place, open_source
+from rollout.page import Page
 from rollout.promoter import Outcome
 from rollout.release import Release
 from rollout.screen import Screen, picture
@@ -451,13 +452,14 @@ def _drive(
         metrics.serve(metrics_port)
     snapshot, found = session.active()
     journal = Log(log / f"{snapshot.deployment.name}-{found.id}.jsonl")
+    page = Page(journal.file)
     with signalled() as stop, Screen(Console(stderr=True)) as screen:
-        everybody = Everybody([journal, screen, metrics, *([Webhook(webhook)] if webhook else [])])
+        everybody = Everybody([journal, page, screen, metrics, *([Webhook(webhook)] if webhook else [])])
         try:
             outcome = session.drive(source, everybody, command=command, stop=stop)
         finally:
             source.close()
-    _finish(outcome, journal.file, output)
+    _finish(outcome, journal.file, page.file, output)
 
 
 @contextmanager
@@ -474,8 +476,8 @@ def signalled() -> Iterator[Callable[[], bool]]:
             signal.signal(one, handler)
 
 
-def _finish(outcome: Outcome, log: Path, output: str) -> None:
-    _print_state(outcome.state, output, log=str(log), interrupted=outcome.interrupted)
+def _finish(outcome: Outcome, log: Path, page: Path, output: str) -> None:
+    _print_state(outcome.state, output, log=str(log), report=str(page), interrupted=outcome.interrupted)
     raise typer.Exit(_exit_code(outcome.state))
 
 
