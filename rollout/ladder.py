@@ -61,7 +61,7 @@ class Ladder:
             message=f"{state.message}. The rollback failed ({'; '.join(tried)}). By hand: delete predictor "
             f"{state.canary}, or send everything to {state.stable} in the VirtualService",
         )
-        return self._write(failed)
+        return self._write_down(failed)
 
     def _step(self, rung: Rung, state: RolloutState) -> bool:
         """Climb one rung; return whether the mesh followed within the deadline."""
@@ -101,11 +101,13 @@ class Ladder:
     def _leave(self, state: RolloutState, rung: Rung) -> RolloutState:
         """Record the outcome; a canary that gets no requests any more is taken away, unless it shall be kept."""
         message = f"{state.message}. All requests go to {state.stable} again, verified in the mesh (rung: {rung.value})"
-        final = state.but(phase=Phase.ROLLED_BACK, rung=rung.value, message=message)
+        return self._write_down(state.but(phase=Phase.ROLLED_BACK, rung=rung.value, message=message))
+
+    def _write_down(self, state: RolloutState) -> RolloutState:
         try:
-            return self._write(final)
+            return self._write(state)
         except TargetError as error:
-            raise type(error)(f"{message}; but this could not be written down: {error}") from error
+            raise type(error)(f"{state.message}. And this could not be written down: {error}") from error
 
     def _write(self, state: RolloutState) -> RolloutState:
         deadline_s = self._clock.monotonic_s() + state.plan.rollback_deadline_s

@@ -12,7 +12,7 @@ import structlog
 from rollout.analysis import Analyst
 from rollout.changes import fingerprints, foreign_change, same_weights
 from rollout.clock import Clock
-from rollout.errors import Conflict, StateError, TargetError, Unavailable
+from rollout.errors import Conflict, Denied, StateError, TargetError, Unavailable
 from rollout.ladder import Ladder
 from rollout.lease import Lock
 from rollout.machine import Action, Decision, Seen, decide
@@ -94,32 +94,40 @@ class Promoter:
 
     def _loop(self, state: RolloutState, command: Command | None) -> Outcome:
         looked_s, failing_since_s = self._clock.monotonic_s(), None
+        unsaved: RolloutState | None = None
         while True:
+            decision: Decision | None = None
             try:
                 self._lock.renew()
                 now_s = self._clock.monotonic_s()
                 snapshot, state = self._pen.read()
                 if self._pen.arrived(state):
                     self._analyst.keep()
+                elif unsaved is not None and unsaved.nonce == state.nonce:
+                    state = unsaved  # the API server refused to note what was seen: it was seen all the same
                 if state.phase is Phase.ROLLING_BACK:
                     return Outcome(self._roll_back(snapshot, state))
                 if self._stop():
                     return self._interrupted(snapshot, state)
                 decision, seen = self._look(snapshot, state, _watched_s(now_s - looked_s, state), command)
                 state = self._act(snapshot, decision)
-                self._analyst.keep()
-                looked_s, failing_since_s, command = now_s, None, None
             except Conflict as error:  # somebody wrote between reading and writing: look again, decide anew
                 log.info("conflict", detail=str(error))
                 self._clock.sleep(SLICE_S)
                 continue
-            except Unavailable as error:
+            except (Unavailable, Denied) as error:  # credentials are rotated under a running process too
                 failing_since_s = self._clock.monotonic_s() if failing_since_s is None else failing_since_s
-                if self._clock.monotonic_s() - failing_since_s >= state.plan.api_grace_s:
+                over = decision is not None and decision.action is Action.ROLL_BACK
+                if over or self._clock.monotonic_s() - failing_since_s >= state.plan.api_grace_s:
                     raise
+                if decision is not None and decision.action is Action.WAIT:
+                    unsaved, looked_s = decision.state.but(nonce=state.nonce), now_s
+                    self._analyst.keep()
                 log.warning("api_unavailable", detail=str(error))
                 self._sleep(state.plan.interval_s)
                 continue
+            self._analyst.keep()
+            looked_s, failing_since_s, command, unsaved = now_s, None, None, None
             self._tell(snapshot, decision.state, decision, seen)
             if state.phase.over or decision.action is Action.LEAVE:
                 return Outcome(state)

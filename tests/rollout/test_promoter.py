@@ -143,7 +143,7 @@ def test_undo_without_a_version_to_return_to_says_so(world):
 
 def test_a_second_rollout_is_refused_while_one_is_under_way(world):
     world.start()
-    with pytest.raises(StateError, match="two predictors|under way"):
+    with pytest.raises(StateError, match=r"two predictors|under way"):
         start(world.target.read(), Release("v9", image="churn:9"), world.plan, world.clock)
 
 

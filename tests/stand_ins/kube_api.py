@@ -180,5 +180,3 @@ def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
         loop.call_soon_threadsafe(stopping.set)
         thread.join(10)
         loop.close()
-
-

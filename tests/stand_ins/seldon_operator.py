@@ -58,9 +58,7 @@ class SeldonOperator:
         deployment = parse(manifest)
         now_s = time.monotonic()
         names = [predictor.name for predictor in deployment.predictors]
-        self._born_s = {
-            name: self._born_s.get(name, now_s if self._born_s else float("-inf")) for name in names
-        }
+        self._born_s = {name: self._born_s.get(name, now_s if self._born_s else float("-inf")) for name in names}
         readiness = {
             name: Readiness(1, 0 if name in self.unready or now_s - self._born_s[name] < self._starts_in_s else 1)
             for name in names
