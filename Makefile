@@ -26,7 +26,7 @@ serve: $(STAMP) ## Train, import, load features and serve; whatever exists is no
 	@$(BIN)/python scripts/serve.py --prepare
 
 test: $(STAMP) ## Run the whole suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

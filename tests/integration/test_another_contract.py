@@ -17,16 +17,16 @@ from tests.serving import Server as RunningServer
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ANCHOR = "    partner: NoYes"
-NEW = '''    loyalty_points: float = numeric(
+NEW = """    loyalty_points: float = numeric(
         "Points in the loyalty scheme.", unit="points", minimum=0, maximum=5_000, example=120.0
     )
     colour: Literal["red", "green"] = category("The colour of the account.", example="red")
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which contract.py, and nothing else, was edited; and a table that has the new columns."""
+    """A copy of the project in which only contract.py was edited, and a table that has the new columns."""
     root = tmp_path_factory.mktemp("project")
     for name in ("custom_runtime", "handoff", "scripts", "model-settings"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

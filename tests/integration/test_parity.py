@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tests.programs import redis_server
 
 from custom_runtime.contract import FEATURES
 from custom_runtime.encoding import decode_row
+from tests.programs import redis_server
 from tests.serving import ROOT, Server, World, serving
 
 pytestmark = pytest.mark.integration
