@@ -1,0 +1,57 @@
+"""The documents point at things that exist: files, headings, settings, commands."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from custom_runtime.settings import ServingSettings
+from tests.serving import ROOT
+from tests.workflows.test_workflows import help_of
+
+DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_somewhere(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(file.read_text()), f"{document.name} links to {target}"
+
+
+def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over():
+    rules = yaml.safe_load((ROOT / "seldon" / "monitoring" / "prometheusrule.yaml").read_text())
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    text = (ROOT / "docs" / "runbook.md").read_text()
+    assert set(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == {alert["alert"] for alert in alerts}
+    for alert in alerts:
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_settings_that_are_named_exist(document):
+    known = {f"CHURN_{name.upper()}" for name in ServingSettings.model_fields}
+    named = set(re.findall(r"\bCHURN_[A-Z_]+[A-Z]\b", document.read_text()))
+    assert named - known <= {"CHURN_TEST_INSTALL_CRDS"}
+
+
+def test_commands_of_the_runbook_have_the_options_that_it_gives_them():
+    text = (ROOT / "docs" / "runbook.md").read_text().replace("$P ", "scripts/canary_promote.py ")
+    found = re.findall(r"(scripts/\w+\.py [a-z][^`|\n#]*)", text)
+    assert len(found) > 10
+    for call in found:
+        script, *words = shlex.split(call)
+        verb = [words[0]] if words and f" {words[0]} " in help_of(script) else []
+        for option in (word for word in words if word.startswith("--")):
+            assert re.search(rf"(^|[\s,]){option}\b", help_of(script, *verb)), f"{script} {verb} has no {option}"
