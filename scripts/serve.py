@@ -27,10 +27,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error(f"--workers is {arguments.workers}; allowed: 1 or more")
-    if arguments.prepare:
-        from handoff.prepare import prepare  # the image has no handoff
-
-        prepare()
+    if arguments.prepare and not prepared():
+        return 1
     if arguments.workers > 1:
         from custom_runtime.supervisor import supervise
 
@@ -38,6 +36,24 @@ def main() -> int:
     from custom_runtime.process import run  # seconds of imports that --help does not need
 
     return run(arguments.models)
+
+
+def prepared() -> bool:
+    """Train, import and load features where something is missing; on an error say it in one line and return False."""
+    from custom_runtime.errors import StartupError  # the image, which never prepares, has no handoff
+    from custom_runtime.settings import ServingSettings
+    from handoff.errors import HandoffError
+    from handoff.loading import ensure_loaded
+    from handoff.prepare import prepare
+
+    settings = ServingSettings()
+    try:
+        prepare(settings.bundle)
+        ensure_loaded(settings.feature_store)
+    except (HandoffError, StartupError) as error:
+        print(f"churn-serving cannot prepare: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":
