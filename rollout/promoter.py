@@ -110,7 +110,7 @@ class Promoter:
                 if self._stop():
                     return self._interrupted(snapshot, state)
                 decision, seen = self._look(snapshot, state, _watched_s(now_s - looked_s, state), command)
-                state = self._act(snapshot, decision)
+                state = self._act(snapshot, decision, seen)
             except Conflict as error:  # somebody wrote between reading and writing: look again, decide anew
                 log.info("conflict", detail=str(error))
                 self._clock.sleep(SLICE_S)
@@ -128,7 +128,6 @@ class Promoter:
                 continue
             self._analyst.keep()
             looked_s, failing_since_s, command, unsaved = now_s, None, None, None
-            self._tell(snapshot, decision.state, decision, seen)
             if state.phase.over or decision.action is Action.LEAVE:
                 return Outcome(state)
             if decision.action in (Action.WAIT, Action.COMPLETE) or state.phase is Phase.FINISHING:
@@ -160,7 +159,15 @@ class Promoter:
         decision = decide(state.but(evidence=evidence.state), seen)
         return decision, seen
 
-    def _act(self, snapshot: Snapshot, decision: Decision) -> RolloutState:
+    def _act(self, snapshot: Snapshot, decision: Decision, seen: Seen) -> RolloutState:
+        if decision.action is Action.ROLL_BACK:  # why is on record before the ladder is climbed
+            self._tell(snapshot, decision.state, decision, seen)
+            return self._write(snapshot, decision)
+        state = self._write(snapshot, decision)
+        self._tell(snapshot, decision.state, decision, seen)
+        return state
+
+    def _write(self, snapshot: Snapshot, decision: Decision) -> RolloutState:
         state = decision.state.but(updated_at_s=round(self._clock.wall_s(), 3))
         match decision.action:
             case Action.ADVANCE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -189,4 +190,12 @@ def _evidence(results: Sequence[GateResult]) -> list[Said]:
     return [Said(verdict.value, tuple(names), reason) for (verdict, reason), names in groups.items()]
 
 
-_ENVIRONMENT.filters["evidence"] = _evidence
+def _message(record: Record) -> str:
+    """Return a decision's words without what the gates' own lines below it say."""
+    words = record.message
+    for result in record.verdicts:
+        words = words.replace(f"{result.name}: {result.reason}", "")
+    return re.sub(r"\s*\([;\s]*\)|[;\s]+$|^[;\s]+|;\s*(?=;)", "", words)
+
+
+_ENVIRONMENT.filters |= {"evidence": _evidence, "message": _message}

@@ -166,3 +166,21 @@ def test_a_browser_lays_the_page_out(tmp_path: Path) -> None:
     sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", printed.read_bytes()))
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
     assert 2 <= sheets <= 8
+
+
+def test_what_the_gates_say_is_not_said_twice() -> None:
+    results = tuple(
+        GateResult(name, Verdict.INCONCLUSIVE, f"{name} is unsure (3 of 5)") for name in ("errors", "drift")
+    )
+    said = "; ".join(f"{result.name}: {result.reason}" for result in results)
+    for message, left in (
+        (f"needs about 878 more requests ({said})", "needs about 878 more requests"),
+        (f"30 s more at 10 %; {said}", "30 s more at 10 %"),
+        ("10 % to v8, 90 % to v7", "10 % to v8, 90 % to v7"),
+    ):
+        record = Record(
+            START_S, "Analysing", "churn", "v7", "v8", 0, {"v8": 10}, results, message=message, phase="Held"
+        )
+        cell = Words(render([record])).text.split("Every decision")[1]
+        assert f"{left} inconclusive errors: errors is unsure (3 of 5)" in cell
+        assert cell.count("drift is unsure") == 1
