@@ -40,6 +40,7 @@ format: $(STAMP) ## Format the code
 
 lock: $(STAMP) ## Renew the hashed locks under requirements/
 	UV=$(BIN)/uv requirements/lock.sh
+	UV=$(BIN)/uv requirements/peers/lock.sh
 
 clean: ## Remove everything that was generated (environment, models, features)
 	rm -rf $(VENV) var build dist *.egg-info
@@ -62,3 +63,11 @@ image-test: $(STAMP) ## Build the image where no registry can be reached, run it
 
 canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine
 	$(BIN)/python scripts/canary_demo.py
+
+.PHONY: bench bench-quick
+
+bench: $(STAMP) ## Measure this project beside its peers on two idle cores (15 minutes); writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(STAMP) ## One short round that only checks that the benchmark works
+	$(BIN)/python -m benchmarks --quick

@@ -44,12 +44,17 @@ def prepare_corpus(root: Path, directory: Path, *, say: Callable[[str], None]) -
     features = root / "var" / "features.db"
     if not features.exists():
         load_features(root, f"sqlite:///{features}")
-    rows = asyncio.run(_rows(f"sqlite:///{features}"))
+    return read_corpus(root / "var" / "bundle", f"sqlite:///{features}", directory)
+
+
+def read_corpus(bundle: Path, store: str, directory: Path) -> Corpus:
+    """Read what is served, and write the peers' table into `directory`. Raises MeasurementError."""
+    rows = asyncio.run(_rows(store))
     directory.mkdir(parents=True, exist_ok=True)
     table = directory / "customers.db"
     _write_table(table, rows)
-    bundle = read_bundle(root / "var" / "bundle")
-    return Corpus(CUSTOMERS, rows, table, bundle.path("xgboost"), bundle.version)
+    served = read_bundle(bundle)
+    return Corpus(CUSTOMERS, rows, table, served.path("xgboost"), served.version)
 
 
 def load_features(root: Path, store: str) -> None:

@@ -52,6 +52,9 @@ def load_test(
     find_peak_: Annotated[
         bool, typer.Option("--find-peak", help="Search the highest rate that is VALID: the SLO capacity.")
     ] = False,
+    precision: Annotated[
+        float, typer.Option(help="How close --find-peak comes: 0.05 is 5 %.", min=0.005, max=1)
+    ] = 0.05,
     customers: Annotated[str, typer.Option(help="The customer ids to ask for.")] = "1-7043",
     model: Annotated[str, typer.Option(help="The V2 model name.")] = "churn",
     bound_ms: Annotated[float, typer.Option(help="The latency that P99 must not exceed.", min=0.1)] = 50,
@@ -89,7 +92,10 @@ def load_test(
             # A trial only steers the search; the rate that it finds is confirmed over the whole duration.
             trial = replace(plan, duration_s=max(1.0, duration / 3))
             capacity = find_peak(
-                lambda rate: _run(replace(trial, qps=rate)), lambda rate: _run(replace(plan, qps=rate)), qps
+                lambda rate: _run(replace(trial, qps=rate)),
+                lambda rate: _run(replace(plan, qps=rate)),
+                qps,
+                precision=precision,
             )
             trials = [trial.result for trial in capacity.trials]
             at_least = capacity.at_least

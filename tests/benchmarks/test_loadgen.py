@@ -83,7 +83,7 @@ def test_an_answer_that_never_comes_is_a_timeout() -> None:
 
 
 def test_connections_that_the_server_closes_after_each_answer_are_replaced() -> None:
-    result = load(lambda number: ok(headers="Connection: close\r\n"), qps=200)
+    result = load(lambda number: ok(headers="Connection: close\r\n"), qps=400)
     assert result.failures == 0
 
 
@@ -97,11 +97,6 @@ def test_half_an_answer_is_an_error() -> None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nhalf" if number == 100 else ok()
 
     assert load(cut).errors == {"connection closed": 1}
-
-
-def test_a_body_larger_than_the_socket_buffer_arrives_whole() -> None:
-    result = load(lambda number: ok(), bodies=(b"x" * 6_000_000,), qps=20, duration_s=1, connections=2, timeout_s=60)
-    assert result.failures == 0
 
 
 def test_an_unreachable_server_is_named() -> None:

@@ -1,0 +1,61 @@
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from benchmarks.client import Client, Done
+from benchmarks.http1 import Http1Codec, http1_requests
+from benchmarks.target import parse_target
+from tests.benchmarks.answering import Reply, answering, ok
+from tests.programs import eventually
+
+
+@contextmanager
+def connected(
+    reply: Callable[[int], Reply], bodies: Sequence[bytes], connections: int
+) -> Iterator[tuple[Client, list[Done]]]:
+    done: list[Done] = []
+    with answering(reply) as port:
+        target = parse_target(f"http://127.0.0.1:{port}")
+        codec = partial(Http1Codec, http1_requests(target, "/predict", bodies))
+        client = Client(
+            target,
+            codec,
+            alpn="http/1.1",
+            connections=connections,
+            timeout_s=20,
+            on_done=done.extend,
+        )
+        client.open()
+        try:
+            yield client, done
+        finally:
+            client.close()
+
+
+def test_every_request_is_answered_once_whatever_the_number_of_connections() -> None:
+    with connected(lambda number: ok(), [b"{}"], 3) as (client, done):
+        client.submit(range(100), [0] * 100)
+        eventually(lambda: len(done) == 100, within_s=10, what="100 answers")
+    assert sorted(one.ticket.response_id for one in done) == list(range(100))
+    assert not any(one.error for one in done)
+
+
+def test_requests_leave_in_the_order_in_which_they_were_issued() -> None:
+    with connected(lambda number: ok(), [b"{}"], 1) as (client, done):
+        client.submit(range(50), [0] * 50)
+        eventually(lambda: len(done) == 50, within_s=10, what="50 answers")
+    assert [one.ticket.response_id for one in done] == list(range(50))
+
+
+def test_a_body_larger_than_the_sockets_buffers_arrives_whole() -> None:
+    with connected(lambda number: ok(), [b"x" * 8_000_000], 2) as (client, done):
+        client.submit([1, 2, 3], [0, 0, 0])
+        eventually(lambda: len(done) == 3, within_s=20, what="3 answers")
+    assert not any(one.error for one in done)
+
+
+def test_a_server_that_is_gone_fails_what_waits_at_once() -> None:
+    with connected(lambda number: None, [b"{}"], 2) as (client, done):
+        client.submit(range(4), [0] * 4)
+        eventually(lambda: len(done) == 4, within_s=10, what="4 failures")
+    assert {one.error for one in done} == {"connection closed"}
