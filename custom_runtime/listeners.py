@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import structlog
 import uvicorn
 from grpc import aio
-from mlserver.errors import MLServerError, ModelNotFound, ModelNotReady
 from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mlserver.grpc.model_repository import ModelRepositoryServicer
 from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
@@ -25,26 +23,12 @@ from mlserver.grpc.server import GRPCServer
 from mlserver.metrics.server import MetricsServer
 from mlserver.rest.server import RESTServer
 from mlserver.settings import Settings
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
-from custom_runtime.errors import (
-    Internal,
-    InvalidInput,
-    MethodNotAllowed,
-    NotFound,
-    NotReady,
-    ServingError,
-    UnknownModel,
-)
 from custom_runtime.models import LoadedModels
 from custom_runtime.rest import FastRoutes
 from custom_runtime.rpc import ChurnServicer, LockedRepositoryServicer
-from custom_runtime.runtime import render
 from custom_runtime.settings import ServingSettings
-
-log = structlog.get_logger()
+from custom_runtime.translation import unify_errors
 
 # Load balancers keep idle connections for a minute; the side that closes first should not be ours.
 KEEP_ALIVE_S = 75
@@ -79,7 +63,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
         self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
     ) -> None:
         super().__init__(settings, data_plane, handlers)
-        _unify_errors(self._app)
+        unify_errors(self._app)
         config = uvicorn.Config(
             FastRoutes(self._app, models, serving, root_path=settings.root_path),
             log_config=None,
@@ -180,44 +164,3 @@ def bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
         listener.close()
         raise OSError(error.errno, f"port {port} is not free: {error.strerror}") from error
     return listener
-
-
-def _unify_errors(app: Any) -> None:
-    """Give every error of MLServer's own routes the body and the status of our table."""
-    from fastapi.exceptions import RequestValidationError
-
-    async def refuse(_request: Request, error: Exception) -> Response:
-        body, status, headers = render(translate(error))
-        return Response(body, status, headers, "application/json")
-
-    for kind in (MLServerError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, refuse)
-
-
-def translate(error: Exception) -> ServingError:
-    """Return the error of our table for one that MLServer, FastAPI or Starlette raised."""
-    if isinstance(error, HTTPException):
-        if error.status_code == MethodNotAllowed.status:
-            return MethodNotAllowed("this path does not answer that method")
-        if error.status_code == NotFound.status:
-            return NotFound("no such path; GET /docs lists what there is")
-        return InvalidInput(str(error.detail))
-    if isinstance(error, ModelNotFound):
-        return UnknownModel(str(error))
-    if isinstance(error, ModelNotReady):
-        return NotReady(str(error))
-    refused = getattr(error, "error", None)
-    if isinstance(refused, ServingError):
-        return refused
-    problems = getattr(error, "errors", None)
-    if problems is not None:
-        return InvalidInput("; ".join(_explain(problem) for problem in problems()))
-    if isinstance(error, MLServerError) and error.status_code < Internal.status:
-        return InvalidInput(str(error))
-    log.error("request_failed", route="mlserver", exc_info=error)
-    return Internal()
-
-
-def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"] if part != "body") or "the body"
-    return f"{place} is {problem.get('input')!r:.80}; {problem['msg']}"

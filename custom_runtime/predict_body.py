@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, ChurnInput
 from custom_runtime.encoding import CODES, POSITIONS
 from custom_runtime.errors import Internal, InvalidInput, ServingError
-from custom_runtime.predictor import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
 
 _ALLOWED = {KEY: f"an integer from 0 to {KEY_MAXIMUM}"} | {feature.name: feature.allowed for feature in FEATURES}
 _NO_FEATURES: dict[int, Any] = {}

@@ -10,54 +10,21 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from custom_runtime.assembly import Assembler
 from custom_runtime.coalescer import Coalescer
-from custom_runtime.contract import FEATURES, KEY
-from custom_runtime.encoding import WIDTH, Matrix, encode_table
-from custom_runtime.errors import Overloaded, StoreUnavailable, TooLarge, UnknownCustomer
+from custom_runtime.encoding import Matrix
+from custom_runtime.errors import Overloaded, StoreUnavailable, TooLarge
 from custom_runtime.features.store import FeatureStore, FetchedRows
 from custom_runtime.metrics import ServingMetrics
+from custom_runtime.query import Prediction, Query
 from custom_runtime.scoring import Scorer
 from custom_runtime.settings import ServingSettings
 
 # A slice of a big batch: 512 rows keep the event loop for about 1 ms in SQLite, far below the 50 ms objective.
 SLICE_ROWS = 512
-_NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
-# Index of each source in FEATURE_SOURCES; a row's source travels as one byte.
-STORE, REQUEST, DEFAULT = range(3)
-FEATURE_SOURCES = ("store", "request", "default")
-
-
-# Named tuples, not dataclasses: one of each is made for every request, at a third of a frozen dataclass's cost.
-class Query(NamedTuple):
-    """What a request asks: customers, and the encoded values it gave for them.
-
-    customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
-    """
-
-    customer_ids: Sequence[int]
-    given: Mapping[int, float | NDArray[np.float32]]
-
-    @property
-    def size(self) -> int:
-        """Rows of this query."""
-        return len(self.customer_ids)
-
-    @property
-    def needs_store(self) -> bool:
-        """Whether a feature is wanted that the request did not give."""
-        return len(self.given) < WIDTH
-
-
-class Prediction(NamedTuple):
-    """probabilities: n floats in 0..1. sources: n indices into FEATURE_SOURCES."""
-
-    probabilities: list[float]
-    sources: list[int]
 
 
 class Predictor:
@@ -79,9 +46,11 @@ class Predictor:
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
-        self._default_row = encode_table({feature.name: [defaults[feature.name]] for feature in FEATURES})[0]
-        self._default_when_missing = settings.missing_customer == "default"
-        self._default_when_down = settings.store_failure == "default"
+        self._assembler = Assembler(
+            defaults,
+            when_missing=settings.missing_customer == "default",
+            when_down=settings.store_failure == "default",
+        )
         self._max_age_s = settings.max_feature_age_s
         self._store_timeout_s = settings.store_timeout_ms / 1000
         self._deadline_s = settings.deadline_ms / 1000
@@ -157,7 +126,7 @@ class Predictor:
                     {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
                 )
                 fetched = await self._fetch(part.customer_ids) if part.needs_store else None
-                rows, (source,) = self._assemble([part], fetched)
+                rows, (source,) = self._assembler.assemble([part], fetched)
                 if isinstance(source, Exception):
                     raise source
                 probabilities += await loop.run_in_executor(self._thread, self._score, rows)
@@ -169,7 +138,7 @@ class Predictor:
         """Answer the queries of one batch with one fetch and one scoring call."""
         wanted = [customer_id for query in queries if query.needs_store for customer_id in query.customer_ids]
         fetched = await self._fetch(wanted) if wanted else None
-        rows, sources = self._assemble(queries, fetched)
+        rows, sources = self._assembler.assemble(queries, fetched)
         good = [source for source in sources if not isinstance(source, Exception)]
         if not good:
             return [source for source in sources if isinstance(source, Exception)]
@@ -190,56 +159,6 @@ class Predictor:
             results.append(Prediction(scores[start:stop], source))
             start = stop
         return results
-
-    def _assemble(
-        self, queries: list[Query], fetched: FetchedRows | StoreUnavailable | None
-    ) -> tuple[Matrix, list[list[int] | Exception]]:
-        """Return the batch's rows (float32 [n, WIDTH]) and, for each query, its rows' sources or why there are none."""
-        size = sum(query.size for query in queries)
-        all_stored = complete = False
-        rows = _NO_ROWS
-        if isinstance(fetched, FetchedRows):
-            rows = fetched.rows  # the usual case: no copy
-            all_stored, complete = len(rows) == size, bool(fetched.updated_at.all())
-        if not all_stored:
-            rows = np.empty((size, WIDTH), dtype=np.float32)
-        sources: list[list[int] | Exception] = []
-        start = taken = 0
-        for query in queries:
-            stop = start + query.size
-            if not query.needs_store:
-                source: list[int] | Exception = [REQUEST] * query.size
-            elif isinstance(fetched, FetchedRows):
-                part = slice(taken, taken + query.size)
-                taken += query.size
-                if not all_stored:
-                    rows[start:stop] = fetched.rows[part]
-                source = (
-                    [STORE] * query.size if complete else self._fill(query, rows[start:stop], fetched.updated_at[part])
-                )
-            elif self._default_when_down:
-                rows[start:stop] = self._default_row
-                source = [DEFAULT] * query.size
-            else:
-                source = fetched or StoreUnavailable("the feature store gave no answer")
-            for position, values in query.given.items():
-                rows[start:stop, position] = values
-            sources.append(source)
-            start = stop
-        return rows, sources
-
-    def _fill(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
-        """Put the defaults where the store has no row, or say whom it does not know."""
-        missing = updated_at == 0.0
-        if missing.any() and not self._default_when_missing:
-            row = int(np.argmax(missing))
-            where = "" if query.size == 1 else f"[{row}]"
-            return UnknownCustomer(
-                f"{KEY}{where} {query.customer_ids[row]} is not in the feature store; "
-                f"load it, or give all {WIDTH} features in the request"
-            )
-        rows[missing] = self._default_row
-        return [DEFAULT if absent else STORE for absent in missing.tolist()]
 
     async def _fetch(self, customer_ids: Sequence[int]) -> FetchedRows | StoreUnavailable:
         started = self._clock()

@@ -10,28 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
 
 import orjson
 import structlog
 
-from custom_runtime import v2
 from custom_runtime.asgi import Answer, App, Message, Receive, Scope, Send, error_answer, limited, read_body, reply
 from custom_runtime.errors import Forbidden, Internal, ServingError, TooLarge
 from custom_runtime.models import LoadedModels
 from custom_runtime.pages import Pages
 from custom_runtime.runtime import ChurnRuntime
 from custom_runtime.settings import ServingSettings
+from custom_runtime.v2_json import as_response, read_plain
 
 log = structlog.get_logger()
 
 _REPOSITORY = "/v2/repository"
-_TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
-_DATATYPES = frozenset(
-    ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
-)
 _JSON = (b"content-type", b"application/json")
-_ALL_OUTPUTS = v2.check_outputs(())
 # A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
 _BIG_BODY_BYTES = 100_000
 
@@ -104,7 +98,7 @@ class FastRoutes:
         """Answer a V2 body of the plain shape; None: MLServer's own route must read it."""
         big = len(body) > _BIG_BODY_BYTES
         loop, thread = asyncio.get_running_loop(), runtime.predictor.thread
-        request = await loop.run_in_executor(thread, _plain_request, body) if big else _plain_request(body)
+        request = await loop.run_in_executor(thread, read_plain, body) if big else read_plain(body)
         if request is None:
             return None
         request_id, tensors = request
@@ -112,13 +106,7 @@ class FastRoutes:
         if request_id is None:
             self._ids += 1
             request_id = f"{self._id_prefix}{self._ids & 0xFFFFFFFFFFFF:012x}"
-        response = {
-            "model_name": runtime.name,
-            "model_version": runtime.version,
-            "id": request_id,
-            "parameters": {},
-            "outputs": v2.encode_outputs(prediction, _ALL_OUTPUTS),
-        }
+        response = as_response(runtime.name, str(runtime.version), request_id, prediction)
         return Answer(
             200, await loop.run_in_executor(thread, orjson.dumps, response) if big else orjson.dumps(response)
         )
@@ -162,27 +150,3 @@ def _served_by(path: str) -> tuple[str, str | None] | None:
         case ["", "v2", "models", name, "versions", version, "infer"]:
             return name, version
     return None
-
-
-def _plain_request(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
-    """Read a V2 body of the plain shape: an id or none, and inputs without parameters. None: any other shape."""
-    try:
-        request: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if type(request) is not dict or not request.keys() <= {"id", "inputs"}:
-        return None
-    request_id, inputs = request.get("id"), request.get("inputs")
-    if type(inputs) is not list or not (request_id is None or type(request_id) is str):
-        return None
-    tensors = []
-    for given in inputs:
-        if type(given) is not dict or given.keys() != _TENSOR_FIELDS:
-            return None
-        name, shape, datatype, data = given["name"], given["shape"], given["datatype"], given["data"]
-        if type(name) is not str or type(shape) is not list or type(data) is not list or datatype not in _DATATYPES:
-            return None
-        if any(type(length) is not int for length in shape):
-            return None
-        tensors.append(v2.Tensor(name, datatype, shape, data))
-    return request_id, tensors

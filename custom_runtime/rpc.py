@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import numpy as np
 import structlog
 from grpc import aio
 from mlserver.grpc import dataplane_pb2 as pb
@@ -15,15 +14,12 @@ from mlserver.grpc.model_repository import ModelRepositoryServicer
 from mlserver.grpc.servicers import InferenceServicer
 
 from custom_runtime import v2
-from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError
+from custom_runtime.errors import Forbidden, Internal, ServingError
 from custom_runtime.models import LoadedModels
-from custom_runtime.predictor import FEATURE_SOURCES, Prediction
+from custom_runtime.v2_proto import as_response, read_tensors
 
 log = structlog.get_logger()
 
-_CONTENTS = {"INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}
-_RAW: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
-_LENGTH_BYTES = 4  # a raw BYTES element is its length, little-endian, then the bytes
 _LOCKED = "the model repository API is locked; CHURN_ADMIN_API=1 opens it"
 
 
@@ -42,8 +38,8 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
         try:
             runtime = self._models.find(request.model_name, request.model_version or None)
             requested = v2.check_outputs([output.name for output in request.outputs])
-            prediction = await runtime.infer(_tensors(request), timeout_s=context.time_remaining())
-            return _response(request, str(runtime.version), prediction, requested)
+            prediction = await runtime.infer(read_tensors(request), timeout_s=context.time_remaining())
+            return as_response(request, str(runtime.version), prediction, requested)
         except ServingError as error:
             status = error.status
             return await _abort(context, error)
@@ -115,69 +111,3 @@ async def _abort(context: aio.ServicerContext, error: ServingError) -> Any:
     context.set_trailing_metadata((("error-code", error.code),))
     details = "internal error; the server's log has the cause" if isinstance(error, Internal) else str(error)
     await context.abort(getattr(grpc.StatusCode, error.grpc), details)
-
-
-def _tensors(request: Any) -> list[v2.Tensor]:
-    raw = request.raw_input_contents
-    inputs = request.inputs
-    if not raw:
-        return [v2.Tensor(given.name, given.datatype, list(given.shape), _contents(given)) for given in inputs]
-    if len(raw) != len(inputs):
-        raise InvalidInput(f"raw_input_contents has {len(raw)} entries for {len(inputs)} inputs; allowed: one each")
-    return [
-        v2.Tensor(given.name, given.datatype, list(given.shape), _raw_values(given, content))
-        for given, content in zip(inputs, raw, strict=True)
-    ]
-
-
-def _contents(given: Any) -> list[Any]:
-    field = _CONTENTS.get(given.datatype)
-    return list(getattr(given.contents, field)) if field else []
-
-
-def _raw_values(given: Any, content: bytes) -> Any:
-    if given.datatype == "BYTES":
-        return _raw_bytes(given.name, content)
-    dtype = _RAW.get(given.datatype)
-    if dtype is None:
-        return []
-    if len(content) % dtype.itemsize:
-        raise InvalidInput(
-            f"input {given.name!r:.80} has {len(content)} raw bytes; allowed: a multiple of {dtype.itemsize}"
-        )
-    return np.frombuffer(content, dtype)
-
-
-def _raw_bytes(name: str, content: bytes) -> list[bytes]:
-    values: list[bytes] = []
-    position, end = 0, len(content)
-    while position < end:
-        start = position + _LENGTH_BYTES
-        position = start + int.from_bytes(content[position:start], "little")
-        if start > end or position > end:
-            raise InvalidInput(f"input {name!r:.80} has raw BYTES that end inside element {len(values)}")
-        values.append(content[start:position])
-    return values
-
-
-def _response(request: Any, version: str, prediction: Prediction, requested: Sequence[str]) -> Any:
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=version, id=request.id)
-    shape = (len(prediction.probabilities), 1)
-    for name, datatype in v2.OUTPUTS:
-        if name not in requested:
-            continue
-        output = response.outputs.add(name=name, datatype=datatype, shape=shape)
-        if name == v2.PROBABILITY:
-            if request.raw_input_contents:
-                response.raw_output_contents.append(np.asarray(prediction.probabilities, "<f8").tobytes())
-            else:
-                output.contents.fp64_contents.extend(prediction.probabilities)
-        elif request.raw_input_contents:
-            response.raw_output_contents.append(b"".join(_RAW_SOURCES[source] for source in prediction.sources))
-        else:
-            output.contents.bytes_contents.extend(_SOURCES[source] for source in prediction.sources)
-    return response
-
-
-_SOURCES = [source.encode() for source in FEATURE_SOURCES]
-_RAW_SOURCES = [len(source).to_bytes(_LENGTH_BYTES, "little") + source for source in _SOURCES]

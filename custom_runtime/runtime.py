@@ -31,7 +31,8 @@ from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
 from custom_runtime.errors import Internal, NotReady, ServingError, TooLarge
 from custom_runtime.features.opening import open_store
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.predictor import Prediction, Predictor, Query
+from custom_runtime.predictor import Predictor
+from custom_runtime.query import Prediction, Query
 from custom_runtime.scoring import open_scorer
 from custom_runtime.settings import ServingSettings
 

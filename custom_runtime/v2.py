@@ -16,7 +16,7 @@ from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, NAME
 from custom_runtime.encoding import POSITIONS, encode_column
 from custom_runtime.errors import InvalidInput
 from custom_runtime.feature import CATEGORY_DATATYPE, NUMERIC_DATATYPES
-from custom_runtime.predictor import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
 
 KEY_DATATYPE = "INT64"
 PROBABILITY = f"{NAME}_probability"

@@ -12,7 +12,8 @@ from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable
 from custom_runtime.features.memory import MemoryStore
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.predictor import DEFAULT, REQUEST, SLICE_ROWS, STORE, Predictor, Query
+from custom_runtime.predictor import SLICE_ROWS, Predictor
+from custom_runtime.query import DEFAULT, REQUEST, STORE, Query
 from custom_runtime.settings import ServingSettings
 
 TENURE = POSITIONS["tenure_months"]

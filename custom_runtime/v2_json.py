@@ -1,0 +1,51 @@
+"""V2 bodies as JSON: the plain shape that almost every request has, read without a model of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from custom_runtime import v2
+from custom_runtime.query import Prediction
+
+_TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
+_DATATYPES = frozenset(
+    ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
+)
+_ALL_OUTPUTS = v2.check_outputs(())
+
+
+def read_plain(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
+    """Read a V2 body of the plain shape: an id or none, and inputs without parameters. None: any other shape."""
+    try:
+        request: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(request) is not dict or not request.keys() <= {"id", "inputs"}:
+        return None
+    request_id, inputs = request.get("id"), request.get("inputs")
+    if type(inputs) is not list or not (request_id is None or type(request_id) is str):
+        return None
+    tensors = []
+    for given in inputs:
+        if type(given) is not dict or given.keys() != _TENSOR_FIELDS:
+            return None
+        name, shape, datatype, data = given["name"], given["shape"], given["datatype"], given["data"]
+        if type(name) is not str or type(shape) is not list or type(data) is not list or datatype not in _DATATYPES:
+            return None
+        if any(type(length) is not int for length in shape):
+            return None
+        tensors.append(v2.Tensor(name, datatype, shape, data))
+    return request_id, tensors
+
+
+def as_response(model: str, version: str, request_id: str, prediction: Prediction) -> dict[str, Any]:
+    """Return the response to a plain request, field by field as MLServer's own route renders it."""
+    return {
+        "model_name": model,
+        "model_version": version,
+        "id": request_id,
+        "parameters": {},
+        "outputs": v2.encode_outputs(prediction, _ALL_OUTPUTS),
+    }
