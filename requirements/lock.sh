@@ -9,7 +9,7 @@ uv=${UV:-uv}
 upgrade=${UPGRADE---upgrade}
 compile() { # compile OUTPUT [arguments]
     local output=$1; shift
-    "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+    "$uv" pip compile --quiet --universal --python-version "${python:-3.11}" --generate-hashes --no-emit-index-url --no-annotate \
         --no-header "${cuda[@]}" --output-file "requirements/$output" "$@" >/dev/null
 }
 compile dev.txt $upgrade --extra dev pyproject.toml
@@ -20,6 +20,9 @@ done
 xgboost=$(sed -nE 's/^xgboost==([0-9.]+).*/\1/p' requirements/dev.txt)
 compile image.txt $upgrade --constraint requirements/dev.txt --overrides requirements/image-overrides.txt \
     --extra serve pyproject.toml - <<<"xgboost-cpu==$xgboost"
+# Seldon's own protocol: Python 3.12 and NumPy 1.26 are seldon-core's terms, so it is resolved for itself.
+python=3.12 compile seldon.txt $upgrade --overrides requirements/seldon-overrides.txt \
+    --extra serve --extra seldon pyproject.toml - <<<"xgboost-cpu==$xgboost"
 compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<"uv"
 if grep -nE '://|^nvidia' requirements/*.txt; then
     echo "a lock names a host, or asks for a CUDA library" >&2

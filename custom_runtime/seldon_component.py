@@ -1,0 +1,182 @@
+"""The same predictor as a component of Seldon's own protocol, for gateways that still speak `/api/v1.0/predictions`.
+
+    seldon-core-microservice custom_runtime.seldon_component.ChurnComponent --service-type MODEL
+
+`data` takes a column named customer_id (the only one may go without a name), further columns are features; it answers
+one probability a row. `jsonData` takes and answers what /predict does. The wrapper calls from its own threads; they
+meet on one event loop, so requests that wait at the same moment are scored together here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from seldon_core.flask_utils import SeldonMicroserviceException
+from seldon_core.user_model import SeldonComponent, SeldonResponse
+
+from custom_runtime import predict_body, v2
+from custom_runtime.bundle import read_bundle
+from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
+from custom_runtime.encoding import POSITIONS
+from custom_runtime.errors import InvalidInput, NotReady, ServingError
+from custom_runtime.features.opening import open_store
+from custom_runtime.metrics import ServingMetrics
+from custom_runtime.predictor import Predictor
+from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.scoring import open_scorer
+from custom_runtime.settings import ServingSettings
+
+Result = TypeVar("Result")
+# The largest integer below which every one is a float64 of its own: what a `tensor`, which has no integers, can name.
+EXACT_FLOAT = 2**53
+
+
+class ChurnComponent(SeldonComponent):  # type: ignore[misc]
+    """Serves one bundle over Seldon's protocol, REST and gRPC; settings are the CHURN_* variables of the service."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings = ServingSettings()
+        self._bundle = read_bundle(self._settings.bundle)  # before load(): metadata is asked for first
+        self._body = predict_body.PredictionBody(self._bundle.version)
+        self._predictor: Predictor | None = None
+
+    def load(self) -> None:
+        """Open store and model in the calling process: the wrapper forks first. Raises StartupError."""
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="churn-loop", daemon=True).start()
+        self._store = open_store(self._settings.feature_store, name=NAME, fingerprint=FINGERPRINT)
+        self._predictor = self._run(self._open())
+
+    def predict(self, X: Any, names: Sequence[str], meta: Any = None) -> SeldonResponse:
+        """Answer an array [n, columns] with probabilities float64 [n, 1], or jsonData with the body of /predict."""
+        with _refusals():
+            if isinstance(X, dict):
+                query = predict_body.parse(orjson.dumps(X))
+                prediction = self._predict(query)
+                answer = orjson.loads(self._body.render(query, prediction))
+            else:
+                prediction = self._predict(v2.decode(_tensors(X, names)))
+                answer = np.array(prediction.probabilities).reshape(-1, 1)
+        sources = [FEATURE_SOURCES[source] for source in prediction.sources]
+        counted = [_count("churn_rows", sources.count(source), features=source) for source in sorted(set(sources))]
+        return SeldonResponse(data=answer, tags={v2.SOURCE: sources}, metrics=counted)
+
+    def class_names(self) -> list[str]:
+        """Name the column of an answer."""
+        return [v2.PROBABILITY]
+
+    def tags(self) -> dict[str, str]:
+        """Say in every answer which model gave it."""
+        return {"model": NAME, "model_version": self._bundle.version}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Say which model serves; the counts of a request come with its answer."""
+        tags = {"model": NAME, "version": self._bundle.version, "predictor": self._settings.predictor}
+        return [{"type": "GAUGE", "key": "churn_model_info", "value": 1, "tags": tags}]
+
+    def health_status(self) -> dict[str, Any]:
+        """Read the feature store once: readiness is being able to answer."""
+        with _refusals():
+            self._ready()
+            self._run(self._store.fetch([0], timeout_s=self._settings.store_timeout_ms / 1000))
+        return self.tags() | {"store": self._store.kind}
+
+    def init_metadata(self) -> dict[str, Any]:
+        """Describe inputs and outputs, from the contract."""
+        names = [KEY, *(feature.name for feature in FEATURES)]
+        return {
+            "name": NAME,
+            "versions": [self._bundle.version],
+            "platform": "seldon",
+            "inputs": [{"messagetype": "ndarray", "schema": {"names": names, "shape": [len(names)]}}],
+            "outputs": [{"messagetype": "ndarray", "schema": {"names": self.class_names(), "shape": [1]}}],
+        }
+
+    def send_feedback(
+        self, features: Any, feature_names: Sequence[str], reward: float, truth: Any, routing: int | None = None
+    ) -> SeldonResponse:
+        """Count a feedback, and whether it told what became of the customer. Nothing learns from it."""
+        known = "given" if np.size(truth) and truth is not None else "missing"
+        return SeldonResponse(data=[], metrics=[_count("churn_feedback", 1, truth=known)])
+
+    async def _open(self) -> Predictor:
+        await self._store.open()
+        series = ServingMetrics(
+            model=NAME,
+            version=self._bundle.version,
+            predictor=self._settings.predictor,
+            store=self._store.kind,
+        )
+        return Predictor(
+            scorer=open_scorer(self._bundle, self._settings.scorer),
+            store=self._store,
+            defaults=self._bundle.defaults,
+            settings=self._settings,
+            metrics=series,
+        )
+
+    def _ready(self) -> Predictor:
+        if self._predictor is None:
+            raise NotReady(f"model {NAME!r} is loading; retry later")
+        return self._predictor
+
+    def _predict(self, query: Query) -> Prediction:
+        predictor = self._ready()
+        predictor.check_rows(query.size)
+        return self._run(predictor.predict(query))
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn a refusal into the wrapper's own, with the status of the error table and the code as its reason."""
+    try:
+        yield
+    except ServingError as error:
+        raise SeldonMicroserviceException(str(error), status_code=error.status, reason=error.code) from error
+
+
+def _count(key: str, value: int, **tags: str) -> dict[str, Any]:
+    return {"type": "COUNTER", "key": key, "value": value, "tags": tags}
+
+
+def _tensors(values: Any, names: Sequence[str]) -> list[v2.Tensor]:
+    """Cut an array into V2 inputs. Raises InvalidInput."""
+    table = np.asarray(values)
+    table = table.reshape(-1, 1) if table.ndim == 1 else table
+    named = list(names) or [KEY]
+    if table.ndim != 2 or table.shape[1] != len(named):
+        raise InvalidInput(f"data has shape {list(table.shape)} for {len(named)} names; allowed: one column a name")
+    return [_tensor(name, table[:, position].tolist()) for position, name in enumerate(named)]
+
+
+def _tensor(name: str, values: list[Any]) -> v2.Tensor:
+    # One array has one type: numbers beside a category arrive as text, integers beside a fraction as floats.
+    if name == KEY:
+        return v2.Tensor(name, v2.KEY_DATATYPE, [len(values)], _each(name, values, _integer))
+    position = POSITIONS.get(name)
+    if position is None or FEATURES[position].is_category:
+        return v2.Tensor(name, "BYTES", [len(values)], values)
+    return v2.Tensor(name, "FP64", [len(values)], _each(name, values, float))
+
+
+def _each(name: str, values: list[Any], convert: Callable[[Any], Result]) -> list[Result]:
+    try:
+        return [convert(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name}: {error}") from None
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not (value.is_integer() and abs(value) < EXACT_FLOAT)):
+        raise ValueError(f"{value!r} is not a whole number that a float holds exactly")
+    return int(value)
