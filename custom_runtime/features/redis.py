@@ -74,6 +74,8 @@ class RedisStore:
         """See FeatureStore.fetch. One try: whether to ask again is the caller's to decide."""
         if self._link is None:
             raise StoreUnavailable(f"feature store {self._label} is not open")
+        if not customer_ids:
+            return decode_records([])
         if not self._breaker.admit():
             raise StoreUnavailable(f"feature store {self._label} is down; it is tried again within a second")
         try:
@@ -84,7 +86,7 @@ class RedisStore:
             raise StoreUnavailable(f"feature store {self._label} gave no answer in {timeout_s * 1e3:g} ms") from error
         except Exception as error:  # whatever a broken peer makes the client raise is the same outcome
             self._breaker.fail()
-            raise StoreUnavailable(f"feature store {self._label} cannot be read: {error}") from error
+            raise StoreUnavailable(f"feature store {self._label} cannot be read: {_said(error)}") from error
         # Redis is well even where one customer's value is not: that one fails, the breaker stays closed.
         self._breaker.succeed()
         return decode_records(check_records(values))
@@ -146,7 +148,7 @@ class RedisStore:
             return await command(self._client)
         except Exception as error:  # redis-py, ssl, socket and URL errors share no base class
             await self._release()
-            raise StoreError(f"feature store {self._label}: {error}") from error
+            raise StoreError(f"feature store {self._label}: {_said(error)}") from error
 
     async def _release(self) -> None:
         client, self._client = self._client, None
@@ -187,3 +189,7 @@ class RedisStore:
 
 def _set_all(client: Any, *, values: dict[str, bytes]) -> Any:
     return client.mset_nonatomic(values) if isinstance(client, RedisCluster) else client.mset(values)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

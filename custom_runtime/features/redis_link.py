@@ -17,6 +17,8 @@ from redis.asyncio import Connection, ConnectionPool, RedisCluster
 from custom_runtime.features.redis_wire import check_reply, pack_mget
 
 CONNECT_TIMEOUT_S = 1.0
+# Reads the whole topology and the table of commands (200 kB).
+CLUSTER_CONNECT_TIMEOUT_S = 5.0
 # The coalescer above has one fetch in flight; parts of big batches come beside it.
 MAX_CONNECTIONS = 4
 
@@ -43,7 +45,7 @@ class ServerLink:
         self._prefix = prefix
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._connecting = Connecting(self._connect)
+        self._connecting = Connecting(self._connect, timeout_s=CONNECT_TIMEOUT_S)
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""
@@ -94,18 +96,20 @@ class ClusterLink:
         self._client = client
         self._prefix = prefix
         self._ready = False
-        self._connecting = Connecting(self._connect)
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._connecting = Connecting(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""
-        if not self._ready:
-            await self._connecting.wait()
-        try:
-            values = await self._client.mget_nonatomic([f"{self._prefix}{customer_id}" for customer_id in customer_ids])
-        except BaseException:
-            self._ready = False  # a node may be gone: the topology is read again
-            raise
-        return check_reply(values, count=len(customer_ids))
+        keys = [f"{self._prefix}{customer_id}" for customer_id in customer_ids]
+        async with self._slots:
+            if not self._ready:
+                await self._connecting.wait()
+            try:
+                return check_reply(await self._client.mget_nonatomic(keys), count=len(keys))
+            except BaseException:
+                self._ready = False  # a node may be gone: the topology is read again
+                raise
 
     async def close(self) -> None:
         """See Link.close."""
@@ -121,8 +125,9 @@ class ClusterLink:
 class Connecting:
     """One attempt to connect at a time, shared by all who wait; who gives up waiting does not end it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[None]], *, timeout_s: float) -> None:
         self._connect = connect
+        self._timeout_s = timeout_s
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self) -> None:
@@ -141,7 +146,7 @@ class Connecting:
                 await task
 
     async def _attempt(self) -> None:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(self._timeout_s):
             await self._connect()
 
 
