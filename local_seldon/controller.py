@@ -16,7 +16,7 @@ import structlog
 
 from local_seldon import leftovers
 from local_seldon.caddy import Routes
-from local_seldon.deployment import check_supported, read_manifest, status
+from local_seldon.deployment import read_manifest, status
 from local_seldon.environment import Overrides
 from local_seldon.errors import LocalSeldonError, ProxyError
 from local_seldon.fleet import Fleet, answering
@@ -76,9 +76,20 @@ class Controller:
     async def run(self) -> None:
         """Run until `stop`. Raises LocalSeldonError or RolloutError when the deployment cannot even begin."""
         leftovers.clear(self._store.runtime())
+        for stale in (self._store.runtime_file, self._store.status_file):
+            stale.unlink(missing_ok=True)
+        existed = self._store.object_file.exists()
+        try:
+            await self._run()
+        finally:
+            if self._stopping.is_set() or not existed:  # else a crash before this one left a rollout to go on with
+                self._remove()
+
+    async def _run(self) -> None:
         self._apply_source(first=True)
         deployment = parse(self._store.read())
-        check_supported(deployment)
+        for predictor in deployment.predictors:
+            self._fleet.check(deployment, predictor)
         shutil.rmtree(self._logs, ignore_errors=True)
         self._proxy = Proxy(port=self._port, state_directory=self._store.directory, log_directory=self._logs)
         try:
@@ -86,7 +97,10 @@ class Controller:
             log.info("listening", url=self._proxy.url, deployment=deployment.name)
             await self._reconcile_for_ever()
         finally:
-            await self._drain()
+            # The edge first: nothing new is taken on, and what is in flight is answered before the processes end.
+            await self._proxy.stop()
+            await self._fleet.drain()
+            log.info("stopped")
 
     async def _reconcile_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,11 +202,7 @@ class Controller:
             write_json(file, document)
             self._written[file.name] = document
 
-    async def _drain(self) -> None:
-        """Stop answering at the edge, then end every process, then delete the object: nothing is left behind."""
-        await self._proxy.stop()
-        await self._fleet.drain()
+    def _remove(self) -> None:
         self._store.remove()
         for name in ("edge.json", "mesh.json", APPLIED):
             (self._store.directory / name).unlink(missing_ok=True)
-        log.info("stopped")

@@ -45,12 +45,16 @@ class Fleet:
         running = {replica.number for replica in self.of(predictor.name) if replica.template == current}
         missing = [number for number in range(replicas(deployment, predictor)) if number not in running]
         if missing:
-            check_supported(deployment)
-            environment(deployment, predictor, Ports(0, 0, 0), self.overrides, self.inherited)
+            self.check(deployment, predictor)
         for number in missing:
             replica = self._replica(deployment, predictor, number, current)
             self.replicas.append(replica)
             replica.start()
+
+    def check(self, deployment: SeldonDeployment, predictor: Predictor) -> None:
+        """Raise LocalSeldonError when a predictor cannot run here."""
+        check_supported(deployment)
+        environment(deployment, predictor, Ports(0, 0, 0), self.overrides, self.inherited)
 
     def of(self, predictor: str) -> list[Replica]:
         """Return a predictor's replicas, those before its last edit included."""

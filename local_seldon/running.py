@@ -74,7 +74,7 @@ def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str
             list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        wait_until_available(store, timeout_s, lambda: process.poll() is None)
+        _wait_until_available(store, process, timeout_s)
     except DidNotStart as error:
         process.terminate()
         process.wait()
@@ -83,14 +83,14 @@ def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str
     return store.runtime()
 
 
-def wait_until_available(store: LocalStore, timeout_s: float, alive: Any = lambda: True) -> None:
-    """Wait until `.status.state` is Available. Raises DidNotStart."""
+def _wait_until_available(store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while True:
-        status = store.read().get("status", {}) if store.object_file.exists() else {}
+        ours = store.runtime().get("controller_pid") == process.pid  # not of one that was killed before
+        status = store.read().get("status", {}) if ours else {}
         if status.get("state") == "Available":
             return
-        if not alive():
+        if process.poll() is not None:
             raise DidNotStart("the controller ended before the deployment was Available")
         if time.monotonic() > deadline_s:
             raise DidNotStart(f"not Available within {timeout_s:.0f} s: {status.get('description') or 'not ready'}")
@@ -104,12 +104,13 @@ def down(store: LocalStore) -> list[int]:
     """
     runtime = store.runtime()
     if is_running(store):
+        holder = _holder(store)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(_holder(store), signal.SIGTERM)
+            os.kill(holder, signal.SIGTERM)
         deadline_s = time.monotonic() + DOWN_TIMEOUT_S
-        while is_running(store):
+        while leftovers.identity(holder):
             if time.monotonic() > deadline_s:
-                raise NotRunning(f"process {_holder(store)} did not end within {DOWN_TIMEOUT_S:.0f} s of SIGTERM")
+                raise NotRunning(f"process {holder} did not end within {DOWN_TIMEOUT_S:.0f} s of SIGTERM")
             time.sleep(0.05)
         return []
     if not store.object_file.exists():

@@ -91,7 +91,7 @@ class Story:
         self.outcomes[phase] = _said(result)
         if result.code != expected:
             raise DemoFailed(f"{version}: exit code {result.code}, expected {expected}: {result.output}")
-        self.reports.append(str(result.answer["log"]))
+        self.reports.append(str(result.answer["report"]))
 
     async def _take_store_away(self, stage: Stage) -> None:
         # In the mesh, at 0 %: it has been ready. An event cannot be waited for: it happens in another process.
@@ -122,9 +122,8 @@ class Story:
         self.console.print(summary(load.tallies, allowed))
         for phase, outcome in self.outcomes.items():
             self.console.print(Text(f"{phase}: {outcome}"), soft_wrap=True)
-        for log in self.reports:
-            report = Path(log).with_suffix(".html")
-            self.console.print(f"report: {report if report.exists() else log}", soft_wrap=True)
+        for report in self.reports:
+            self.console.print(f"report: {report}", soft_wrap=True)
         lost = {
             phase: tally.failed - tally.failed_by(allowed.get(phase, ""))
             for phase, tally in load.tallies.items()

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from local_seldon.demo.load import Load
 from rollout.errors import Rejected, Unavailable
 from rollout.targets.target import Readiness
-from tests.local_seldon.world import BASE, Local, predictor, until
+from tests.local_seldon.world import BASE, Local, is_alive, manifest, predictor, until
 
 Begin = Callable[..., Local]
 pytestmark = pytest.mark.integration
@@ -204,8 +204,6 @@ def test_traffic_edits_restart_nothing(local: Begin) -> None:
 
 
 def test_a_change_of_the_file_is_applied_and_a_broken_one_is_refused(local: Begin) -> None:
-    from tests.local_seldon.world import manifest
-
     running = local(predictor("v1", 100))
     running.write(manifest(predictor("v1", 80), predictor("v2", 20)))
     until(lambda: running.weights() == {"v1": 80, "v2": 20})
@@ -238,10 +236,8 @@ def test_the_end_leaves_no_process_no_socket_and_no_object(local: Begin, client:
     url = running.url
     running.stop()
     assert running.error is None
-    for process in runtime["processes"]:
-        with pytest.raises(ProcessLookupError):
-            os.kill(process["pid"], 0)
     assert len(runtime["processes"]) == 3
+    assert not [process["pid"] for process in runtime["processes"] if is_alive(process["pid"])]
     assert not Path(runtime["admin_socket"]).parent.exists()
     left = {path.name for path in running.store.directory.iterdir()}
     assert left == {"deployment.lock", "logs"}

@@ -15,6 +15,7 @@ import yaml
 
 from local_seldon.controller import Controller, Options
 from local_seldon.environment import Overrides
+from local_seldon.leftovers import identity
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
 
@@ -64,6 +65,11 @@ def until(look: Callable[[], Any], *, within_s: float = 15.0) -> Any:
         assert time.monotonic() < deadline_s, f"not within {within_s} s; last: {found!r}"
         time.sleep(0.02)
     return found
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    return identity(pid) is not None
 
 
 class Local:
