@@ -9,8 +9,10 @@ ARG PIP_INDEX_URL
 ARG PIP_CERT
 ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
+# seldon.txt makes the image of seldon/overlays/seldon-protocol, on Python 3.12.
+ARG LOCK=image.txt
 WORKDIR /build
-COPY requirements/bootstrap.txt requirements/image.txt requirements/
+COPY requirements/bootstrap.txt requirements/${LOCK} requirements/
 RUN python3 -m venv /tools \
  && /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 # `uv pip sync` installs the lock and nothing that it does not name. What no server imports goes: test suites, model
@@ -19,10 +21,10 @@ RUN python3 -m venv /tools \
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv --without-pip /opt/churn/python \
- && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/churn/python /tools/bin/uv pip sync --require-hashes requirements/image.txt \
+ && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/churn/python /tools/bin/uv pip sync --require-hashes "requirements/${LOCK}" \
  && cd /opt/churn/python/lib/python3*/site-packages \
- && find numpy scipy pandas -type d -name tests -prune -exec rm -r {} + \
- && rm -r onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
+ && find . -type d -regex '\./\(numpy\|scipy\|pandas\)/.*tests' -prune -exec rm -r {} + \
+ && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
  && rm -f /opt/churn/python/.lock
 COPY custom_runtime /opt/churn/custom_runtime

@@ -45,16 +45,20 @@ lock: $(STAMP) ## Renew the hashed locks under requirements/
 clean: ## Remove everything that was generated (environment, models, features)
 	rm -rf $(VENV) var build dist *.egg-info
 
-# docker or buildah, whichever is there; BUNDLE= leaves the model to a mount.
-BUILDER := $(firstword $(shell command -v docker buildah))
+# docker where its daemon answers, else buildah; BUNDLE= leaves the model to a mount.
+BUILDER = $(shell docker info >/dev/null 2>&1 && echo docker || command -v buildah)
 IMAGE ?= churn-serving:latest
 BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 
-.PHONY: image image-test
+LOCK ?= image.txt
+.PHONY: image image-seldon image-test
 
 image: ## Build the container image, with the model of var/bundle baked in where there is one
-	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error install docker or buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
-		--build-arg REVISION=$(shell git rev-parse HEAD) .
+	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error start docker, or run: apt-get install buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
+		--build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) .
+
+image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-protocol)
+	$(MAKE) image IMAGE=churn-serving-seldon:latest LOCK=seldon.txt
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/python scripts/image_test.py --report docs/image.md

@@ -1,0 +1,31 @@
+"""The overlay of Seldon's own protocol: what the wrapper answers, and what production says of everything else."""
+
+from rollout.validation import findings
+
+
+def container(deployment):
+    return deployment["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
+
+
+def test_overlay_is_accepted_by_the_operators_rules_and_the_crd(deployment, crd_errors):
+    built = deployment("seldon-protocol")
+    assert findings(built) == ()
+    assert crd_errors(built) == []
+
+
+def test_overlay_runs_the_component_and_probes_what_it_answers(deployment):
+    ours = container(deployment("seldon-protocol"))
+    assert ours["command"][:2] == ["seldon-core-microservice", "custom_runtime.seldon_component.ChurnComponent"]
+    assert ours["readinessProbe"]["httpGet"] == {"path": "/health/status", "port": "http"}
+    assert ours["livenessProbe"]["httpGet"] == {"path": "/health/ping", "port": "http"}
+
+
+def test_overlay_differs_from_production_in_nothing_else(deployment):
+    ours, theirs = deployment("seldon-protocol"), deployment("production")
+    assert (ours["spec"]["protocol"], theirs["spec"]["protocol"]) == ("seldon", "v2")
+    changed = {"image", "command", "env", "startupProbe", "readinessProbe", "livenessProbe"}
+    for built in (ours, theirs):
+        built["spec"]["protocol"] = ""
+        for name in changed:
+            container(built).pop(name, None)
+    assert ours == theirs
