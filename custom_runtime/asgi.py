@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from typing import Any, NamedTuple
 
 from custom_runtime.errors import DeadlineExceeded, ServingError, TooLarge
@@ -11,7 +12,7 @@ from custom_runtime.predict_body import render_error
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+Receive = Callable[[], Coroutine[Any, Any, Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -52,11 +53,44 @@ async def reply(send: Send, answer: Answer, *, close: bool = False) -> None:
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
     """Read a request's body. Raises TooLarge, as early as Content-Length tells, or DeadlineExceeded."""
     _check_claimed(scope, limit_bytes)
-    message = await receive()  # uvicorn starts a request when its headers are there: the body may still be on its way
+    # uvicorn starts a request when its headers are there: mostly the body came with them, and then no timer is needed.
+    first = receive()
+    try:
+        waiting = first.send(None)
+    except StopIteration as done:
+        message: Message = done.value
+    else:
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await _resumed(first, waiting)
+        except TimeoutError:
+            raise _late(timeout_s) from None
+    if message["type"] == "http.disconnect":
+        raise DeadlineExceeded("the client went away before its body had arrived")
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
         return body
     return await _read_rest(body, receive, limit_bytes, timeout_s)
+
+
+@types.coroutine
+def _resumed(started: Coroutine[Any, Any, Message], waiting: Any) -> Generator[Any, Any, Message]:
+    """Await a coroutine that has run up to its first wait."""
+    try:
+        while True:
+            try:
+                sent = yield waiting
+            except BaseException as error:
+                waiting = started.throw(error)
+            else:
+                waiting = started.send(sent)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+
+
+def _late(timeout_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the body did not arrive within {timeout_s * 1000:.0f} ms")
 
 
 async def _read_rest(body: bytes, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
@@ -65,6 +99,8 @@ async def _read_rest(body: bytes, receive: Receive, limit_bytes: int, timeout_s:
         async with asyncio.timeout(timeout_s):
             while True:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise DeadlineExceeded("the client went away before its body had arrived")
                 chunk: bytes = message.get("body", b"")
                 chunks.append(chunk)
                 size += len(chunk)
@@ -73,7 +109,7 @@ async def _read_rest(body: bytes, receive: Receive, limit_bytes: int, timeout_s:
                 if not message.get("more_body", False):
                     return b"".join(chunks)
     except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {timeout_s * 1000:.0f} ms") from None
+        raise _late(timeout_s) from None
 
 
 def limited(scope: Scope, receive: Receive, *, limit_bytes: int) -> Receive:

@@ -31,6 +31,7 @@ class _Waiting(NamedTuple, Generic[Job, Result]):
     job: Job
     deadline: float
     future: asyncio.Future[Result]
+    queued_at: float
 
 
 class Coalescer(Generic[Job, Result]):
@@ -57,10 +58,14 @@ class Coalescer(Generic[Job, Result]):
         """Queue a job; deadline is a time of `clock`. The future ends with its result, or DeadlineExceeded."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(_Waiting(job, deadline, future))
+        self._queue.append(_Waiting(job, deadline, future, self._clock()))
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         return future
+
+    def waited_s(self) -> float:
+        """Return how long the job at the head of the queue has waited; 0 when none waits."""
+        return self._clock() - self._queue[0].queued_at if self._queue else 0.0
 
     async def _work(self) -> None:
         try:
@@ -68,6 +73,10 @@ class Coalescer(Generic[Job, Result]):
                 batch = self._next_batch()
                 if batch:
                     await self._answer(batch)
+                if self._queue:
+                    # A store that never waits would keep the event loop until the queue is empty: now these answers
+                    # leave, and what arrived is accepted or shed.
+                    await asyncio.sleep(0)
         finally:
             self._worker = None
 

@@ -28,11 +28,16 @@ from custom_runtime.models import LoadedModels
 from custom_runtime.rest import FastRoutes
 from custom_runtime.rpc import ChurnServicer, LockedRepositoryServicer
 from custom_runtime.settings import ServingSettings
+from custom_runtime.slow_clients import SlowClients
 from custom_runtime.translation import unify_errors
 
 # Load balancers keep idle connections for a minute; the side that closes first should not be ours.
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
+# A client on a bad line sends the head of a request in one or two packets; one that takes this long means harm.
+HEADERS_S = 10.0
+# uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
+SHUTDOWN_S = 15
 # Set by the supervisor: the file descriptor of a bound socket. It stays open there, so that the connections that
 # wait on it outlive this process.
 LISTEN_FD = "CHURN_LISTEN_FD"
@@ -44,11 +49,18 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.answering = asyncio.Event()
+        self._slow_clients = SlowClients(headers_s=HEADERS_S, idle_s=KEEP_ALIVE_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port."""
         await super().startup(sockets)
         self.answering.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        if counter % 10 == 0:
+            self._slow_clients.sweep(self.server_state.connections, asyncio.get_running_loop().time())  # type: ignore[arg-type]
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,6 +85,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             proxy_headers=False,  # nobody here asks for the client's address
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_S,
             root_path=settings.root_path,
             **(settings._custom_rest_server_settings or {}),
         )

@@ -16,7 +16,7 @@ import numpy as np
 from custom_runtime.assembly import Assembler
 from custom_runtime.coalescer import Coalescer
 from custom_runtime.encoding import Matrix
-from custom_runtime.errors import Overloaded, StoreUnavailable, TooLarge
+from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge
 from custom_runtime.features.store import FeatureStore, FetchedRows
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.query import Prediction, Query
@@ -55,11 +55,16 @@ class Predictor:
         self._store_timeout_s = settings.store_timeout_ms / 1000
         self._deadline_s = settings.deadline_ms / 1000
         self._max_inflight = settings.max_inflight
+        self._max_queue_s = settings.max_queue_ms / 1000
         self._max_rows = settings.max_rows
         self._offload_rows = min(settings.offload_rows, settings.coalesce_rows)
         self._inflight = 0
         self._idle = asyncio.Event()
         self._coalescer: Coalescer[Query, Prediction] = Coalescer(
+            self._run_batch, max_rows=settings.coalesce_rows, clock=clock
+        )
+        # Who brings every feature along never waits for a store that hangs.
+        self._storeless: Coalescer[Query, Prediction] = Coalescer(
             self._run_batch, max_rows=settings.coalesce_rows, clock=clock
         )
         # One thread: a second one would only take turns with the first on the pod's core.
@@ -87,20 +92,27 @@ class Predictor:
         Raises Overloaded at once when too many requests are in flight; TooLarge, UnknownCustomer, StoreUnavailable
         or DeadlineExceeded.
         """
-        if self._inflight >= self._max_inflight:
-            raise Overloaded(f"{self._inflight} requests are in flight, {self._max_inflight} are allowed; retry later")
+        self.admit()
+        coalescer = self._coalescer if query.needs_store else self._storeless
+        if coalescer.waited_s() > self._max_queue_s:
+            raise Overloaded(f"requests wait longer than {self._max_queue_s * 1e3:g} ms for their batch; retry later")
         limit_s = self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)
         deadline = self._clock() + limit_s
         self._inflight += 1
         try:
             if query.size <= self._offload_rows:
-                return await self._coalescer.submit(query, deadline=deadline)
-            return await self._predict_big(query)
+                return await coalescer.submit(query, deadline=deadline)
+            return await self._predict_big(query, limit_s)
         finally:
             self._inflight -= 1
             if not self._inflight:
                 self._idle.set()
                 self._metrics.set_inflight(0)
+
+    def admit(self) -> None:
+        """Raise Overloaded when as many requests are in flight as are allowed; cheap, before a body is read."""
+        if self._inflight >= self._max_inflight:
+            raise Overloaded(f"{self._inflight} requests are in flight, {self._max_inflight} are allowed; retry later")
 
     def check_rows(self, rows: int) -> None:
         """Raise TooLarge when a batch has more rows than are allowed."""
@@ -114,8 +126,14 @@ class Predictor:
             await self._idle.wait()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _predict_big(self, query: Query) -> Prediction:
-        async with self._big_batches:
+    async def _predict_big(self, query: Query, limit_s: float) -> Prediction:
+        """Score a big batch once it is its turn, which must come within limit_s; its own work takes what it takes."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._big_batches.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(f"other big batches took more than {limit_s * 1e3:.0f} ms; retry later") from None
+        try:
             loop = asyncio.get_running_loop()
             probabilities: list[float] = []
             sources: list[int] = []
@@ -133,6 +151,8 @@ class Predictor:
                 sources += source
                 await asyncio.sleep(0)  # the small requests' turn
             return Prediction(probabilities, sources)
+        finally:
+            self._big_batches.release()
 
     async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
         """Answer the queries of one batch with one fetch and one scoring call."""

@@ -73,6 +73,7 @@ class FastRoutes:
         runtime = None
         try:
             runtime = self._models.find(name, version)
+            runtime.predictor.admit()
             if name is None:
                 limit_bytes = self._settings.max_predict_bytes
                 body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)

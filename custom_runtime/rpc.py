@@ -37,6 +37,7 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
         runtime, status = None, 200
         try:
             runtime = self._models.find(request.model_name, request.model_version or None)
+            runtime.predictor.admit()
             requested = v2.check_outputs([output.name for output in request.outputs])
             prediction = await runtime.infer(read_tensors(request), timeout_s=context.time_remaining())
             return as_response(request, str(runtime.version), prediction, requested)

@@ -32,6 +32,9 @@ class ServingSettings(BaseSettings):
     max_feature_age_s: float | None = Field(None, gt=0, description="Rows older than this are counted as stale.")
     deadline_ms: float = Field(500.0, gt=0, description="The longest time from a request's arrival to its answer.")
     max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more is shed with 503.")
+    max_queue_ms: float = Field(
+        30.0, gt=0, description="Once a request has waited this long for its batch, new ones are shed with 503."
+    )
     max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
     max_body_bytes: int = Field(33_554_432, ge=1_024, description="The largest V2 body or gRPC message.")
     max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
