@@ -85,9 +85,11 @@ class Load:
         """Send until `stop`. An arrival that is late is sent at once: the schedule does not wait for the answers."""
         due_s = time.monotonic()
         async with asyncio.TaskGroup() as requests:
-            while not self._stopping:
+            while True:
                 due_s += self._random.expovariate(self._per_s)
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+                if self._stopping:
+                    break
                 tally = self.tally
                 tally.sent += 1
                 requests.create_task(self._request(self._body(self._random), tally))
