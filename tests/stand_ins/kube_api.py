@@ -32,6 +32,9 @@ PREDICTOR_FIELDS = {
 }  # fmt: skip
 
 
+REMEMBERED = 20
+
+
 @attrs.define(kw_only=True)
 class KubeApi(kmock.KubernetesEmulator):
     """The server. fault: asked for each request (method, plural, name); what it returns is answered instead."""
@@ -41,44 +44,39 @@ class KubeApi(kmock.KubernetesEmulator):
     _versions: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
 
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
+        del self._requests[:-REMEMBERED]  # kmock filters all requests that it ever saw, for each new one
         method = request.method.value.upper()
-        if request.resource is None:
-            return await super()._handle(request)
-        plural = str(request.resource.plural)
-        if answer := self.fault(method, plural, str(request.name)):
+        plural = str(request.resource.plural) if request.resource else ""
+        if plural and (answer := self.fault(method, plural, str(request.name))):
             raise KubernetesError(status=answer[0], reason="Injected", message=answer[1])
-        if method not in ("POST", "PUT", "PATCH"):
+        if not plural or method not in ("POST", "PUT", "PATCH"):
             return await super()._handle(request)
-        namespace = request.namespace
-        name = request.name or request.data["metadata"]["name"]
-        key = (request.resource, namespace, name)
-        exists = key in self.objects and not self.objects[key].deleted
-        stored = self._raw(key) if exists else None
-        if method == "POST":
-            if stored is not None:
-                raise KubernetesError(status=409, reason="AlreadyExists", message=f'{plural} "{name}" already exists')
-            changed = copy.deepcopy(request.data)
-            changed["metadata"].setdefault("namespace", namespace)
-            changed["metadata"]["uid"] = f"uid-{name}"
-        elif stored is None:
-            raise KubernetesError(status=404, reason="NotFound", message=f'{plural} "{name}" not found')
-        elif method == "PUT":
-            changed = self._replaced(stored, request.data)
-        else:
-            changed = self._patched(stored, request)
+        key = (request.resource, request.namespace, request.name or request.data["metadata"]["name"])
+        stored = self._raw(key) if key in self.objects and not self.objects[key].deleted else None
+        changed = self._changed(method, stored, request)
         if request.subresource == "status":
-            changed = {**stored, "status": changed.get("status")}
+            changed = {**(stored or {}), "status": changed.get("status")}
         elif plural == "seldondeployments":
             changed["status"] = (stored or {}).get("status") or {}
             self._admit(changed, strict=request.params.get("fieldValidation") == "Strict")
-        if request.params.get("dryRun") == "All":
-            return aiohttp.web.json_response(changed)
-        if changed != stored:
+        if request.params.get("dryRun") != "All" and changed != stored:
             changed["metadata"]["resourceVersion"] = str(next(self._versions))
             self.objects[key] = changed
             if plural == "seldondeployments" and request.subresource != "status":
                 self.written.append(copy.deepcopy(changed))
         return aiohttp.web.json_response(changed, status=201 if method == "POST" else 200)
+
+    def _changed(self, method: str, stored: dict[str, Any] | None, request: kmock.Request) -> dict[str, Any]:
+        if method == "POST":
+            if stored is not None:
+                raise KubernetesError(status=409, reason="AlreadyExists", message="an object of that name exists")
+            created = copy.deepcopy(request.data)
+            created["metadata"].setdefault("namespace", request.namespace)
+            created["metadata"]["uid"] = f"uid-{created['metadata']['name']}"
+            return created
+        if stored is None:
+            raise KubernetesError(status=404, reason="NotFound", message=f'"{request.name}" not found')
+        return self._replaced(stored, request.data) if method == "PUT" else self._patched(stored, request)
 
     def _raw(self, key: Any) -> dict[str, Any]:
         return copy.deepcopy(self.objects[key].raw)

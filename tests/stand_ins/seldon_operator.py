@@ -69,7 +69,7 @@ class SeldonOperator:
         wanted = status(deployment, readiness)
         if manifest.get("status") != wanted:
             # A merge patch would keep the Deployments of predictors that are gone.
-            gone = {name: None for name in ((manifest.get("status") or {}).get("deploymentStatus") or {})}
+            gone = dict.fromkeys((manifest.get("status") or {}).get("deploymentStatus") or {})
             wanted["deploymentStatus"] = gone | wanted["deploymentStatus"]
             self._api.patch_namespaced_custom_object_status(
                 **SELDON,

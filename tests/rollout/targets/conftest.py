@@ -1,0 +1,63 @@
+"""The places that a contract test runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from rollout.targets.kubernetes import SELDON, KubernetesTarget
+from rollout.targets.kubernetes_connection import Connection
+from rollout.targets.memory import MemoryTarget
+from tests.local_seldon.world import Local, predictor
+from tests.local_seldon.world import manifest as local_manifest
+from tests.rollout.conftest import FakeClock, manifest
+from tests.rollout.targets.scene import Scene
+from tests.stand_ins.kube_api import kube_api
+from tests.stand_ins.seldon_operator import SeldonOperator
+
+
+@pytest.fixture
+def memory() -> Scene:
+    clock = FakeClock()
+    target = MemoryTarget(manifest(), clock, starts_in_s=1.0)
+
+    def unready(name: str, on: bool) -> None:
+        (target.unready.add if on else target.unready.discard)(name)
+
+    return Scene(target, unready, pause=lambda: clock.sleep(0.5))
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with kube_api(tmp_path) as (_, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        connection = Connection(timeout_s=5)
+        create = client.CustomObjectsApi.create_namespaced_custom_object
+        connection.call("create it", create, **SELDON, namespace="models", body=manifest())
+        with SeldonOperator(str(kubeconfig), "models") as operator:
+
+            def unready(name: str, on: bool) -> None:
+                (operator.unready.add if on else operator.unready.discard)(name)
+
+            yield Scene(KubernetesTarget("churn", connection), unready)
+            assert operator.error is None
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Scene]:
+    one = Local(tmp_path, local_manifest(predictor("v7", 100)))
+    one.start()
+    try:
+        one.available()
+        yield Scene(one.target, lambda name, on: one.turn(f"unready-{name}", on=on))
+    finally:
+        one.stop()
+
+
+@pytest.fixture(params=["memory", "kubernetes", "local"])
+def scene(request: pytest.FixtureRequest) -> Scene:
+    place: Scene = request.getfixturevalue(request.param)
+    return place
