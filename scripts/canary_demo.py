@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,10 +29,21 @@ def demo(
     python scripts/canary_demo.py --rate 150
     """
     try:
-        asyncio.run(Story(Console(), directory.absolute(), rate).tell())
+        asyncio.run(_told_to_end(Story(Console(), directory.absolute(), rate)))
+    except asyncio.CancelledError:
+        typer.echo("ended early; nothing runs any more", err=True)
+        sys.exit(130)
     except (LocalSeldonError, RolloutError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+async def _told_to_end(story: Story) -> None:
+    """Tell the story; Ctrl-C and SIGTERM end it in order, since what it starts outlives its process."""
+    telling = asyncio.ensure_future(story.tell())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, telling.cancel)
+    await telling
 
 
 if __name__ == "__main__":

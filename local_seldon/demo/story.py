@@ -25,7 +25,7 @@ from rollout.targets.local_store import LocalStore
 
 NAME, NAMESPACE = "churn", "default"
 CUSTOMERS = 7043  # of the reference table, numbered from 1
-PROMOTED, ROLLED_BACK = 0, 1
+PROMOTED, ROLLED_BACK, NOTHING_RUNS = 0, 1, 4
 # Phases of the load; a request counts for the phase in which it was sent.
 ALONE, GOOD, DRIFTED, BROKEN, AFTER = "v1 alone", "v2 good", "v3 drifted", "v4 errs", "v2 alone"
 QUIET_S = 2.0
@@ -111,11 +111,12 @@ class Story:
         place = ["--state", str(self.state)]
         artifacts = [word for one in self.versions.artifacts() for word in ("--artifact", one)]
         up = ["up", str(self.versions.manifest), "--port", "0", "--detach", "--output", "json"]
-        await script("seldon_local", *up, *place, *artifacts)
         try:
+            await script("seldon_local", *up, *place, *artifacts)
             yield str(self.store.runtime()["url"])
-        finally:
-            await asyncio.shield(script("seldon_local", "down", f"{NAMESPACE}/{NAME}", *place))
+        finally:  # also where `up` was cut short: what it had started goes on by itself
+            down = script("seldon_local", "down", f"{NAMESPACE}/{NAME}", *place, allowed=(0, NOTHING_RUNS))
+            await asyncio.shield(down)
 
     def _finish(self, load: Load) -> None:
         allowed = {BROKEN: "v4"}
