@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from custom_runtime.contract import FEATURES
 from custom_runtime.errors import InvalidInput
 from custom_runtime.feature import Feature
+from custom_runtime.quoting import quoted
 
 WIDTH = len(FEATURES)
 ROW_DTYPE = np.dtype("<f4")
@@ -74,7 +75,7 @@ def _encode_categories(feature: Feature, values: Sequence[Any] | NDArray[Any]) -
         return np.fromiter((codes[value] for value in values), dtype=np.float32, count=len(values))
     except (KeyError, TypeError):
         row, value = next((row, value) for row, value in enumerate(values) if not _is_category(codes, value))
-        raise InvalidInput(f"{feature.name}[{row}] is {value!r:.80}; allowed: {feature.allowed}") from None
+        raise InvalidInput(f"{feature.name}[{row}] is {quoted(value)}; allowed: {feature.allowed}") from None
 
 
 def _is_category(codes: Mapping[str, float], value: Any) -> bool:

@@ -24,11 +24,15 @@ from mlserver.metrics.server import MetricsServer
 from mlserver.rest.server import RESTServer
 from mlserver.settings import Settings
 
+from custom_runtime.access import read_tokens
+from custom_runtime.asgi import App
 from custom_runtime.models import LoadedModels
 from custom_runtime.rest import FastRoutes
-from custom_runtime.rpc import ChurnServicer, LockedRepositoryServicer
+from custom_runtime.rpc import INFERENCE, ChurnServicer, LockedRepositoryServicer
 from custom_runtime.settings import ServingSettings
 from custom_runtime.slow_clients import SlowClients
+from custom_runtime.tls import read_certificates
+from custom_runtime.token_gate import TokenGate, TokenInterceptor
 from custom_runtime.translation import unify_errors
 
 # Load balancers keep idle connections for a minute; the side that closes first should not be ours.
@@ -76,8 +80,13 @@ class RestListener(RESTServer):  # type: ignore[misc]
     ) -> None:
         super().__init__(settings, data_plane, handlers)
         unify_errors(self._app)
+        _close_side_doors(self._app)
+        tokens, certificates = read_tokens(serving), read_certificates(serving)
+        app: App = FastRoutes(self._app, models, serving, root_path=settings.root_path)
+        if tokens is not None:
+            app = TokenGate(app, tokens, root_path=settings.root_path)
         config = uvicorn.Config(
-            FastRoutes(self._app, models, serving, root_path=settings.root_path),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -87,6 +96,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
             root_path=settings.root_path,
+            **(certificates.for_rest() if certificates else {}),
             **(settings._custom_rest_server_settings or {}),
         )
         self._server = _Uvicorn(config)
@@ -124,6 +134,8 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
         super().__init__(settings, data_plane, handlers)
         self._models = models
         self._serving = serving
+        self._tokens = read_tokens(serving)
+        self._certificates = read_certificates(serving)
         self.started = asyncio.Event()
 
     async def start(self) -> None:
@@ -136,25 +148,43 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
     def _create_server(self) -> aio.Server:
         limit_bytes = self._serving.max_body_bytes
         options = [
-            *self._get_options(),
+            # MLServer's own limit goes: of two, gRPC takes the first.
+            *(option for option in self._get_options() if "message_length" not in option[0]),
             ("grpc.max_receive_message_length", limit_bytes),
             ("grpc.max_send_message_length", limit_bytes),
             # Several workers share the port; a single one must find it free.
             ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
         ]
-        self._server = aio.server(ThreadPoolExecutor(max_workers=1), options=options)
+        gates = [TokenInterceptor(self._tokens)] if self._tokens else []
+        self._server = aio.server(ThreadPoolExecutor(max_workers=1), options=options, interceptors=gates)
         servicer = ChurnServicer(
             self._data_plane, self._model_repository_handlers, self._models, admin_api=self._serving.admin_api
         )
         add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._server.add_registered_method_handlers(INFERENCE, servicer.guarded_methods())
         repository = ModelRepositoryServicer if self._serving.admin_api else LockedRepositoryServicer
         add_ModelRepositoryServiceServicer_to_server(repository(self._model_repository_handlers), self._server)
-        self._server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
+        address = f"{self._settings.host}:{self._settings.grpc_port}"
+        if self._certificates:
+            self._server.add_secure_port(address, self._certificates.for_grpc())
+        else:
+            self._server.add_insecure_port(address)
         return self._server
 
     async def stop(self, sig: int | None = None) -> None:
         """Refuse new calls, and let those in flight end within their deadline."""
         await self._server.stop(grace=self._serving.deadline_ms / 1000 + 1)
+
+
+def _close_side_doors(app: Any) -> None:
+    """Take away MLServer's routes that answer beside our checks, counts and pages.
+
+    `generate` and the streams are for language models (a failed stream ends as a cut 200), its documentation pages
+    load scripts from another site, and its redirects lead to whatever host the client named.
+    """
+    app.router.redirect_slashes = False
+    closed = ("/generate", "/infer_stream", "/generate_stream", "/docs", "/docs/dataplane.json")
+    app.router.routes[:] = [route for route in app.router.routes if not route.path.endswith(closed)]
 
 
 def listener_socket(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from custom_runtime.errors import NotReady, UnknownModel
+from custom_runtime.quoting import quoted
 from custom_runtime.runtime import ChurnRuntime
 
 
@@ -37,13 +38,15 @@ class LoadedModels:
         elif name in self._runtimes:
             candidates = self._runtimes[name]
         else:
-            raise UnknownModel(f"model {name!r:.80} is not served here; served: {', '.join(self._runtimes) or 'none'}")
+            raise UnknownModel(
+                f"model {quoted(name)} is not served here; served: {', '.join(self._runtimes) or 'none'}"
+            )
         for runtime in candidates:
             if runtime.ready and (not version or runtime.version == version):
                 return runtime
         if version and not any(runtime.version == version for runtime in candidates):
             versions = ", ".join(str(runtime.version) for runtime in candidates)
-            raise UnknownModel(f"version {version!r:.80} of model {name!r} is not served here; served: {versions}")
+            raise UnknownModel(f"version {quoted(version)} of model {name!r} is not served here; served: {versions}")
         raise NotReady("the model is loading; retry later")
 
     def check_ready(self, name: str | None = None, version: str | None = None) -> None:

@@ -11,6 +11,7 @@ from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, ChurnInput
 from custom_runtime.encoding import CODES, POSITIONS
 from custom_runtime.errors import Internal, InvalidInput, ServingError
 from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.quoting import MOST_PROBLEMS, listed, quoted
 
 _ALLOWED = {KEY: f"an integer from 0 to {KEY_MAXIMUM}"} | {feature.name: feature.allowed for feature in FEATURES}
 _NO_FEATURES: dict[int, Any] = {}
@@ -22,7 +23,8 @@ def parse(body: bytes) -> Query:
     try:
         customer = _validate_json(body)
     except ValidationError as error:
-        raise InvalidInput("; ".join(_explain(problem) for problem in error.errors(include_url=False))) from None
+        problems = error.errors(include_url=False)
+        raise InvalidInput(listed([_explain(problem) for problem in problems[:MOST_PROBLEMS]], len(problems))) from None
     fields = customer.model_fields_set
     if len(fields) == 1:
         return Query((customer.customer_id,), _NO_FEATURES)
@@ -63,11 +65,11 @@ def _explain(problem: Any) -> str:
     if kind == "json_invalid":
         return f"the body is not JSON ({problem['ctx']['error']}); allowed: an object with at least {KEY!r}"
     if not place:
-        return f"the body is {received!r:.80}; allowed: a JSON object with at least {KEY!r}"
+        return f"the body is {quoted(received)}; allowed: a JSON object with at least {KEY!r}"
     name = str(place[0])
     if kind == "missing":
         return f"{name} is missing; allowed: {_ALLOWED[name]}"
     if kind == "extra_forbidden":
-        return f"unknown field {name!r:.80}; allowed: {', '.join(_ALLOWED)}"
+        return f"unknown field {quoted(name)}; allowed: {', '.join(_ALLOWED)}"
     hint = " (leave the field out to use the stored value)" if received is None else ""
-    return f"{name} is {received!r:.80}; allowed: {_ALLOWED[name]}{hint}"
+    return f"{name} is {quoted(received)}; allowed: {_ALLOWED[name]}{hint}"

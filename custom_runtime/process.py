@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from custom_runtime.contract import KEY, NAME, ChurnPrediction
 from custom_runtime.errors import StartupError
 from custom_runtime.server import serve
 from custom_runtime.settings import ServingSettings
+from custom_runtime.tracebacks import Formatter, add_traceback
 
 # Set by the supervisor: a file descriptor to write to once every port answers.
 READY_FD = "CHURN_READY_FD"
@@ -28,6 +30,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def run(folder: Path) -> int:
     """Serve the models below `folder` until a signal; return the exit code."""
     configure_logs()
+    _raise_file_limit()
     if READY_FD in os.environ:
         # A supervisor that was killed cannot drain its workers: the kernel tells them.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -38,6 +41,12 @@ def run(folder: Path) -> int:
         print(f"churn-serving cannot start: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _raise_file_limit() -> None:
+    # The usual soft limit of 1,024 is for programs that use select(): here every connection is a file.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _announce(settings: Settings) -> None:
@@ -52,24 +61,28 @@ def banner(settings: Settings) -> str:
     """Return the lines that tell a person where the service is, and how to try it."""
     host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     (example,) = ChurnPrediction.model_fields[KEY].examples or (1,)
-    rest = f"http://{host}:{settings.http_port}"
+    serving = ServingSettings()
+    rest = f"{'https' if serving.tls_cert else 'http'}://{host}:{settings.http_port}"
+    token = ' -H "Authorization: Bearer $CHURN_TOKEN"' if serving.token or serving.token_file else ""
     return (
         f"REST     {rest}  (docs: {rest}/docs)\n"
         f"gRPC     {host}:{settings.grpc_port}\n"
         f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
-        f"try:     curl -s {rest}/predict -d '{{\"{KEY}\": {example}}}'"
+        f"try:     curl -s{token} {rest}/predict -d '{{\"{KEY}\": {example}}}'"
     )
 
 
 def configure_logs() -> None:
     """Log events as JSON lines on stderr; what libraries warn about, too."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(name)s] %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s [%(name)s] %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("mlserver").propagate = False  # it has a handler of its own
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            add_traceback,
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

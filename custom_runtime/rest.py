@@ -20,7 +20,7 @@ from custom_runtime.models import LoadedModels
 from custom_runtime.pages import Pages
 from custom_runtime.runtime import ChurnRuntime
 from custom_runtime.settings import ServingSettings
-from custom_runtime.v2_json import as_response, read_plain
+from custom_runtime.v2_json import as_response, check_parts, read_big, read_plain
 
 log = structlog.get_logger()
 
@@ -28,6 +28,10 @@ _REPOSITORY = "/v2/repository"
 _JSON = (b"content-type", b"application/json")
 # A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
 _BIG_BODY_BYTES = 100_000
+# A body of this size cannot have so many errors that explaining them takes more than some milliseconds.
+_HARMLESS_BYTES = 2_000
+# MLServer would unpack a compressed body, however big that makes it.
+_DROPPED = (b"content-type", b"content-encoding")
 
 
 class FastRoutes:
@@ -82,6 +86,8 @@ class FastRoutes:
                 limit_bytes = self._settings.max_body_bytes
                 body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
                 answer = await self._infer(runtime, body) if self._settings.fast_routes else None
+                if answer is None and len(body) > _HARMLESS_BYTES:
+                    check_parts(body)
         except ServingError as error:
             answer = error_answer(error)
         except Exception:
@@ -99,7 +105,7 @@ class FastRoutes:
         """Answer a V2 body of the plain shape; None: MLServer's own route must read it."""
         big = len(body) > _BIG_BODY_BYTES
         loop, thread = asyncio.get_running_loop(), runtime.predictor.thread
-        request = await loop.run_in_executor(thread, read_plain, body) if big else read_plain(body)
+        request = await loop.run_in_executor(thread, read_big, body) if big else read_plain(body)
         if request is None:
             return None
         request_id, tensors = request
@@ -113,16 +119,28 @@ class FastRoutes:
         )
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to MLServer's app, its body bounded."""
+        """Hand a request to MLServer's app, its body bounded and never unpacked."""
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-encoding"]
+        answered = False
+
+        async def watch(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
         try:
-            await self._app(scope, limited(scope, receive, limit_bytes=self._settings.max_body_bytes), send)
+            bounded = limited(scope, receive, limit_bytes=self._settings.max_body_bytes)
+            await self._app({**scope, "headers": headers}, bounded, watch)
         except TooLarge as error:
             await reply(send, error_answer(error))
+        except Exception:
+            if not answered:  # what was answered was logged, too, and Starlette raises it again
+                await reply(send, error_answer(Internal()))
 
     async def _replay(self, scope: Scope, body: bytes, send: Send) -> int:
         """Give a request whose body was read to MLServer's app; return the status that it answers."""
         status = 500
-        given = False
+        given = answered = False
 
         async def receive() -> Message:
             nonlocal given
@@ -132,14 +150,19 @@ class FastRoutes:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def watch(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
             await send(message)
 
         # FastAPI parses JSON only where the header says so; `curl -d` says form, and means JSON.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"] + [_JSON]
-        await self._app({**scope, "headers": headers}, receive, watch)
+        headers = [pair for pair in scope["headers"] if pair[0] not in _DROPPED] + [_JSON]
+        try:
+            await self._app({**scope, "headers": headers}, receive, watch)
+        except Exception:
+            # Starlette raises again what our handler has logged and answered: uvicorn would log it a second time.
+            if not answered:
+                await reply(send, error_answer(Internal()))
         return status
 
 

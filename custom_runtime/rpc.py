@@ -14,12 +14,14 @@ from mlserver.grpc.model_repository import ModelRepositoryServicer
 from mlserver.grpc.servicers import InferenceServicer
 
 from custom_runtime import v2
-from custom_runtime.errors import Forbidden, Internal, ServingError
+from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError
 from custom_runtime.models import LoadedModels
+from custom_runtime.v2_message import UNREADABLE, read_request
 from custom_runtime.v2_proto import as_response, read_tensors
 
 log = structlog.get_logger()
 
+INFERENCE = "inference.GRPCInferenceService"
 _LOCKED = "the model repository API is locked; CHURN_ADMIN_API=1 opens it"
 
 
@@ -42,6 +44,8 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
             prediction = await runtime.infer(read_tensors(request), timeout_s=context.time_remaining())
             return as_response(request, str(runtime.version), prediction, requested)
         except ServingError as error:
+            if request is UNREADABLE:
+                return await _abort(context, InvalidInput("the message is no ModelInferRequest, or has too many parts"))
             status = error.status
             return await _abort(context, error)
         except Exception:
@@ -51,6 +55,14 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
         finally:
             if runtime is not None:
                 runtime.metrics.observe_request("v2_grpc", status, time.perf_counter() - started)
+
+    def guarded_methods(self) -> dict[str, Any]:
+        """Return the handlers of the methods that take tensors, whose messages are looked at before they are parsed."""
+        write = pb.ModelInferResponse.SerializeToString
+        return {
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(self.ModelInfer, read_request, write),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.ModelStreamInfer, read_request, write),
+        }
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: aio.ServicerContext) -> AsyncIterator[Any]:
         """Answer each request of a stream, in order; the first error ends it."""

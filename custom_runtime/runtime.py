@@ -28,7 +28,7 @@ from starlette.responses import Response
 from custom_runtime import predict_body, v2
 from custom_runtime.bundle import MANIFEST, read_bundle
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
-from custom_runtime.errors import Internal, NotReady, ServingError, TooLarge
+from custom_runtime.errors import Internal, NotReady, ServingError, StartupError, TooLarge
 from custom_runtime.features.opening import open_store
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.predictor import Predictor
@@ -71,6 +71,8 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
 
     async def load(self) -> bool:
         """Open the store and the model. Raises StartupError, and the process must not start."""
+        if not self.observed_at_edge and (self.serving.token or self.serving.token_file or self.serving.tls_cert):
+            raise StartupError("a token or TLS is set, and plain `mlserver start` knows neither; run: scripts/serve.py")
         store = open_store(self.serving.feature_store, name=NAME, fingerprint=FINGERPRINT)
         await store.open()
         self.metrics = ServingMetrics(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -36,7 +36,8 @@ class ServingSettings(BaseSettings):
         30.0, gt=0, description="Once a request has waited this long for its batch, new ones are shed with 503."
     )
     max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
-    max_body_bytes: int = Field(33_554_432, ge=1_024, description="The largest V2 body or gRPC message.")
+    # A parsed body takes up to 12 times its size: 8 MiB leave a pod of 512 MiB alive, and hold 100,000 customer ids.
+    max_body_bytes: int = Field(8_388_608, ge=1_024, description="The largest V2 body or gRPC message.")
     max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
     coalesce_rows: int = Field(128, ge=1, description="The most rows that waiting requests are joined into.")
     offload_rows: int = Field(64, ge=1, description="V2 batches with more rows than this go to the worker thread.")
@@ -46,6 +47,15 @@ class ServingSettings(BaseSettings):
     fast_routes: bool = Field(True, description="Answer /predict and V2 infer before FastAPI; off: MLServer's routes.")
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     admin_api: bool = Field(False, description="Open the V2 model repository API (load, unload, index).")
+    token: SecretStr | None = Field(
+        None, description="A bearer token that REST and gRPC want, except for health; none: everybody is let in."
+    )
+    token_file: Path | None = Field(None, description="The same from a file: one token a line, each is let in.")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of REST and gRPC; none: no TLS.")
+    tls_key: Path | None = Field(None, description="PEM private key of that certificate, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM CA: clients must show a certificate that it signed (mutual TLS)."
+    )
     drain_delay_s: float = Field(
         3.0, ge=0, description="After SIGTERM: not ready, yet serving, for this long; then in-flight requests finish."
     )

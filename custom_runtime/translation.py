@@ -20,6 +20,7 @@ from custom_runtime.errors import (
     ServingError,
     UnknownModel,
 )
+from custom_runtime.quoting import MOST_PROBLEMS, listed, quoted
 from custom_runtime.runtime import render
 
 log = structlog.get_logger()
@@ -43,7 +44,8 @@ def translate(error: Exception) -> ServingError:
             return MethodNotAllowed("this path does not answer that method")
         if error.status_code == NotFound.status:
             return NotFound("no such path; GET /docs lists what there is")
-        return InvalidInput(str(error.detail))
+        # FastAPI says "there was an error parsing the body" of whatever stopped the reading.
+        return error.__cause__ if isinstance(error.__cause__, ServingError) else InvalidInput(str(error.detail))
     if isinstance(error, ModelNotFound):
         return UnknownModel(str(error))
     if isinstance(error, ModelNotReady):
@@ -53,7 +55,8 @@ def translate(error: Exception) -> ServingError:
         return refused
     problems = getattr(error, "errors", None)
     if problems is not None:
-        return InvalidInput("; ".join(_explain(problem) for problem in problems()))
+        found = problems()
+        return InvalidInput(listed([_explain(problem) for problem in found[:MOST_PROBLEMS]], len(found)))
     if isinstance(error, MLServerError) and error.status_code < Internal.status:
         return InvalidInput(str(error))
     log.error("request_failed", route="mlserver", exc_info=error)
@@ -61,5 +64,7 @@ def translate(error: Exception) -> ServingError:
 
 
 def _explain(problem: Any) -> str:
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON ({problem['ctx']['error']})"
     place = ".".join(str(part) for part in problem["loc"] if part != "body") or "the body"
-    return f"{place} is {problem.get('input')!r:.80}; {problem['msg']}"
+    return f"{place} is {quoted(problem.get('input'))}; {problem['msg']}"

@@ -17,6 +17,7 @@ from custom_runtime.encoding import POSITIONS, encode_column
 from custom_runtime.errors import InvalidInput
 from custom_runtime.feature import CATEGORY_DATATYPE, NUMERIC_DATATYPES
 from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.quoting import quoted
 
 KEY_DATATYPE = "INT64"
 PROBABILITY = f"{NAME}_probability"
@@ -56,14 +57,14 @@ def decode(tensors: Sequence[Tensor]) -> Query:
     for tensor in tensors:
         if _rows(tensor) != rows:
             raise InvalidInput(
-                f"input {tensor.name!r:.80} has {_rows(tensor)} rows, {KEY!r} has {rows}; allowed: the same n"
+                f"input {quoted(tensor.name)} has {_rows(tensor)} rows, {KEY!r} has {rows}; allowed: the same n"
             )
         allowed = _DATATYPES.get(tensor.name)
         if allowed is None:
-            raise InvalidInput(f"unknown input {tensor.name!r:.80}; allowed: {', '.join(_DATATYPES)}")
+            raise InvalidInput(f"unknown input {quoted(tensor.name)}; allowed: {', '.join(_DATATYPES)}")
         if tensor.datatype not in allowed:
             raise InvalidInput(
-                f"input {tensor.name!r} has datatype {tensor.datatype!r:.80}; allowed: {' or '.join(allowed)}"
+                f"input {tensor.name!r} has datatype {quoted(tensor.datatype)}; allowed: {' or '.join(allowed)}"
             )
         if tensor.name in seen:
             raise InvalidInput(f"input {tensor.name!r} is given twice; allowed: once")
@@ -86,7 +87,7 @@ def check_outputs(requested: Sequence[str]) -> tuple[str, ...]:
     known = tuple(name for name, _ in OUTPUTS)
     for name in requested:
         if name not in known:
-            raise InvalidInput(f"unknown output {name!r:.80}; allowed: {', '.join(known)}")
+            raise InvalidInput(f"unknown output {quoted(name)}; allowed: {', '.join(known)}")
     return tuple(name for name in known if name in requested) if requested else known
 
 
@@ -111,7 +112,7 @@ def _find(tensors: Sequence[Tensor], name: str) -> Tensor:
 def _rows(tensor: Tensor) -> int:
     shape = tensor.shape
     if not 1 <= len(shape) <= _MAX_DIMENSIONS or (len(shape) == _MAX_DIMENSIONS and shape[1] != 1) or shape[0] < 0:
-        raise InvalidInput(f"input {tensor.name!r:.80} has shape {list(shape)!r:.80}; allowed: [n] or [n, 1]")
+        raise InvalidInput(f"input {quoted(tensor.name)} has shape {quoted(list(shape))}; allowed: [n] or [n, 1]")
     return int(shape[0])
 
 
@@ -119,16 +120,16 @@ def _flat(tensor: Tensor, rows: int) -> Any:
     """Return the tensor's values as a flat list or array of exactly `rows` values."""
     values = tensor.data
     if not isinstance(values, list | np.ndarray):
-        raise InvalidInput(f"input {tensor.name!r:.80} has data of type {type(values).__name__}; allowed: a list")
+        raise InvalidInput(f"input {quoted(tensor.name)} has data of type {type(values).__name__}; allowed: a list")
     if len(values) == rows and len(tensor.shape) == _MAX_DIMENSIONS and rows and isinstance(values[0], list):
         nested, values = values, []
         for row in nested:
             if not isinstance(row, list) or len(row) != 1:
-                raise InvalidInput(f"input {tensor.name!r:.80} has a row {row!r:.80}; allowed: one value a row")
+                raise InvalidInput(f"input {quoted(tensor.name)} has a row {quoted(row)}; allowed: one value a row")
             values.append(row[0])
     if len(values) != rows:
         raise InvalidInput(
-            f"input {tensor.name!r:.80} has {len(values)} values for shape {list(tensor.shape)}; allowed: {rows}"
+            f"input {quoted(tensor.name)} has {len(values)} values for shape {list(tensor.shape)}; allowed: {rows}"
         )
     return values
 
@@ -138,14 +139,14 @@ def _customer_ids(values: Any) -> list[int]:
     for row, customer_id in enumerate(ids):
         # bool is an int to Python, and no customer id.
         if type(customer_id) is not int or not 0 <= customer_id <= KEY_MAXIMUM:
-            raise InvalidInput(f"{KEY}[{row}] is {customer_id!r:.80}; allowed: an integer from 0 to {KEY_MAXIMUM}")
+            raise InvalidInput(f"{KEY}[{row}] is {quoted(customer_id)}; allowed: an integer from 0 to {KEY_MAXIMUM}")
     return ids
 
 
 def _refuse_other_types(name: str, values: Sequence[Any], types: tuple[type, ...], allowed: str) -> None:
     for row, value in enumerate(values):
         if type(value) not in types:
-            raise InvalidInput(f"{name}[{row}] is {value!r:.80}; allowed: {allowed}")
+            raise InvalidInput(f"{name}[{row}] is {quoted(value)}; allowed: {allowed}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -156,4 +157,4 @@ def _text(name: str, value: Any) -> str:
             return value.decode()
         except UnicodeDecodeError:
             pass
-    raise InvalidInput(f"{name} is {value!r:.80}; allowed: UTF-8 text")
+    raise InvalidInput(f"{name} is {quoted(value)}; allowed: UTF-8 text")

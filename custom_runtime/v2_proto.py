@@ -11,10 +11,13 @@ from mlserver.grpc import dataplane_pb2 as pb
 from custom_runtime import v2
 from custom_runtime.errors import InvalidInput
 from custom_runtime.query import FEATURE_SOURCES, Prediction
+from custom_runtime.quoting import quoted
 
 _CONTENTS = {"INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}
 _RAW: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 _LENGTH_BYTES = 4  # a raw BYTES element is its length, little-endian, then the bytes
+_MOST_INPUTS = 100
+_DIMENSIONS = 8  # more than enough to say that a shape is wrong
 _SOURCES = [source.encode() for source in FEATURE_SOURCES]
 _RAW_SOURCES = [len(source).to_bytes(_LENGTH_BYTES, "little") + source for source in _SOURCES]
 
@@ -23,12 +26,14 @@ def read_tensors(request: Any) -> list[v2.Tensor]:
     """Return the inputs of a ModelInferRequest, typed or raw. Raises InvalidInput."""
     raw = request.raw_input_contents
     inputs = request.inputs
+    if len(inputs) > _MOST_INPUTS:  # each costs microseconds to look at, and there may be millions
+        raise InvalidInput(f"the request has {len(inputs)} inputs; allowed: at most {_MOST_INPUTS}")
     if not raw:
-        return [v2.Tensor(given.name, given.datatype, list(given.shape), _contents(given)) for given in inputs]
+        return [v2.Tensor(given.name, given.datatype, given.shape[:_DIMENSIONS], _contents(given)) for given in inputs]
     if len(raw) != len(inputs):
         raise InvalidInput(f"raw_input_contents has {len(raw)} entries for {len(inputs)} inputs; allowed: one each")
     return [
-        v2.Tensor(given.name, given.datatype, list(given.shape), _raw_values(given, content))
+        v2.Tensor(given.name, given.datatype, given.shape[:_DIMENSIONS], _raw_values(given, content))
         for given, content in zip(inputs, raw, strict=True)
     ]
 
@@ -46,7 +51,7 @@ def _raw_values(given: Any, content: bytes) -> Any:
         return []
     if len(content) % dtype.itemsize:
         raise InvalidInput(
-            f"input {given.name!r:.80} has {len(content)} raw bytes; allowed: a multiple of {dtype.itemsize}"
+            f"input {quoted(given.name)} has {len(content)} raw bytes; allowed: a multiple of {dtype.itemsize}"
         )
     return np.frombuffer(content, dtype)
 
@@ -58,7 +63,7 @@ def _raw_bytes(name: str, content: bytes) -> list[bytes]:
         start = position + _LENGTH_BYTES
         position = start + int.from_bytes(content[position:start], "little")
         if start > end or position > end:
-            raise InvalidInput(f"input {name!r:.80} has raw BYTES that end inside element {len(values)}")
+            raise InvalidInput(f"input {quoted(name)} has raw BYTES that end inside element {len(values)}")
         values.append(content[start:position])
     return values
 
