@@ -96,6 +96,7 @@ def _watched(state: RolloutState, seen: Seen) -> RolloutState:
         ),
         canary_requests=state.canary_requests + (seen.canary_requests if counted else 0),
         stable_requests=state.stable_requests + (seen.stable_requests if counted else 0),
+        gate_open=state.gate_open or (seen.command is Command.PROMOTE and state.step >= 0 and state.reason != "Paused"),
     )
 
 
@@ -223,8 +224,6 @@ def _misrouted(state: RolloutState, seen: Seen) -> Decision | None:
 
 def _passed(state: RolloutState, seen: Seen) -> Decision | None:
     step = state.plan.steps[state.step]
-    gate_open = state.gate_open or (seen.command is Command.PROMOTE and state.reason != "Paused")
-    state = state.but(gate_open=gate_open)
     if state.timers.step_s < step.min_duration_s:
         left_s = step.min_duration_s - state.timers.step_s
         return _wait(state, "Analysing", f"{left_s:.0f} s more at {step.weight_percent} %; {_needs(seen.results)}")
@@ -233,7 +232,7 @@ def _passed(state: RolloutState, seen: Seen) -> Decision | None:
         return _late(state) or _wait(state, "Analysing", f"needs {missing} more requests to {state.canary}")
     if state.analyse and seen.verdict is not Verdict.PASS:
         return _late(state) or _wait(state, "Analysing", _needs(seen.results))
-    if step.manual and not gate_open:
+    if step.manual and not state.gate_open:
         return _pause(state, "ManualGate", f"{step.weight_percent} % passed; open with `promote`")
     if state.step < state.plan.last:
         return _advance(state, state.step + 1)

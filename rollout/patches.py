@@ -48,6 +48,11 @@ def note(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
     return _state(snapshot, state)
 
 
+def claim(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+    """Write the state alone, and leave a word that nobody has acted on yet."""
+    return _annotation(snapshot, STATE, encode(state))
+
+
 def command(snapshot: Snapshot, word: str) -> list[Operation]:
     """Leave a word for the promoter that drives this rollout."""
     return _annotation(snapshot, COMMAND, word)

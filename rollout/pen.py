@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from rollout.errors import LeaseLost, StateError
-from rollout.patches import note
+from rollout.patches import claim
 from rollout.state import STATE, RolloutState, Timers, read_state
 from rollout.targets.target import Operation, Snapshot, Target
 
@@ -47,7 +47,7 @@ class Pen:
         if state.phase.resting:  # who resumes a rest gives what was waited for its whole time again
             again_s = 0.0 if state.reason == "Inconclusive" else state.timers.step_s
             state = state.but(timers=Timers(step_s=again_s, pending_s=state.timers.pending_s))
-        return self.write(snapshot, state.but(fence=fence), note)
+        return self.write(snapshot, state.but(fence=fence), claim)
 
     def write(self, snapshot: Snapshot, state: RolloutState, patch: Patch) -> RolloutState:
         """Write a patch that was computed from the snapshot, and return the state as written. Raises Conflict."""

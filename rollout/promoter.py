@@ -202,7 +202,7 @@ class Promoter:
             told = state.but(phase=Phase.ROLLING_BACK, reason="Interrupted", message="the promoter was told to end")
             return Outcome(self._roll_back(snapshot, told), interrupted=True)
         message = f"the promoter was told to end, at {state.canary_percent} %; `resume` goes on"
-        told = state.but(reason="Interrupted", message=message)
+        told = state.but(reason=state.reason if state.phase.resting else "Interrupted", message=message)
         told = self._pen.write(snapshot, told, note)
         self._tell(snapshot, told, Decision(Action.LEAVE, told, told.reason, told.message), Seen(dt_s=0))
         return Outcome(told, interrupted=True)

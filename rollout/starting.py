@@ -20,6 +20,9 @@ from rollout.targets.target import Operation, Snapshot
 from rollout.validation import findings
 
 
+UNDO_INTERVAL_S = 1.0  # whoever goes back is in a hurry, and nothing is analysed
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The first patch of a rollout, and the state that it writes."""
@@ -39,7 +42,8 @@ def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> Beginning:
     kept = snapshot.deployment.metadata.annotations.get(PREVIOUS)
     if kept is None or state is None or state.phase is not Phase.SUCCEEDED:
         raise StateError(f"{snapshot.deployment.name} remembers no earlier version; roll the wanted one out with `run`")
-    back = replace(plan, steps=(Step(100, min_duration_s=0, min_requests=0),), analyse=False)
+    interval_s = min(plan.interval_s, UNDO_INTERVAL_S)
+    back = replace(plan, steps=(Step(100, min_duration_s=0, min_requests=0),), interval_s=interval_s, analyse=False)
     return _begin(snapshot, Predictor.model_validate(json.loads(kept)), back, clock)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.machine import Action, Seen, decide
@@ -44,7 +44,8 @@ plans = st.builds(
 )
 
 
-@given(plans, st.lists(seen, max_size=40))
+@settings(deadline=None)
+@given(plans, st.lists(seen, max_size=25))
 def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan, looks):
     current = RolloutState("id", plan, "v7", "v8")
     for look in looks:
@@ -58,7 +59,8 @@ def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan,
         current = written
 
 
-@given(plans, st.lists(seen, max_size=40))
+@settings(deadline=None)
+@given(plans, st.lists(seen, max_size=25))
 def test_only_a_pass_or_a_person_raises_a_weight(plan, looks):
     current = RolloutState("id", plan, "v7", "v8")
     for look in looks:
@@ -78,7 +80,8 @@ def test_only_a_pass_or_a_person_raises_a_weight(plan, looks):
         current = decision.state
 
 
-@given(plans, st.lists(seen, max_size=40))
+@settings(deadline=None)
+@given(plans, st.lists(seen, max_size=25))
 def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks):
     current = RolloutState("id", plan, "v7", "v8")
     for look in looks:
@@ -96,7 +99,8 @@ def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks):
         current = decision.state
 
 
-@given(st.lists(st.floats(0.1, 30), min_size=1, max_size=40))
+@settings(deadline=None)
+@given(st.lists(st.floats(0.1, 30), min_size=1, max_size=25))
 def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps):
     current, outage_s = state(), 0.0
     for dt_s in gaps:

@@ -228,3 +228,32 @@ def test_the_annotation_is_small(world):
     world.run()
     annotations = world.target.read().deployment.metadata.annotations
     assert len(annotations[STATE]) < 12_000  # all annotations of an object together may have 262,144 bytes
+
+
+def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make_world):
+    plan = make_world().plan
+    world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
+    assert world.run().state.reason == "ManualGate"
+    Session(world.target, world.clock).say(Command.PROMOTE)
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+
+
+def test_a_gate_may_be_opened_before_its_step_has_passed(make_world):
+    plan = make_world().plan
+    world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
+    world.start()
+    session = Session(world.target, world.clock)
+    world.when(50, lambda: session.say(Command.PROMOTE))
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+    assert "ManualGate" not in world.diary.events
+
+
+def test_sigterm_during_a_pause_does_not_end_the_pause(world):
+    world.start()
+    session = Session(world.target, world.clock)
+    world.when(10, lambda: session.say(Command.PAUSE))
+    world.when(10, lambda: world.clock.after(20, lambda: setattr(world, "stopped", True)))
+    assert world.promoter().drive().interrupted
+    world.stopped = False
+    outcome = world.promoter().drive()
+    assert (outcome.state.phase, outcome.state.canary_percent) == (Phase.PAUSED, 10)
