@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any, Final
 
 from rollout.counts import Counts
@@ -69,15 +70,15 @@ class DriftGate:
     def take(self, state: DriftState, stable: Counts, canary: Counts) -> DriftState:
         """Look at the counts of the step if it is time to."""
         theirs, mine = _independent(stable), _independent(canary)
-        rows = sum(mine)
-        if min(rows, sum(theirs)) < self.min_rows or rows < LOOK_GROWTH * state.rows:
+        rows = fsum(mine)  # exact: a sample on the edge counts on every Python alike
+        if min(rows, fsum(theirs)) < self.min_rows or rows < LOOK_GROWTH * state.rows:
             return state
         return DriftState(state.looks + 1, rows, shift(theirs, mine))
 
     def judge(self, state: DriftState, stable: Counts, canary: Counts, alpha: float, pass_alpha: float) -> GateResult:
         """Say what the last look showed."""
         if state.seen is None:
-            arms = {"the canary": sum(_independent(canary)), "stable": sum(_independent(stable))}
+            arms = {"the canary": fsum(_independent(canary)), "stable": fsum(_independent(stable))}
             arm = min(arms, key=lambda name: arms[name])
             short = max(1, self.min_rows - int(arms[arm]))
             return GateResult(
@@ -96,7 +97,7 @@ class DriftGate:
         elif high < self.threshold:
             verdict, why = Verdict.PASS, f"no shift that matters: even the upper end is below {self.threshold:g}"
         else:
-            further = max(1, round(LOOK_GROWTH * state.rows - sum(_independent(canary))))
+            further = max(1, round(LOOK_GROWTH * state.rows - fsum(_independent(canary))))
             why += f", needs about {further:,} more canary requests to look again"
         return GateResult(
             "drift",

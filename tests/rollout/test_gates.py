@@ -181,7 +181,7 @@ def test_the_rows_of_one_batch_count_as_one_request() -> None:
 def test_drift_is_looked_at_at_spaced_samples_only() -> None:
     state, _ = judge([(counts(1800), counts(200))])
     looks = [state.drift.looks]
-    for _ in range(10):
+    for _ in range(12):
         state, _ = judge([(counts(90), counts(20))], state=state)
         looks.append(state.drift.looks)
     assert looks[-1] - looks[0] == 3  # 200 -> 260 -> 340 -> 440 rows, each a quarter more than the last
