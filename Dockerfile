@@ -35,7 +35,9 @@ FROM ${BASE_IMAGE}
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
         /usr/lib/python3*/ensurepip /usr/share/python-wheels \
  && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin churn
-COPY --from=build /opt/churn /opt/churn
+# In two layers: a new version of the service pulls the small one only.
+COPY --from=build /opt/churn/python /opt/churn/python
+COPY --from=build /opt/churn/custom_runtime /opt/churn/custom_runtime
 WORKDIR /opt/churn
 COPY model-settings/settings.json model-settings/settings.json
 COPY model-settings/churn model-settings/churn

@@ -49,6 +49,12 @@ class Buildah:
             )
         return done.stdout.strip()
 
+    def release(self) -> None:
+        """Undo the mount that the storage keeps of itself between calls, so that the folder can be deleted."""
+        overlay = self.storage.resolve() / "storage" / "overlay"
+        if os.path.ismount(overlay):
+            subprocess.run(["umount", str(overlay)], capture_output=True, check=False)
+
     def has_image(self, name: str) -> bool:
         """Whether the storage holds the image."""
         return name in self.run("images", "--format", "{{.Name}}:{{.Tag}}").split()

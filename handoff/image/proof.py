@@ -65,6 +65,13 @@ def prove(buildah: Buildah, context: Path, *, bundle: Path, features: Path, mode
     features: the SQLite feature store, of which the containers get a copy. body: what is sent to /predict.
     Raises ImageError when it cannot be built, or does not start.
     """
+    try:
+        return _prove(buildah, context, bundle, features, model, body)
+    finally:
+        buildah.release()
+
+
+def _prove(buildah: Buildah, context: Path, bundle: Path, features: Path, model: str, body: dict[str, Any]) -> Proof:
     base = make_base(buildah)
     staged = context / STAGED_BUNDLE
     shutil.rmtree(staged, ignore_errors=True)
