@@ -56,19 +56,20 @@ class RedisStore:
 
     async def open(self) -> None:
         """See FeatureStore.open."""
-        stored = await self._command(lambda client: client.smembers(f"{self._name}:contract"))
-        contracts = sorted(fingerprint.decode(errors="replace") for fingerprint in stored)
-        load = f"load it: python scripts/load_features.py --store {self._label}"
-        if not contracts:
-            raise StoreError(f"feature store {self._label} holds no rows of {self._name!r}; {load}")
-        if self._fingerprint not in contracts:
-            raise ContractMismatch(
-                f"feature store {self._label} holds rows of {self._name!r} for contract {', '.join(contracts)}; "
-                f"this service has contract {self._fingerprint}; {load}"
-            )
-        await self._release()
-        if self._link is None:
-            self._link = self._new_link()
+        try:
+            stored = await self._command(lambda client: client.smembers(f"{self._name}:contract"))
+        finally:
+            await self._release()  # many processes, few connections: what a fetch does not use is not held
+        self._check_contract(sorted(fingerprint.decode(errors="replace") for fingerprint in stored))
+        if self._link is not None:
+            return
+        link = self._new_link()
+        try:
+            await link.open()
+        except Exception as error:
+            await link.close()
+            raise StoreError(f"feature store {self._label}: {_said(error)}") from error
+        self._link = link
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch. One try: whether to ask again is the caller's to decide."""
@@ -136,6 +137,16 @@ class RedisStore:
         if link is not None:
             await link.close()
         await self._release()
+
+    def _check_contract(self, stored: list[str]) -> None:
+        load = f"load it: python scripts/load_features.py --store {self._label}"
+        if not stored:
+            raise StoreError(f"feature store {self._label} holds no rows of {self._name!r}; {load}")
+        if self._fingerprint not in stored:
+            raise ContractMismatch(
+                f"feature store {self._label} holds rows of {self._name!r} for contract {', '.join(stored)}; "
+                f"this service has contract {self._fingerprint}; {load}"
+            )
 
     def _job_key(self, job: str) -> str:
         return f"{self._name}:load:{self._fingerprint}:{job}"

@@ -26,6 +26,9 @@ MAX_CONNECTIONS = 4
 class Link(Protocol):
     """One MGET per call, bounded by the caller's timeout; any exception means that the store gave no answer."""
 
+    async def open(self) -> None:
+        """Connect, so that the first request finds a connection."""
+
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """Return one value or None per id."""
 
@@ -44,8 +47,13 @@ class ServerLink:
         self._pool = pool
         self._prefix = prefix
         self._idle: list[Connection] = []
+        self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._connecting = Connecting(self._connect, timeout_s=CONNECT_TIMEOUT_S)
+
+    async def open(self) -> None:
+        """See Link.open."""
+        await self._connecting.wait()
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""
@@ -60,11 +68,15 @@ class ServerLink:
                 # Also when cancelled: the reply may still come, and must not meet the next request.
                 await connection.disconnect(nowait=True)
                 raise
-            self._idle.append(connection)
+            if self._closed:
+                await connection.disconnect(nowait=True)
+            else:
+                self._idle.append(connection)
             return values
 
     async def close(self) -> None:
         """See Link.close."""
+        self._closed = True
         await self._connecting.cancel()
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
@@ -98,6 +110,10 @@ class ClusterLink:
         self._ready = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._connecting = Connecting(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
+
+    async def open(self) -> None:
+        """See Link.open."""
+        await self._connecting.wait()
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""

@@ -1,0 +1,341 @@
+"""Redis down, killed, paused, slow, full, failing over or not Redis at all: real servers, sockets and signals."""
+
+import asyncio
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from custom_runtime.errors import StoreError, StoreUnavailable
+from custom_runtime.features.redis import RedisStore
+from tests.features.conftest import FINGERPRINT, NAME, UPDATED_AT, rows_of
+from tests.programs import RedisServer, free_port, program
+
+TIMEOUT_S = 0.05
+# What a busy two-core machine may add to a timeout before a test calls it late.
+SLACK_S = 0.25
+RECOVERY_S = 2.0
+IDS = list(range(50))
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
+    async with opened(redis.url) as store:
+        cli(redis, "save")  # what a restart finds
+        yield store
+
+
+@asynccontextmanager
+async def opened(url: str, *, load: str | None = None) -> AsyncIterator[RedisStore]:
+    """A store at `url` whose rows were written through `load`, or through the URL itself."""
+    writer = RedisStore(load or url, name=NAME, fingerprint=FINGERPRINT)
+    await writer.put(IDS, rows_of(IDS), updated_at=UPDATED_AT)
+    await writer.close()
+    store = RedisStore(url, name=NAME, fingerprint=FINGERPRINT)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def cli(server: RedisServer, *command: str) -> None:
+    redis_cli = program("redis-cli", package="redis-tools")
+    subprocess.run([redis_cli, "-p", str(server.port), *command], check=True, capture_output=True)
+
+
+async def fetch(store: RedisStore, *ids: int, timeout_s: float = TIMEOUT_S) -> list[float]:
+    fetched = await store.fetch(list(ids), timeout_s=timeout_s)
+    return [float(row[0]) for row in fetched.rows]
+
+
+async def fails_in_time(store: RedisStore) -> None:
+    started = time.perf_counter()
+    with pytest.raises(StoreUnavailable):
+        await fetch(store, 1)
+    assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
+
+
+async def recovers(store: RedisStore, *, timeout_s: float = TIMEOUT_S) -> None:
+    """Requests keep coming; one of them is answered, rightly, within RECOVERY_S."""
+    started = time.perf_counter()
+    while True:
+        try:
+            assert await fetch(store, 3, 7, timeout_s=timeout_s) == [3, 7]
+            return
+        except StoreUnavailable as error:
+            if time.perf_counter() - started > RECOVERY_S:
+                pytest.fail(f"no recovery in {RECOVERY_S:g} s: {error}")
+            await asyncio.sleep(0.01)
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[int]:
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Proxy:
+    """Passes bytes on to `port`, each chunk `delay_s` late; `cut()` closes every connection."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.delay_s = 0.0
+        self.connections = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers += [writer, upstream_writer]
+        try:
+            await asyncio.gather(self._pass(reader, upstream_writer), self._pass(upstream_reader, writer))
+        finally:
+            upstream_writer.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(self.delay_s)
+            writer.write(data)
+        writer.close()
+
+
+async def test_redis_down_at_start_is_a_store_error_in_time():
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}", name=NAME, fingerprint=FINGERPRINT)
+    started = time.perf_counter()
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
+        await store.open()
+    assert time.perf_counter() - started < 2
+    await store.close()
+
+
+async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: RedisServer):
+    answered, refused, kill_at = 0, 0, time.perf_counter() + 0.1
+    late = 0.0
+    while refused < 20:
+        if kill_at and time.perf_counter() > kill_at:
+            redis.kill()
+            kill_at = 0
+        started = time.perf_counter()
+        try:
+            assert await fetch(store, 3, 7) == [3, 7]
+            answered += 1
+        except StoreUnavailable:
+            refused += 1
+        late = max(late, time.perf_counter() - started)
+    assert answered > 0
+    assert late < TIMEOUT_S + SLACK_S
+    redis.start()
+    await recovers(store)
+
+
+async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, redis: RedisServer):
+    assert await fetch(store, 3) == [3]
+    redis.kill()
+    redis.start()
+    await asyncio.sleep(0.01)  # the loop hears of the closed socket
+    fetched = await store.fetch([4], timeout_s=5)
+    assert fetched.rows[0, 0] == 4
+
+
+async def test_paused_and_resumed(store: RedisStore, redis: RedisServer):
+    redis.pause()
+    for _ in range(5):
+        await fails_in_time(store)
+    redis.resume()
+    await recovers(store)
+
+
+async def test_while_it_is_down_requests_fail_at_once(store: RedisStore, redis: RedisServer):
+    redis.pause()
+    for _ in range(3):
+        await fails_in_time(store)
+    started = time.perf_counter()
+    refused = 0
+    for _ in range(100):
+        with pytest.raises(StoreUnavailable, match="tried again within a second"):
+            await fetch(store, 1)
+        refused += 1
+    assert refused == 100
+    assert time.perf_counter() - started < TIMEOUT_S
+
+
+async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: RedisServer):
+    proxy = Proxy(redis.port)
+    async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+        assert await fetch(store, 3) == [3]
+        proxy.delay_s = 0.2
+        for customer_id in (11, 12, 13):
+            with pytest.raises(StoreUnavailable, match="no answer in 50 ms"):
+                await fetch(store, customer_id)
+        proxy.delay_s = 0.0
+        await recovers(store)
+        assert await fetch(store, 21, 22) == [21, 22]
+
+
+async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redis: RedisServer):
+    redis.pause()
+    running = asyncio.create_task(store.fetch([1, 2], timeout_s=5))
+    await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    redis.resume()
+    assert (await store.fetch([5], timeout_s=5)).rows[0, 0] == 5
+
+
+async def test_a_handshake_longer_than_the_timeout_still_leads_to_a_connection(redis: RedisServer):
+    proxy = Proxy(redis.port)
+    async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+        proxy.cut()
+        await asyncio.sleep(0)
+        proxy.delay_s = 0.04  # one request takes 80 ms, connecting takes two round trips
+        await recovers(store, timeout_s=0.14)
+
+
+async def test_failing_over_to_another_server_behind_the_same_address(redis: RedisServer):
+    proxy = Proxy(redis.port)
+    with RedisServer() as standby:
+        async with opened(standby.url):
+            pass  # loaded
+        async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+            assert await fetch(store, 3) == [3]
+            redis.kill()
+            proxy.port = standby.port
+            proxy.cut()
+            await recovers(store)
+
+
+async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore):
+    cli(redis, "client", "kill", "type", "normal", "skipme", "no")
+    cli(redis, "config", "set", "maxclients", "3")
+    taken = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(3)]
+    for connection in taken:
+        connection.sendall(b"PING\r\n")
+        assert connection.recv(16)
+    await fails_in_time(store)
+    for connection in taken:
+        connection.close()
+    await recovers(store)
+
+
+GARBAGE = {
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "noise": bytes(range(128, 256)),
+    "one OK": b"+OK\r\n",
+    "a number": b":1\r\n",
+    "an error": b"-LOADING Redis is loading the dataset in memory\r\n",
+    "a read-only replica cut off": b"-MASTERDOWN Link with MASTER is down\r\n",
+    "too few values": b"*0\r\n",
+    "too many values": b"*3\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "values of the wrong kind": b"*1\r\n:5\r\n",
+    "a short record": b"*1\r\n$4\r\nabcd\r\n",
+    "half a reply": b"*1\r\n$84\r\nabcd",
+    "a huge claim": b"*1\r\n$999999999999\r\nabcd",
+    "a deep nest": b"*1\r\n" * 50,
+    "nothing, and closes": b"",
+}
+
+
+@pytest.mark.parametrize("reply", GARBAGE.values(), ids=GARBAGE.keys())
+async def test_garbage_is_unavailable_and_the_store_recovers(redis: RedisServer, reply: bytes):
+    proxy = Proxy(redis.port)
+    talks_garbage = False
+
+    async def either(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not talks_garbage:
+            return await proxy(reader, writer)
+        while data := await reader.read(65_536):
+            # The handshake is answered as Redis does: what matters is the reply to MGET.
+            writer.write(b"+OK\r\n" * data.count(b"SETINFO") if b"MGET" not in data else reply)
+            if b"MGET" in data and not reply:
+                return None
+        return None
+
+    async with listening(either) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+        assert await fetch(store, 3) == [3]
+        talks_garbage = True
+        proxy.cut()
+        await asyncio.sleep(0)
+        for _ in range(5):
+            await fails_in_time(store)
+        talks_garbage = False
+        proxy.cut()
+        # The garbage server's connection, if it is still held, gives its garbage once more.
+        await recovers(store)
+
+
+async def test_an_outage_is_met_by_few_connections(redis: RedisServer):
+    proxy = Proxy(redis.port)
+    async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+        redis.kill()
+        proxy.cut()
+        before, started = proxy.connections, time.perf_counter()
+        refused = 0
+        while time.perf_counter() - started < 1.2:
+            results = await asyncio.gather(*(fetch(store, 1) for _ in range(10)), return_exceptions=True)
+            assert all(isinstance(result, StoreUnavailable) for result in results)
+            refused += len(results)
+            await asyncio.sleep(0.001)
+        assert refused > 100
+        # Those before the breaker opened, sharing attempts, and a probe every 0.4 to 0.6 s.
+        assert proxy.connections - before <= 3 + 3
+
+
+async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: RedisServer):
+    cli(redis, "set", f"{NAME}:{FINGERPRINT}:9", "short")
+    for _ in range(10):
+        with pytest.raises(StoreUnavailable, match="a stored value is 5 bytes"):
+            await fetch(store, 9)
+    assert await fetch(store, 8, 10) == [8, 10]
+
+
+async def test_put_to_a_paused_server_is_a_store_error(
+    store: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("custom_runtime.features.redis.COMMAND_TIMEOUT_S", 0.2)
+    redis.pause()
+    with pytest.raises(StoreError):
+        await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
+    with pytest.raises(StoreError):
+        await store.count()
+    redis.resume()
+    await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
+    np.testing.assert_array_equal((await store.fetch([1], timeout_s=1)).rows, rows_of([1]))
