@@ -113,7 +113,7 @@ class GrpcCaller:
             code = dict(error.trailing_metadata() or ()).get("error-code", "")
             if code:
                 return Reply(_STATUS.get(error.code(), 500), str(code), b"", {})
-            if "connect" in (error.details() or "").lower() and error.code() is grpc.StatusCode.UNAVAILABLE:
+            if "failed to connect" in (error.details() or "").lower():
                 raise Refused(error.details()) from None
             raise Lost(f"{error.code().name}: {error.details()}") from None
 

@@ -53,6 +53,7 @@ class Coalescer(Generic[Job, Result]):
         self._clock = clock
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._is_behind = False  # the last batch was full, and left jobs waiting
 
     def submit(self, job: Job, *, deadline: float) -> asyncio.Future[Result]:
         """Queue a job; deadline is a time of `clock`. The future ends with its result, or DeadlineExceeded."""
@@ -64,13 +65,14 @@ class Coalescer(Generic[Job, Result]):
         return future
 
     def waited_s(self) -> float:
-        """Return how long the job at the head of the queue has waited; 0 when none waits."""
-        return self._clock() - self._queue[0].queued_at if self._queue else 0.0
+        """Return how long the head of the queue has waited; 0 while the next batch will take all that wait."""
+        return self._clock() - self._queue[0].queued_at if self._is_behind and self._queue else 0.0
 
     async def _work(self) -> None:
         try:
             while self._queue:
                 batch = self._next_batch()
+                self._is_behind = bool(self._queue)
                 if batch:
                     await self._answer(batch)
                 if self._queue:

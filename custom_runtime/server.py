@@ -59,6 +59,7 @@ class ChurnServer(MLServer):  # type: ignore[misc]
         log.info("draining", delay_s=delay_s)
         self.models.draining = True
         await asyncio.sleep(delay_s)
+        await self._rest_server.stop(signal.SIGTERM)  # gRPC's waits for its streams: not one after the other
         await self.stop(signal.SIGTERM)
         log.info("drained")
 

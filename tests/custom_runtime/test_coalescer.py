@@ -134,3 +134,38 @@ def test_every_job_is_answered_once_in_order_within_the_bound(sizes: list[int], 
     assert asyncio.run(scenario()) == [str(number) for number in range(len(sizes))]
     assert [size for batch in seen for size in batch] == sizes
     assert all(len(batch) == 1 or sum(batch) <= max_rows for batch in seen)
+
+
+async def test_it_is_behind_only_while_a_full_batch_leaves_jobs_waiting() -> None:
+    times = [0.0]
+    batches = Batches(held=True)
+    joined: Coalescer[Job, str] = Coalescer(batches.run, max_rows=2, clock=lambda: times[0])
+    futures = [joined.submit(Job("a"), deadline=FAR)]
+    await asyncio.sleep(0)
+    futures.append(joined.submit(Job("b"), deadline=FAR))
+    times[0] = 0.5
+    assert joined.waited_s() == 0  # the next batch takes all that wait
+    futures += [joined.submit(Job(name), deadline=FAR) for name in "cd"]
+    batches.gate.set()
+    await futures[0]
+    batches.gate.clear()
+    await asyncio.sleep(0.01)
+    times[0] = 0.7
+    assert batches.seen == [["a"], ["b", "c"]]
+    assert joined.waited_s() == pytest.approx(0.2)
+    batches.gate.set()
+    await asyncio.gather(*futures)
+    assert joined.waited_s() == 0
+
+
+async def test_answers_leave_between_two_batches_of_a_store_that_never_waits() -> None:
+    batches = Batches()
+    joined = coalescer(batches, max_rows=1)
+    order: list[str] = []
+
+    async def ask(name: str) -> None:
+        await joined.submit(Job(name), deadline=FAR)
+        order.append(f"{name} after {len(batches.seen)}")
+
+    await asyncio.gather(*(ask(name) for name in "abc"))
+    assert order[0] in ("a after 1", "a after 2")

@@ -202,3 +202,38 @@ async def test_rows_are_counted_by_outcome_and_stale_ones_still_score() -> None:
 
 def test_a_row_is_as_wide_as_the_contract() -> None:
     assert DEFAULT_ROW.shape == (WIDTH,) == (len(FEATURES),)
+
+
+async def test_a_request_with_all_features_does_not_wait_for_a_store_that_hangs() -> None:
+    service = predictor(await filled(memory(SlowStore)))
+    waiting = asyncio.ensure_future(service.predict(Query([3], {})))
+    await asyncio.sleep(0)
+    answer = await asyncio.wait_for(service.predict(Query([3], dict(enumerate(row_of(300).tolist())))), 1)
+    assert answer.sources == [REQUEST]
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_big_batches_do_not_queue_beyond_the_deadline() -> None:
+    store = await filled(memory(SlowStore), count=200)
+    assert isinstance(store, SlowStore)
+    service = predictor(store, offload_rows=10, deadline_ms=20)
+    first = asyncio.ensure_future(service.predict(Query(list(range(1, 200)), {})))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="other big batches took more than 20 ms"):
+        await service.predict(Query(list(range(1, 200)), {}))
+    store.gate.set()
+    assert len((await first).probabilities) == 199
+
+
+async def test_new_requests_are_shed_once_those_before_them_wait_too_long() -> None:
+    store = await filled(memory(SlowStore))
+    assert isinstance(store, SlowStore)
+    service = predictor(store, coalesce_rows=1, max_queue_ms=5)
+    first = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in (1, 2, 3)]
+    await asyncio.sleep(0.02)
+    with pytest.raises(Overloaded, match="wait longer than 5 ms"):
+        await service.predict(Query([4], {}))
+    store.gate.set()
+    assert len(await asyncio.gather(*first)) == 3
+    assert (await service.predict(Query([4], {}))).sources == [STORE]
