@@ -7,7 +7,6 @@ those that are missing, the SeldonDeployment's from ../shared/crds.
 
 from __future__ import annotations
 
-import copy
 import os
 import secrets
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from rollout.state import Phase
 from rollout.targets.kubernetes import ISTIO, SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
 from tests.rollout.conftest import Diary, manifest
+from tests.rollout.targets.contract import Contract
 from tests.rollout.targets.scene import Scene
 from tests.stand_ins.prometheus_api import Traffic, prometheus_api
 from tests.stand_ins.seldon_operator import SeldonOperator
@@ -108,9 +108,8 @@ def promoter(admin: client.ApiClient, namespace: str, tmp_path: Path) -> Path:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "churn-promoter"}}
     documents = list(yaml.safe_load_all((ROOT / "seldon/base/promoter-role.yaml").read_text()))
     for document in (account, *documents):
-        if document["kind"] == "RoleBinding":
-            document = copy.deepcopy(document)
-            document["subjects"][0]["namespace"] = namespace
+        for subject in document.get("subjects", ()):
+            subject["namespace"] = namespace
         utils.create_from_dict(admin, document, namespace=namespace)
     asked = client.CoreV1Api(admin).create_namespaced_service_account_token(
         "churn-promoter", namespace, {"spec": {"expirationSeconds": 3600}}
@@ -147,6 +146,12 @@ def scene(operator: SeldonOperator, promoter: Path, monkeypatch: pytest.MonkeyPa
     scene = Scene(place, unready)
     scene.until(lambda: place.read().mesh_weights == {"v7": 100})
     return scene
+
+
+class TestContract(Contract):
+    """The same as for the other places; the webhook is Seldon's own, and need not run here."""
+
+    test_what_the_webhook_refuses_is_refused_and_changes_nothing = None
 
 
 def test_a_rollout_ends_with_the_new_version_alone(scene: Scene, operator: SeldonOperator) -> None:
