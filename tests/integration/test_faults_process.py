@@ -1,0 +1,153 @@
+"""Processes that end, are replaced, or load a new version, under load: no request that was sent is lost."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from benchmarks.callers import RestCaller, read_reply
+from benchmarks.payload import v2_grpc_message
+from benchmarks.traffic import Traffic
+from tests.faults import HOST, predict, until, v2_grpc, v2_rest
+from tests.integration.test_lifecycle import children
+from tests.programs import is_listening
+from tests.serving import Server, World, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def mixed(server: Server, *, share: float = 1.0) -> Traffic:
+    """500 requests/s: /predict on kept and on fresh connections, V2 over REST and over gRPC."""
+    return Traffic(
+        [
+            predict(server, qps=200 * share),
+            predict(server, qps=50 * share, name="fresh", fresh=True),
+            v2_rest(server, qps=100 * share),
+            v2_grpc(server, qps=150 * share),
+        ]
+    )
+
+
+async def is_ready(server: Server) -> bool:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"{server.rest}/v2/models/churn/ready")).status_code == 200
+
+
+async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_path: Path) -> None:
+    with serving(world.environment | {"CHURN_DRAIN_DELAY_S": "2"}, tmp_path / "log") as server:
+        async with mixed(server) as traffic:
+            await asyncio.sleep(2)
+            server.process.send_signal(signal.SIGTERM)
+            told_s = time.perf_counter()
+            while await is_ready(server):
+                assert time.perf_counter() - told_s < 1
+            # A load balancer needs a while to act on it.
+            await asyncio.sleep(1)
+            assert server.process.poll() is None
+            sent_s = time.perf_counter() - traffic.outcomes[0].sent_s
+            await traffic.stop()
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+    assert len(traffic.outcomes) == traffic.sent
+    assert traffic.results() == {"200": traffic.sent}
+    assert traffic.sent > 490 * sent_s
+    after = [one for one in traffic.outcomes if one.sent_s > told_s + 0.5 and one.stream == "predict" and one.reply]
+    assert after
+    assert all(one.reply and one.reply.headers.get("connection") == "close" for one in after)
+
+
+async def test_what_is_in_flight_when_the_ports_close_is_answered(world: World, tmp_path: Path) -> None:
+    body = b'{"customer_id": 42}'
+    request = v2_grpc_message("churn", "customer_id", "INT64", [42])
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0", "CHURN_DEADLINE_MS": "10000"}
+    with serving(environment, tmp_path / "log") as server:
+        reader, writer = await asyncio.open_connection(HOST, server.http_port)
+        async with grpc.aio.insecure_channel(server.grpc) as channel:
+            # Bytes: tritonclient's and MLServer's types of a streamed answer differ.
+            stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+            await stream.write(request)
+            assert b"churn_probability" in await stream.read()
+            # Both are in flight now: a stream that is open, and a request whose body has not arrived.
+            writer.write(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body))
+            await writer.drain()
+            await RestCaller(HOST, server.http_port, "/predict", fresh=True).ask(body, timeout_s=5)
+            server.process.send_signal(signal.SIGTERM)
+            await until(lambda: not is_listening(server.http_port), within_s=5, what="the port closes")
+            writer.write(body)
+            await stream.write(request)
+            assert b"churn_probability" in await stream.read()
+            await stream.done_writing()
+            answer = await read_reply(reader)
+        writer.close()
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+    assert answer.status == 200
+    assert answer.headers["connection"] == "close"
+
+
+async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_workers_loses_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "1"}
+    with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
+        async with mixed(server, share=0.4) as traffic:
+            await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
+            first = set(children(server.process.pid))
+
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: first.isdisjoint(children(server.process.pid)), within_s=60, what="a roll")
+            await until(lambda: "worker_rolled" in server.log.read_text(), within_s=10, what="its log")
+            assert {one.result for one in traffic.outcomes} == {"200"}, traffic.results()
+
+            killed = children(server.process.pid)[0]
+            in_flight, kill_s = traffic.inflight, time.perf_counter()
+            os.kill(killed, signal.SIGKILL)
+            await until(
+                lambda: len(set(children(server.process.pid)) - {killed}) == 2, within_s=30, what="a replacement"
+            )
+            await until(
+                lambda: server.log.read_text().count("model_loaded") >= 5, within_s=60, what="the replacement's model"
+            )
+            settled_s = time.perf_counter() + 1
+            await until(lambda: traffic.results(since_s=settled_s)["200"] > 100, within_s=30, what="a healthy end")
+    assert len(traffic.outcomes) == traffic.sent
+    lost = [one for one in traffic.outcomes if one.is_lost]
+    # In flight: sent before the kill, or written to a connection whose end this client had not read yet.
+    assert all(abs(one.sent_s - kill_s) < 0.25 for one in lost), lost
+    assert len(lost) <= in_flight + 30
+    assert {one.result for one in traffic.outcomes if not one.is_lost} == {"200"}, traffic.results()
+
+
+async def test_a_new_version_through_the_repository_api_fails_no_request(world: World, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(world.bundle, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    environment = world.environment | {"CHURN_BUNDLE": str(bundle), "CHURN_ADMIN_API": "1"}
+    versions = [manifest["version"], "next-1", "next-2"]
+    with serving(environment, tmp_path / "log") as server:
+        async with mixed(server, share=0.4) as traffic, httpx.AsyncClient(timeout=30) as client:
+            for version in versions:
+                if version != manifest["version"]:
+                    new = bundle / "bundle.json.new"
+                    new.write_text(json.dumps(manifest | {"version": version}))
+                    new.replace(bundle / "bundle.json")
+                    loaded = await client.post(f"{server.rest}/v2/repository/models/churn/load")
+                    assert loaded.status_code == 200, loaded.text
+                after_s = time.perf_counter()
+                await until(
+                    lambda since_s=after_s: traffic.results(since_s=since_s)["200"] > 100,  # type: ignore[misc]
+                    within_s=20,
+                    what="answers of the version",
+                )
+                answers = [one for one in traffic.outcomes if one.sent_s > after_s and one.reply]
+                assert {b'"%b"' % version.encode() in one.reply.body for one in answers if one.stream != "v2_grpc"} == {
+                    True
+                }  # type: ignore[union-attr]
+                assert {version.encode() in one.reply.body for one in answers} == {True}  # type: ignore[union-attr]
+    assert len(traffic.outcomes) == traffic.sent
+    assert traffic.results() == {"200": traffic.sent}
