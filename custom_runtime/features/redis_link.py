@@ -67,6 +67,10 @@ class ServerLink:
             except BaseException:
                 # Also when cancelled: the reply may still come, and must not meet the next request.
                 await connection.disconnect(nowait=True)
+                # For the next request, now: where connecting and asking take longer together than a request may
+                # wait, a connection made only when it is asked for would always come too late.
+                if not (self._idle or self._closed):
+                    self._connecting.start()
                 raise
             if self._closed:
                 await connection.disconnect(nowait=True)
@@ -146,12 +150,16 @@ class Connecting:
         self._timeout_s = timeout_s
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self) -> None:
-        """Return when the running attempt has succeeded; raise as it does."""
+    def start(self) -> asyncio.Task[None]:
+        """Return the running attempt; begin one when there is none."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._attempt())
             self._task.add_done_callback(_retrieve)
-        await asyncio.shield(self._task)
+        return self._task
+
+    async def wait(self) -> None:
+        """Return when the running attempt has succeeded; raise as it does."""
+        await asyncio.shield(self.start())
 
     async def cancel(self) -> None:
         """End the running attempt."""

@@ -221,12 +221,14 @@ async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redi
     assert (await store.fetch([5], timeout_s=5)).rows[0, 0] == 5
 
 
-async def test_a_handshake_longer_than_the_timeout_still_leads_to_a_connection(redis: RedisServer):
+async def test_connecting_and_asking_may_take_longer_together_than_a_request_may_wait(redis: RedisServer):
     proxy = Proxy(redis.port)
     async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
         proxy.cut()
-        await asyncio.sleep(0)
-        proxy.delay_s = 0.04  # one request takes 80 ms, connecting takes two round trips
+        await asyncio.sleep(0.01)
+        proxy.delay_s = 0.04  # asking takes 80 ms, connecting takes 80 ms
+        with pytest.raises(StoreUnavailable, match="no answer in 140 ms"):
+            await fetch(store, 3, timeout_s=0.14)
         await recovers(store, timeout_s=0.14)
 
 
