@@ -75,3 +75,8 @@ bench: $(STAMP) ## Measure this project beside its peers on two idle cores (15 m
 
 bench-quick: $(STAMP) ## One short round that only checks that the benchmark works
 	$(BIN)/python -m benchmarks --quick
+
+.PHONY: soak
+
+soak: $(STAMP) ## Ten minutes of mixed load with faults at random; SOAK_SECONDS= for less; a plot in var/soak/
+	$(BIN)/python scripts/soak.py

@@ -1,0 +1,196 @@
+"""A soak test: mixed traffic for minutes while faults happen at random; nothing may be lost, and nothing may grow."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.callers import GrpcCaller, RestCaller
+from benchmarks.payload import Protocol, customer_bodies, path_of
+from benchmarks.soak_world import HOST, SoakWorld
+from benchmarks.traffic import Outcome, Stream, Traffic
+
+SAMPLE_S = 0.5
+# What a run may grow by, per worker: pools and caches fill; a leak of 1 kB a request would be 60 MB in 10 minutes.
+GROWTH_MB, GROWTH_FILES = 25.0, 8
+ALLOWED = ("200", "503 store_unavailable", "503 overloaded", "gone")
+
+
+@dataclass(frozen=True, slots=True)
+class SoakPlan:
+    """How long, how much, and by which dice."""
+
+    seconds: float
+    qps: float
+    bundle: Path
+    directory: Path
+    workers: int = 2
+    seed: int = 0
+
+
+class Sample(NamedTuple):
+    """The service at one moment: resident MB and open files of an average worker."""
+
+    at_s: float
+    memory_mb: float
+    files: float
+
+
+class Fault(NamedTuple):
+    """What was done to it, from when to when (seconds since the start)."""
+
+    kind: str
+    from_s: float
+    to_s: float
+
+
+@dataclass(slots=True)
+class SoakResult:
+    """What happened."""
+
+    sent: int = 0
+    inflight_at_end: float = 0.0
+    started_s: float = 0.0
+    outcomes: list[Outcome] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def results(self) -> Counter[str]:
+        """How often each result was seen."""
+        return Counter(one.result for one in self.outcomes)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Why the run failed; empty when it did not."""
+        found = []
+        if self.sent != len(self.outcomes):
+            found.append(f"{self.sent} requests were sent, {len(self.outcomes)} are accounted for")
+        found += [f"{count} x {result}" for result, count in self.results.items() if result not in ALLOWED]
+        if not self.results["200"]:
+            found.append("no request was answered with 200")
+        memory_mb, files = self._growth()
+        if memory_mb > GROWTH_MB:
+            found.append(f"a worker grew by {memory_mb:.0f} MB; allowed: {GROWTH_MB:g}")
+        if files > GROWTH_FILES:
+            found.append(f"a worker keeps {files:.0f} files more than before; allowed: {GROWTH_FILES}")
+        if self.inflight_at_end:
+            found.append(f"{self.inflight_at_end:g} requests are still in flight; allowed: 0")
+        return found
+
+    def _growth(self) -> tuple[float, float]:
+        """From the second fifth of the run (pools are full) to the last."""
+        fifth = len(self.samples) // 5
+        if not fifth:
+            return 0.0, 0.0
+        early, late = self.samples[fifth : 2 * fifth], self.samples[-fifth:]
+        return (
+            median(one.memory_mb for one in late) - median(one.memory_mb for one in early),
+            median(one.files for one in late) - median(one.files for one in early),
+        )
+
+
+async def soak(plan: SoakPlan, on_progress: Callable[[SoakResult], None] = lambda result: None) -> SoakResult:
+    """Run one test. Raises MeasurementError when the service or Redis cannot start."""
+    result = SoakResult()
+    async with SoakWorld(plan.directory, bundle=plan.bundle, workers=plan.workers) as world:
+        result.started_s = time.perf_counter()
+        async with Traffic(_streams(world, plan.qps)) as traffic:
+            result.outcomes = traffic.outcomes
+            background = [
+                asyncio.create_task(_sample(world, result, on_progress)),
+                asyncio.create_task(_break(world, result, plan)),
+            ]
+            await asyncio.wait(background, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
+            sampling, breaking = background
+            for task in background:
+                if task.done():
+                    task.result()
+            await breaking  # the last fault heals
+            sampling.cancel()
+            with suppress(asyncio.CancelledError):
+                await sampling
+            await traffic.stop()
+            result.sent = traffic.sent
+        text = await asyncio.to_thread(world.metrics)
+        result.inflight_at_end = sum(map(float, re.findall(r"^churn_inflight\{.*\} (\S+)$", text, re.MULTILINE)))
+    return result
+
+
+def _streams(world: SoakWorld, qps: float) -> list[Stream]:
+    customers = range(1, 7044)
+
+    def bodies(protocol: Protocol) -> Callable[[int], bytes]:
+        made = customer_bodies(protocol, "churn", customers)
+        return lambda number: made[number * 7919 % len(made)]
+
+    def rest(protocol: Protocol, *, fresh: bool = False) -> RestCaller:
+        return RestCaller(HOST, world.http_port, path_of(protocol, "churn"), fresh=fresh)
+
+    predict, v2_rest = bodies(Protocol.PREDICT), bodies(Protocol.V2_REST)
+    rpc = GrpcCaller(HOST, world.grpc_port)
+    return [
+        Stream("predict", rest(Protocol.PREDICT), predict, qps * 0.4),
+        Stream("fresh", rest(Protocol.PREDICT, fresh=True), predict, qps * 0.1),
+        Stream("v2_rest", rest(Protocol.V2_REST), v2_rest, qps * 0.2),
+        Stream("v2_grpc", rpc, bodies(Protocol.V2_GRPC), qps * 0.25),
+        Stream("abandoned", rest(Protocol.PREDICT, fresh=True), predict, qps * 0.05, abandon=True),
+    ]
+
+
+async def _break(world: SoakWorld, result: SoakResult, plan: SoakPlan) -> None:
+    """Do one fault after the other, each kind once before one comes again, until the time is over."""
+    dice = random.Random(plan.seed)  # noqa: S311 (not for secrets)
+    kinds: list[str] = []
+    while True:
+        await asyncio.sleep(dice.uniform(1.0, 3.0))
+        from_s = time.perf_counter() - result.started_s
+        if from_s > plan.seconds - 3.0:
+            await asyncio.sleep(plan.seconds - from_s)
+            return
+        if not kinds:
+            kinds = ["store killed", "store paused", "workers rolled"]
+            dice.shuffle(kinds)
+        kind = kinds.pop()
+        if kind == "store killed":
+            await asyncio.to_thread(world.kill_store)
+            await asyncio.sleep(dice.uniform(0.2, 1.5))
+            await world.start_store()
+        elif kind == "store paused":
+            world.signal_store(signal.SIGSTOP)
+            await asyncio.sleep(dice.uniform(0.2, 1.5))
+            world.signal_store(signal.SIGCONT)
+        else:
+            await world.roll()
+        result.faults.append(Fault(kind, from_s, time.perf_counter() - result.started_s))
+
+
+async def _sample(world: SoakWorld, result: SoakResult, on_progress: Callable[[SoakResult], None]) -> None:
+    while True:
+        usage = [used for pid in world.workers() if (used := _usage(pid))]
+        if usage:
+            memory_mb, files = (sum(column) / len(usage) for column in zip(*usage, strict=True))
+            result.samples.append(Sample(time.perf_counter() - result.started_s, memory_mb, files))
+        on_progress(result)
+        await asyncio.sleep(SAMPLE_S)
+
+
+def _usage(pid: int) -> tuple[float, int] | None:
+    """Return a process's resident MB and its open files; None: it is gone, or only starts."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return None
+    memory_kb = int(found[1]) if (found := re.search(r"VmRSS:\s+(\d+)", status)) else 0
+    return (memory_kb / 1024, files) if memory_kb else None

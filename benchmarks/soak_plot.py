@@ -1,0 +1,45 @@
+"""The picture of a soak test: what was answered, and what the service held, with the faults behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.soak import SoakResult
+
+COLOURS = {"store killed": "#c0392b", "store paused": "#e67e22", "workers rolled": "#1b6ca8"}
+
+
+def draw(path: Path, result: SoakResult) -> None:
+    """Write a PNG."""
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    answers, memory, files = figure.subplots(3, 1, sharex=True)
+    lost = sum(one.is_lost for one in result.outcomes)
+    figure.suptitle(f"Soak test: {result.sent:,} requests sent, {lost} lost, {len(result.faults)} faults")
+    last_s = max((one.sent_s - result.started_s for one in result.outcomes), default=1.0)
+    edges = np.arange(0.0, last_s + 1.0)
+    for name in sorted(result.results):
+        at_s = [one.sent_s - result.started_s for one in result.outcomes if one.result == name]
+        answers.plot(edges[:-1], np.histogram(at_s, edges)[0], label=name)
+    answers.set_ylabel("results a second")
+    at_s = [one.at_s for one in result.samples]
+    memory.plot(at_s, [one.memory_mb for one in result.samples])
+    memory.set_ylabel("MB resident, a worker")
+    files.plot(at_s, [one.files for one in result.samples])
+    files.set_ylabel("open files, a worker")
+    files.set_xlabel("time, s")
+    seen: set[str] = set()
+    for fault in result.faults:
+        for axes in (answers, memory, files):
+            label = fault.kind if axes is answers and fault.kind not in seen else None
+            axes.axvspan(fault.from_s, fault.to_s, color=COLOURS[fault.kind], alpha=0.15, label=label)
+        seen.add(fault.kind)
+    answers.legend(loc="lower right", fontsize="small", frameon=False, ncols=3)
+    for axes in (answers, memory, files):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
