@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -100,6 +100,28 @@ def redis_server(*arguments: str) -> Iterator[str]:
     """Run a redis-server of the test's own; yields its URL."""
     with RedisServer(*arguments) as server:
         yield server.url
+
+
+@contextmanager
+def redis_cluster() -> Iterator[list[RedisServer]]:
+    """Run three primaries on loopback, joined by redis-cli as an operator would."""
+    redis_cli = program("redis-cli", package="redis-tools")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in (free_port(), free_port(), free_port())]
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        addresses = [f"127.0.0.1:{server.port}" for server in servers]
+        create = [redis_cli, "--cluster", "create", *addresses, "--cluster-yes"]
+        subprocess.run(create, check=True, capture_output=True, timeout=30)
+        for server in servers:
+            info = [redis_cli, "-p", str(server.port), "cluster", "info"]
+
+            def is_whole(info: list[str] = info) -> bool:
+                return b"cluster_state:ok" in subprocess.run(info, check=False, capture_output=True).stdout
+
+            eventually(is_whole, within_s=30, what="the cluster is whole")
+        yield servers
 
 
 def is_listening(port: int) -> bool:

@@ -15,7 +15,7 @@ from custom_runtime.features.memory import MemoryStore, Shelf
 from custom_runtime.features.opening import open_store
 from custom_runtime.features.store import FeatureStore
 from tests.features.conftest import FINGERPRINT, NAME, OTHER_FINGERPRINT, UPDATED_AT, rows_of
-from tests.programs import RedisServer, eventually, free_port, program
+from tests.programs import RedisServer, free_port, program, redis_cluster
 
 TIMEOUT_S = 5.0
 
@@ -64,26 +64,8 @@ def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisServer]:
-    """Three primaries, joined by redis-cli, as an operator would."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in (free_port(), free_port(), free_port())]
-    try:
-        for server in servers:
-            server.start()
-        addresses = [f"127.0.0.1:{server.port}" for server in servers]
-        create = [program("redis-cli", package="redis-tools"), "--cluster", "create", *addresses, "--cluster-yes"]
-        subprocess.run(create, check=True, capture_output=True, timeout=30)
-        for server in servers:
-            info = [program("redis-cli", package="redis-tools"), "-p", str(server.port), "cluster", "info"]
-            eventually(
-                lambda info=info: b"cluster_state:ok" in subprocess.run(info, check=False, capture_output=True).stdout,
-                within_s=15,
-                what="the cluster is whole",
-            )
+    with redis_cluster() as servers:
         yield servers[0]
-    finally:
-        for server in servers:
-            server.__exit__(None, None, None)
 
 
 @pytest.fixture

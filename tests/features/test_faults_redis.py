@@ -1,11 +1,12 @@
 """Redis down, killed, paused, slow, full, failing over or not Redis at all: real servers, sockets and signals."""
 
 import asyncio
+import gc
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from custom_runtime.errors import StoreError, StoreUnavailable
 from custom_runtime.features.redis import RedisStore
 from tests.features.conftest import FINGERPRINT, NAME, UPDATED_AT, rows_of
-from tests.programs import RedisServer, free_port, program
+from tests.programs import RedisServer, free_port, program, redis_cluster
 
 TIMEOUT_S = 0.05
 # What a busy two-core machine may add to a timeout before a test calls it late.
@@ -341,3 +342,29 @@ async def test_put_to_a_paused_server_is_a_store_error(
     redis.resume()
     await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
     np.testing.assert_array_equal((await store.fetch([1], timeout_s=1)).rows, rows_of([1]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see CLUSTER in test_contract.py
+async def test_a_cluster_that_loses_a_node_and_gets_it_back():
+    with redis_cluster() as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port}"
+        async with opened(url) as store:
+            assert await fetch(store, *IDS, timeout_s=1) == IDS
+            cli(servers[2], "save")
+            servers[2].kill()
+            for _ in range(5):
+                started = time.perf_counter()
+                with pytest.raises(StoreUnavailable):
+                    await fetch(store, *IDS)
+                assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
+            servers[2].start()
+            # The nodes take their time to agree that all slots are served; the store needs no restart.
+            deadline = time.perf_counter() + 20
+            answer: list[float] = []
+            while answer != IDS and time.perf_counter() < deadline:
+                with suppress(StoreUnavailable):
+                    answer = await fetch(store, *IDS, timeout_s=0.5)
+                await asyncio.sleep(0.02)
+            assert answer == IDS
+        gc.collect()
