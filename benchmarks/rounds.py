@@ -146,7 +146,7 @@ class _Visit:
 
 
 def _without_errors(plan: LoadPlan) -> LoadResult:
-    """Run a load test, again when the client was disturbed: that says nothing about the server. An error fails at once."""
+    """Run a load test, again when the client was disturbed: that says nothing about the server. Errors fail at once."""
     for _ in range(ATTEMPTS):
         result = run_load(plan)
         if result.failures:

@@ -27,7 +27,10 @@ corpus = read_corpus(Path(bundle), store, Path(directory))
 project = servers.project(Path(root), corpus)
 bare = servers.bare(Path(root), corpus)
 bare = replace(bare, command=(sys.executable, "-m", "uvicorn", *bare.command[1:]))
-project = replace(project, environment={**project.environment, "CHURN_BUNDLE": bundle, "CHURN_FEATURE_STORE": store})
+# Wide limits: on a busy machine the service would rightly refuse what it cannot answer in time.
+patient = {"CHURN_DEADLINE_MS": "20000", "CHURN_STORE_TIMEOUT_MS": "20000"}
+served = {"CHURN_BUNDLE": bundle, "CHURN_FEATURE_STORE": store}
+project = replace(project, environment={**project.environment, **served, **patient})
 compared = [bare, project]
 if wrong:
     compared.remove(bare)
