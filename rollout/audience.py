@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ class Log:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():  # a promoter that was killed may have left half a line
+            content = file.read_bytes()
+            os.truncate(file, content.rfind(b"\n") + 1)
         self.file = file
 
     def hear(self, record: Record, state: RolloutState) -> None:
