@@ -63,8 +63,7 @@ class Screen:
         """Show one record."""
         if record.event != "Sample":
             weights = " ".join(f"{name}={percent}" for name, percent in record.weights_percent.items())
-            self._console.print(
-                f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}", markup=False
-            )
+            line = f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}"
+            self._console.print(line, markup=False, soft_wrap=True)
         if self._live.is_started:
             self._live.update(picture(state, record.verdicts), refresh=True)
