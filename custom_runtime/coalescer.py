@@ -31,7 +31,6 @@ class _Waiting(NamedTuple, Generic[Job, Result]):
     job: Job
     deadline: float
     future: asyncio.Future[Result]
-    queued_at: float
 
 
 class Coalescer(Generic[Job, Result]):
@@ -53,40 +52,50 @@ class Coalescer(Generic[Job, Result]):
         self._clock = clock
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._is_behind = False  # the last batch was full, and left jobs waiting
+        self._waiting_rows = 0
+        self._row_s = 0.0  # what a row of a full batch takes; 0 until there was one
 
     def submit(self, job: Job, *, deadline: float) -> asyncio.Future[Result]:
         """Queue a job; deadline is a time of `clock`. The future ends with its result, or DeadlineExceeded."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(_Waiting(job, deadline, future, self._clock()))
+        self._queue.append(_Waiting(job, deadline, future))
+        self._waiting_rows += job.size
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         return future
 
-    def waited_s(self) -> float:
-        """Return how long the head of the queue has waited; 0 while the next batch will take all that wait."""
-        return self._clock() - self._queue[0].queued_at if self._is_behind and self._queue else 0.0
+    def expected_wait_s(self) -> float:
+        """Return how long a job that came now would wait for its batch, by the pace of the last full batches."""
+        return self._waiting_rows * self._row_s
 
     async def _work(self) -> None:
         try:
             while self._queue:
+                waiting_rows = self._waiting_rows
                 batch = self._next_batch()
-                self._is_behind = bool(self._queue)
+                taken_rows = waiting_rows - self._waiting_rows
+                leaves_some = bool(self._queue)
+                began_s = self._clock() if leaves_some else 0.0
                 if batch:
                     await self._answer(batch)
-                if self._queue:
+                if leaves_some:
                     # A store that never waits would keep the event loop until the queue is empty: now these answers
-                    # leave, and what arrived is accepted or shed.
+                    # leave, and what arrived is accepted or shed. Their time counts: the next batch waits for it too.
                     await asyncio.sleep(0)
+                    self._learn((self._clock() - began_s) / max(1, taken_rows))
         finally:
             self._worker = None
+
+    def _learn(self, row_s: float) -> None:
+        self._row_s = row_s if not self._row_s else 0.8 * self._row_s + 0.2 * row_s
 
     def _next_batch(self) -> list[_Waiting[Job, Result]]:
         batch: list[_Waiting[Job, Result]] = []
         now, rows, queue = self._clock(), 0, self._queue
         while queue and (not batch or rows + queue[0].job.size <= self._max_rows):
             waiting = queue.popleft()
+            self._waiting_rows -= waiting.job.size
             if waiting.future.done():  # its caller went away
                 continue
             if waiting.deadline <= now:

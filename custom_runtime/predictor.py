@@ -94,8 +94,8 @@ class Predictor:
         """
         self.admit()
         coalescer = self._coalescer if query.needs_store else self._storeless
-        if coalescer.waited_s() > self._max_queue_s:
-            raise Overloaded(f"requests wait longer than {self._max_queue_s * 1e3:g} ms for their batch; retry later")
+        if coalescer.expected_wait_s() > self._max_queue_s:
+            raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
         limit_s = self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)
         deadline = self._clock() + limit_s
         self._inflight += 1

@@ -33,7 +33,7 @@ class ServingSettings(BaseSettings):
     deadline_ms: float = Field(500.0, gt=0, description="The longest time from a request's arrival to its answer.")
     max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more is shed with 503.")
     max_queue_ms: float = Field(
-        30.0, gt=0, description="Once a request has waited this long for its batch, new ones are shed with 503."
+        30.0, gt=0, description="A request that would wait longer than this for its batch is shed with 503."
     )
     max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
     # A parsed body takes up to 12 times its size: 8 MiB leave a pod of 512 MiB alive, and hold 100,000 customer ids.

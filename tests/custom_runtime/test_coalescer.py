@@ -136,26 +136,23 @@ def test_every_job_is_answered_once_in_order_within_the_bound(sizes: list[int], 
     assert all(len(batch) == 1 or sum(batch) <= max_rows for batch in seen)
 
 
-async def test_it_is_behind_only_while_a_full_batch_leaves_jobs_waiting() -> None:
+async def test_the_wait_of_a_new_job_is_foreseen_by_the_pace_of_full_batches() -> None:
     times = [0.0]
-    batches = Batches(held=True)
-    joined: Coalescer[Job, str] = Coalescer(batches.run, max_rows=2, clock=lambda: times[0])
-    futures = [joined.submit(Job("a"), deadline=FAR)]
-    await asyncio.sleep(0)
-    futures.append(joined.submit(Job("b"), deadline=FAR))
-    times[0] = 0.5
-    assert joined.waited_s() == 0  # the next batch takes all that wait
-    futures += [joined.submit(Job(name), deadline=FAR) for name in "cd"]
-    batches.gate.set()
-    await futures[0]
-    batches.gate.clear()
-    await asyncio.sleep(0.01)
-    times[0] = 0.7
-    assert batches.seen == [["a"], ["b", "c"]]
-    assert joined.waited_s() == pytest.approx(0.2)
-    batches.gate.set()
-    await asyncio.gather(*futures)
-    assert joined.waited_s() == 0
+
+    async def run(jobs: list[Job]) -> list[str | Exception]:
+        times[0] += 0.25 * sum(job.size for job in jobs)
+        return [job.name for job in jobs]
+
+    joined: Coalescer[Job, str] = Coalescer(run, max_rows=2, clock=lambda: times[0])
+    assert await joined.submit(Job("alone"), deadline=FAR) == "alone"
+    first = [joined.submit(Job(name), deadline=FAR) for name in "abc"]
+    assert joined.expected_wait_s() == 0  # no full batch has been seen
+    await asyncio.gather(*first)
+    later = [joined.submit(Job(name, 2), deadline=FAR) for name in "de"]
+    assert joined.expected_wait_s() == pytest.approx(1.0)
+    later[0].cancel()
+    await later[1]
+    assert joined.expected_wait_s() == 0
 
 
 async def test_answers_leave_between_two_batches_of_a_store_that_never_waits() -> None:

@@ -1,0 +1,157 @@
+"""More load than the service can carry, and clients that hold it up: what they get, and what stays behind."""
+
+import asyncio
+import contextlib
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.callers import RestCaller, read_reply
+from benchmarks.payload import v2_rest_body
+from benchmarks.traffic import Traffic
+from tests.faults import HOST, latency_ms, predict, until, v2_rest
+from tests.serving import Server, World, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+BODY = b'{"customer_id": 42}'
+REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+IDLE = 1_000
+
+
+def resident_mb(server: Server) -> float:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def open_files(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+async def capacity(server: Server, rows: int) -> float:
+    """Requests of so many rows that are answered in a second when two callers ask without a pause."""
+    body = v2_rest_body("customer_id", "INT64", [row + 1 for row in range(rows)], rows=rows)
+    caller = RestCaller(HOST, server.http_port, "/v2/models/churn/infer")
+    answered, until_s = 0, time.perf_counter() + 1.5
+
+    async def ask() -> None:
+        nonlocal answered
+        while time.perf_counter() < until_s:
+            assert (await caller.ask(body, timeout_s=10)).status == 200
+            answered += 1
+
+    await asyncio.gather(*(ask() for _ in range(2)))
+    await caller.close()
+    return answered / 1.5
+
+
+async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(
+    world: World, tmp_path: Path
+) -> None:
+    # Heavy requests: a client in Python can send three times what the server can answer.
+    rows = 256
+    heavy = {"CHURN_OFFLOAD_ROWS": "256", "CHURN_COALESCE_ROWS": "256"}
+    with serving(world.environment | heavy, tmp_path / "log") as server:
+        limit_qps = await capacity(server, rows)
+        before_mb = resident_mb(server)
+        async with Traffic([v2_rest(server, qps=3 * limit_qps, rows=rows)]) as traffic:
+            await asyncio.sleep(5)
+            await traffic.stop()
+        flood_mb = resident_mb(server) - before_mb
+
+        caller = RestCaller(HOST, server.http_port, "/predict")
+        after = [await caller.ask(BODY, timeout_s=5) for _ in range(20)]
+        await caller.close()
+
+        results = traffic.results()
+        assert len(traffic.outcomes) == traffic.sent
+        assert set(results) == {"200", "503 overloaded"}, results
+        # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
+        assert results["200"] > 0.5 * limit_qps * 5, (limit_qps, results)
+        assert results["503 overloaded"] > results["200"] / 2
+        shed = [one.reply for one in traffic.outcomes if one.reply and one.reply.status == 503]
+        assert all(reply.headers["retry-after"] == "1" for reply in shed)
+
+        # The server's own clock: a client on a busy machine reads late. Shares, because others use these cores too.
+        def within(code: str, edge: str) -> float:
+            bucket = server.samples("churn_request_seconds_bucket", route="v2_rest", code=code, le=edge)
+            return bucket / server.samples("churn_request_seconds_count", route="v2_rest", code=code)
+
+        figures = {"qps": limit_qps, "shed in 5 ms": within("503", "0.005"), "in 50 ms": within("200", "0.05"),
+                   "in 100 ms": within("200", "0.1"), "grew MB": flood_mb, **results}  # fmt: skip
+        print(json.dumps(figures))
+        assert within("503", "0.005") > 0.9, figures
+        assert within("200", "0.1") > 0.95, figures
+        assert flood_mb < 30, figures
+        assert [reply.status for reply in after] == [200] * 20
+
+
+@contextlib.contextmanager
+def file_limit(limit: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave_nothing_behind(
+    world: World, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        with file_limit(512):  # what it inherits is less than it needs
+            server = stack.enter_context(serving(world.environment, tmp_path / "log"))
+        stack.enter_context(file_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        before = open_files(server)
+        async with Traffic([predict(server, qps=100), predict(server, qps=20, name="fresh", fresh=True)]) as traffic:
+            idle = [await asyncio.open_connection(HOST, server.http_port) for _ in range(IDLE)]
+            heads, bodies, gone = [
+                [await asyncio.open_connection(HOST, server.http_port) for _ in range(50)] for _ in range(3)
+            ]
+            assert open_files(server) > before + IDLE
+            for _, writer in heads:
+                writer.write(b"POST /predict HTTP/1.1\r\nHost: he")
+            for _, writer in bodies:
+                writer.write(REQUEST[:-4])
+            for _, writer in gone:
+                writer.write(REQUEST)
+                writer.transport.abort()
+            dripping = asyncio.create_task(drip([writer for _, writer in heads]))  # noqa: RUF006 (cancelled below)
+            late = await asyncio.gather(*(asyncio.wait_for(read_reply(reader), 5) for reader, _ in bodies))
+            assert {reply.status for reply in late} == {504}
+            assert await pipelined(server, 20) == [200] * 20
+            # Half a head is waited for ten seconds, however often another byte comes.
+            await asyncio.gather(*(asyncio.wait_for(ended(reader), 20) for reader, _ in heads))
+            dripping.cancel()
+            await traffic.stop()
+            for _, writer in [*idle, *heads, *bodies]:
+                writer.close()
+        await until(lambda: open_files(server) <= before + 5, within_s=10, what="all files closed")
+    assert len(traffic.outcomes) == traffic.sent
+    assert traffic.results() == {"200": traffic.sent}
+    assert latency_ms(traffic, 0.95) < 250
+
+
+async def drip(writers: list[asyncio.StreamWriter]) -> None:
+    while True:
+        for writer in writers:
+            writer.write(b"r")
+        await asyncio.sleep(0.5)
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+
+
+async def pipelined(server: Server, count: int) -> list[int]:
+    reader, writer = await asyncio.open_connection(HOST, server.http_port)
+    writer.write(REQUEST * count)
+    replies = [await asyncio.wait_for(read_reply(reader), 5) for _ in range(count)]
+    writer.close()
+    return [reply.status for reply in replies]
