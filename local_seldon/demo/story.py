@@ -67,6 +67,9 @@ class Story:
     async def _acts(self, load: Load, stage: Stage) -> None:
         stage.act("v1 serves")
         await asyncio.sleep(QUIET_S)
+        if load.tally.failed:
+            logs = self.store.directory / "logs"
+            raise DemoFailed(f"v1 alone failed {load.tally.failed} of {load.tally.sent} requests; see {logs}")
         load.phase = GOOD
         stage.act("v2, trained again: promoted step by step")
         await self._roll_out(stage, "v2", PROMOTED, GOOD)
