@@ -44,6 +44,7 @@ def main(
     report = {
         "sent": result.sent,
         "results": dict(result.results),
+        "grpc_cut": result.cut,
         "faults": [fault._asdict() for fault in result.faults],
         "complaints": result.complaints,
         "plot": str(directory / "soak.png"),

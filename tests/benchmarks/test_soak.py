@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import Sample, SoakResult
+from benchmarks.soak import Fault, Sample, SoakResult
 from benchmarks.traffic import Outcome
 from tests.programs import program
 from tests.serving import ROOT, World
@@ -33,6 +33,14 @@ def test_what_is_lost_unaccounted_for_or_still_in_flight_is_complained_of() -> N
         "1 x lost ConnectionResetError",
         "1 requests are still in flight; allowed: 0",
     ]
+
+
+def test_a_grpc_call_that_is_cut_needs_a_worker_that_ended() -> None:
+    result = healthy()
+    result.outcomes[3] = Outcome("v2_grpc", 0.0, 1.0, "lost CANCELLED: CANCELLED", None)
+    assert result.complaints == ["1 gRPC calls were cut by a server that stopped; allowed: 0"]
+    result.faults = [Fault("workers rolled", 1.0, 2.0)]
+    assert result.complaints == []
 
 
 def test_a_leak_of_memory_or_files_is_complained_of() -> None:
