@@ -63,6 +63,11 @@ image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-prot
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/python scripts/image_test.py --report docs/image.md
 
+.PHONY: audit
+
+audit: $(STAMP) ## Look the pod's packages up in the advisory database; what cannot be looked up is a failure
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements/serve.txt
+
 .PHONY: canary-demo
 
 canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine

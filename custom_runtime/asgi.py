@@ -19,6 +19,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _JSON = (b"content-type", b"application/json")
 # Same-origin answers that nobody should guess the type of; a few bytes, no cost.
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
+# A 404 or 405 may be kept by caches unless told otherwise; the answer to a POST may not, so those need no header.
+_NO_STORE = (b"cache-control", b"no-store")
 _CLOSE = (b"connection", b"close")
 
 
@@ -32,9 +34,9 @@ class Answer(NamedTuple):
 
 def error_answer(error: ServingError) -> Answer:
     """Return the answer for an error."""
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON, _NO_STORE)
     if error.retry_after_s is not None:
-        headers = (_JSON, (b"retry-after", b"%d" % error.retry_after_s))
+        headers = (*headers, (b"retry-after", b"%d" % error.retry_after_s))
     if isinstance(error, TooLarge):
         headers = (*headers, _CLOSE)  # the rest of the body is not read
     return Answer(error.status, render_error(error), headers)

@@ -72,7 +72,9 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
     async def load(self) -> bool:
         """Open the store and the model. Raises StartupError, and the process must not start."""
         if not self.observed_at_edge and (self.serving.token or self.serving.token_file or self.serving.tls_cert):
-            raise StartupError("a token or TLS is set, and plain `mlserver start` knows neither; run: scripts/serve.py")
+            error = StartupError("a token or TLS is set; `mlserver start` knows neither; run: scripts/serve.py")
+            log.error("model_refused", reason=str(error))  # MLServer ends without a word
+            raise error
         store = open_store(self.serving.feature_store, name=NAME, fingerprint=FINGERPRINT)
         await store.open()
         self.metrics = ServingMetrics(

@@ -25,13 +25,16 @@ from custom_runtime.runtime import render
 
 log = structlog.get_logger()
 
+# What the fast routes say with their errors, too.
+_GUARDS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
 
 def unify_errors(app: Any) -> None:
     """Give every error of MLServer's own routes the body and the status of our table."""
 
     async def refuse(_request: Request, error: Exception) -> Response:
         body, status, headers = render(translate(error))
-        return Response(body, status, headers, "application/json")
+        return Response(body, status, (headers or {}) | _GUARDS, "application/json")
 
     for kind in (MLServerError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refuse)
