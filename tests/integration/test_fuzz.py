@@ -321,7 +321,7 @@ def test_what_schemathesis_makes_of_our_openapi_gets_an_answer_of_the_table(pati
         tried = _sent(doors, document, patient_server.rest)
     print(f"{doors.seen.total()} cases: {dict(sorted(doors.seen.items()))}")
     assert {"POST /predict", "POST /v2/models/churn/infer"} <= tried
-    assert doors.seen.total() > 100
+    assert doors.seen.total() > 80
     assert doors.seen["rest 422"] > 20
 
 
@@ -334,7 +334,7 @@ def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
 
             @seed(20)
             @settings(
-                max_examples=40,
+                max_examples=25,
                 deadline=None,
                 database=None,
                 phases=[Phase.generate],

@@ -202,6 +202,7 @@ def test_mutual_tls_lets_in_only_who_has_a_certificate_of_the_authority(world: W
                     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.slow
 def test_plain_mlserver_start_refuses_to_run_with_a_lock_that_it_does_not_know(world: World, tmp_path: Path) -> None:
     ports = map(str, free_ports(3))
     names = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT")
@@ -258,6 +259,7 @@ runpy.run_path("scripts/serve.py", run_name="__main__")
 SECRET_MONTHS, SECRET_CHARGES, SECRET_ID = 123.4375, 77.03125, 909090909
 
 
+@pytest.mark.slow
 def test_no_feature_value_and_no_token_is_ever_logged(world: World, tmp_path: Path) -> None:
     feature = {"tenure_months": SECRET_MONTHS, "monthly_charges": SECRET_CHARGES}
     bearer = {"Authorization": f"Bearer {NEW}"}
