@@ -33,7 +33,7 @@ class SoakWorld:
             "MLSERVER_METRICS_PORT": str(self._metrics_port),
             "CHURN_BUNDLE": str(bundle),
             "CHURN_FEATURE_STORE": self.store_url,
-            "CHURN_DRAIN_DELAY_S": "1",
+            "CHURN_DRAIN_DELAY_S": "3",
         }
         self._redis: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
