@@ -40,6 +40,8 @@ KEEP_ALIVE_S = 75
 BACKLOG = 2048
 # A client on a bad line sends the head of a request in one or two packets; one that takes this long means harm.
 HEADERS_S = 10.0
+# uvicorn closes connections without a request at once; what a client has just sent on one needs a moment to be read.
+LAST_REQUESTS_S = 0.25
 # uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
 SHUTDOWN_S = 15
 # Set by the supervisor: the file descriptor of a bound socket. It stays open there, so that the connections that
@@ -59,6 +61,13 @@ class _Uvicorn(uvicorn.Server):
         """Open the port."""
         await super().startup(sockets)
         self.answering.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, wait for the requests of connections that were just accepted, then end."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_REQUESTS_S)
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""

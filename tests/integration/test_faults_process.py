@@ -94,7 +94,8 @@ async def test_what_is_in_flight_when_the_ports_close_is_answered(world: World, 
 async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_workers_loses_nothing(
     world: World, tmp_path: Path
 ) -> None:
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "1"}
+    # The default: long enough for every kept connection to hear that it shall leave.
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3"}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with mixed(server, share=0.4) as traffic:
             await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
@@ -124,7 +125,13 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     # In flight: sent before the kill, or written to a connection whose end this client had not read yet.
     assert all(abs(one.sent_s - kill_s) < 0.25 for one in lost), lost
     assert len(lost) <= in_flight + 30
-    assert {one.result for one in traffic.outcomes if not one.is_lost} == {"200"}, traffic.results()
+    # While its channel reconnects, a gRPC client refuses by itself what it has not sent.
+    rest = {
+        one.result
+        for one in traffic.outcomes
+        if not one.is_lost and not one.result.startswith("refused failed to connect")
+    }
+    assert rest == {"200"}, traffic.results()
 
 
 async def test_a_new_version_through_the_repository_api_fails_no_request(world: World, tmp_path: Path) -> None:
