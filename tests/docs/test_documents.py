@@ -44,7 +44,9 @@ def test_the_readmes_grpc_snippet_gets_predictions(server: Server) -> None:
     assert len(re.findall(r"0\.\d+", printed)) == 2
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"^(?:.*`)?make ([a-z-]+)", "".join(blocks("sh")) + "make help", re.MULTILINE))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"^(?:.*`)?make ([a-z-]+)", "".join(blocks("sh")) + "make help", re.MULTILINE)))
+)
 def test_every_target_of_the_readme_exists(target: str) -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert f"make {target}" in listed
