@@ -19,7 +19,6 @@ from rollout.state import PREVIOUS, Phase, RolloutState, read_state
 from rollout.targets.target import Operation, Snapshot
 from rollout.validation import findings
 
-
 UNDO_INTERVAL_S = 1.0  # whoever goes back is in a hurry, and nothing is analysed
 
 

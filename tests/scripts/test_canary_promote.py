@@ -18,7 +18,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.rollout.targets.cluster import clustered
+from tests.rollout.targets.cluster import Cluster, clustered
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/canary_promote.py"
