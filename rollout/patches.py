@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from rollout.predictor import Predictor
 from rollout.seldon import to_dict
-from rollout.state import COMMAND, PREVIOUS, STATE, RolloutState, encode
+from rollout.state import COMMAND, PREVIOUS, STATE, RolloutState, encode, plain_json
 from rollout.targets.target import Operation, Snapshot
 
 
@@ -39,7 +38,7 @@ def remove(snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = F
         *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}),
         {"op": "remove", "path": f"/spec/predictors/{position}"},
         *_state(snapshot, state),
-        *(_annotation(snapshot, PREVIOUS, json.dumps(gone, separators=(",", ":"))) if keep else ()),
+        *(_annotation(snapshot, PREVIOUS, plain_json(gone)) if keep else ()),
     ]
 
 
@@ -59,7 +58,12 @@ def command(snapshot: Snapshot, word: str) -> list[Operation]:
 
 
 def _guards(snapshot: Snapshot) -> list[Operation]:
-    return [{"op": "test", "path": "/spec/predictors", "value": snapshot.manifest["spec"]["predictors"]}]
+    # The generation grows with each change of the spec and with nothing else. Testing the predictors themselves would
+    # do, if an API server did not compare strings byte by byte, as Go escapes them: `&` in a URL never matches.
+    manifest = snapshot.manifest
+    if generation := manifest["metadata"].get("generation"):
+        return [{"op": "test", "path": "/metadata/generation", "value": generation}]
+    return [{"op": "test", "path": "/spec/predictors", "value": manifest["spec"]["predictors"]}]
 
 
 def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:

@@ -135,18 +135,27 @@ class RolloutState:
         return replace(self, **changes)
 
 
+def plain_json(data: Mapping[str, Any]) -> str:
+    r"""Return compact JSON without a character that two JSON writers escape differently.
+
+    An API server compares the strings of a `test` byte by byte, in the form in which Go wrote them: there `<` is
+    \u003c, and a letter beyond ASCII is itself, where Python writes it the other way round.
+    """
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 def encode(state: RolloutState) -> str:
     """Return the annotation's text."""
     data = {name: getattr(state, name) for name in state.__slots__ if name not in ("plan", "timers")}
-    return json.dumps(
+    return plain_json(
         {
             "schema": SCHEMA,
             "plan_hash": state.plan.hash,
             "plan": state.plan.to_json(),
             "timers": {name: round(getattr(state.timers, name), 3) for name in Timers.__slots__},
         }
-        | data,
-        separators=(",", ":"),
+        | data
     )
 
 

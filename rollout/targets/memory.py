@@ -48,7 +48,7 @@ class MemoryTarget:
         self, manifest: Mapping[str, Any], clock: Clock, *, starts_in_s: float = 0.0, replicas: int = 1
     ) -> None:
         self._manifest = copy.deepcopy(dict(manifest))
-        self._manifest["metadata"] = {**self._manifest["metadata"], "resourceVersion": "1"}
+        self._manifest["metadata"] = {**self._manifest["metadata"], "resourceVersion": "1", "generation": 1}
         self._clock = clock
         self._starts_in_s = starts_in_s
         self._replicas = replicas
@@ -100,10 +100,13 @@ class MemoryTarget:
         return self._lease
 
     def edit(self, manifest: Mapping[str, Any]) -> None:
-        """Store a manifest, as any client may; the version grows."""
-        version = int(self._manifest["metadata"]["resourceVersion"]) + 1
+        """Store a manifest, as any client may; the version grows, the generation with the spec."""
+        before = self._manifest
         self._manifest = copy.deepcopy(dict(manifest))
-        self._manifest["metadata"]["resourceVersion"] = str(version)
+        self._manifest["metadata"] |= {
+            "resourceVersion": str(int(before["metadata"]["resourceVersion"]) + 1),
+            "generation": before["metadata"]["generation"] + (before["spec"] != self._manifest["spec"]),
+        }
 
     def _look(self) -> Snapshot:
         deployment = parse(self._manifest)

@@ -41,6 +41,7 @@ def manifest(name: str = "churn", predictor: str = "v7") -> dict[str, Any]:
     container = {
         "name": "churn",
         "image": "churn:7",
+        "env": [{"name": "NOTE", "value": "redis://store?a=1&b=<ü>"}],  # written otherwise by Go than by Python
         "ports": [
             {"name": "http", "containerPort": 9000, "protocol": "TCP"},
             {"name": "grpc", "containerPort": 9500, "protocol": "TCP"},

@@ -19,13 +19,13 @@ from rollout.targets.target import Snapshot
 from tests.rollout.conftest import manifest
 
 
-def snapshot(*names, annotations=None, traffic=None):
+def snapshot(*names, annotations=None, traffic=None, generation=False):
     document = manifest()
     body = document["spec"]["predictors"][0]
     document["spec"]["predictors"] = [
         copy.deepcopy(body) | {"name": name} | ({"traffic": traffic[name]} if traffic else {}) for name in names
     ]
-    document["metadata"]["resourceVersion"] = "5"
+    document["metadata"] |= {"resourceVersion": "5"} | ({"generation": 3} if generation else {})
     if annotations is not None:
         document["metadata"]["annotations"] = annotations
     return Snapshot(document, {}, {})
@@ -70,14 +70,17 @@ def test_a_shadow_keeps_its_mirror_percentage():
     assert [one["traffic"] for one in after["spec"]["predictors"]] == [90, 10, 20]
 
 
+@pytest.mark.parametrize("generation", [True, False], ids=["generation", "none"])
 @pytest.mark.parametrize("patch", [begin, weigh], ids=["begin", "weigh"])
-def test_any_change_of_the_predictors_in_between_is_a_conflict(patch):
+def test_any_change_of_the_predictors_in_between_is_a_conflict(patch, generation):
     names = ("v7",) if patch is begin else ("v7", "v8")
-    before = snapshot(*names)
+    before = snapshot(*names, generation=generation)
     canary = parse(snapshot("v8").manifest).stable
     operations = begin(before, state(), canary) if patch is begin else weigh(before, state())
     changed = copy.deepcopy(before.manifest)
     changed["spec"]["predictors"][0]["traffic"] = 100
+    if generation:
+        changed["metadata"]["generation"] += 1
     with pytest.raises(Conflict):
         apply(changed, operations)
 

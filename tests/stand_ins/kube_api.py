@@ -61,6 +61,8 @@ class KubeApi(kmock.KubernetesEmulator):
             self._admit(changed, strict=request.params.get("fieldValidation") == "Strict")
         if request.params.get("dryRun") != "All" and changed != stored:
             changed["metadata"]["resourceVersion"] = str(next(self._versions))
+            if changed.get("spec") != (stored or {}).get("spec"):
+                changed["metadata"]["generation"] = (stored or changed)["metadata"].get("generation", 0) + 1
             self.objects[key] = changed
             if plural == "seldondeployments" and request.subresource != "status":
                 self.written.append(copy.deepcopy(changed))

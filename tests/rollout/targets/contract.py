@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from rollout.errors import Conflict, Rejected
+from rollout.plan import Plan
+from rollout.state import RolloutState, encode
 from rollout.targets.target import Event, EventType, LeaseRecord
 
 WEIGHT_OF_V7 = "/spec/predictors/0/traffic"
@@ -50,7 +52,7 @@ class Contract:
         assert scene.place.read().mesh_weights == {"v7": 100}
         scene.unready("v8", False)
         mesh(scene, v7=100, v8=0)
-        assert scene.place.read().readiness["v8"].ready
+        scene.until(lambda: scene.place.read().readiness["v8"].ready)  # the status is written after the mesh
 
     def test_weights_reach_the_mesh_in_one_patch(self, scene):
         add_v8(scene)
@@ -98,6 +100,8 @@ class Contract:
         add_v8(scene)
         with pytest.raises(Rejected, match="Traffic must sum to 100 for multiple predictors"):
             scene.place.patch(weights(70, 20))
+        with pytest.raises(Rejected):
+            scene.place.patch(weights(70, 20), dry_run=True)
         assert scene.place.read().deployment.traffic() == {"v7": 100, "v8": 0}
 
     def test_a_patch_that_cannot_be_applied_is_refused(self, scene):
@@ -110,14 +114,14 @@ class Contract:
         assert set(scene.place.patch(operations, dry_run=True).deployment.traffic()) == {"v7", "v8"}
         assert scene.place.read().manifest["spec"] == before
         with pytest.raises(Rejected):
-            scene.place.patch([{"op": "add", "path": WEIGHT_OF_V7, "value": 40}], dry_run=True)
+            scene.place.patch([{"op": "remove", "path": "/spec/predictors/7"}], dry_run=True)
 
     def test_annotations_are_kept_to_the_letter(self, scene):
         path = "/metadata/annotations/rollout.churn-serving~1state"
-        text = '{"nonce":"a.1","message":"ü \\n \\"quoted\\" {}"}'
-        if not scene.place.read().deployment.metadata.annotations:
-            scene.place.patch([{"op": "add", "path": "/metadata/annotations", "value": {}}])
-        scene.place.patch([{"op": "add", "path": path, "value": text}])
+        plan = Plan()
+        text = encode(RolloutState("id", plan, "v7", "v8", message='ü <b> & "quoted" \\ \n', nonce="a.1"))
+        empty = {"op": "add", "path": "/metadata/annotations", "value": {}}  # an API server stores no empty one
+        scene.place.patch([empty, {"op": "add", "path": path, "value": text}])
         assert scene.place.read().deployment.metadata.annotations["rollout.churn-serving/state"] == text
         scene.place.patch([{"op": "test", "path": path, "value": text}, {"op": "remove", "path": path}])
         assert "rollout.churn-serving/state" not in scene.place.read().deployment.metadata.annotations
