@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def compare(rounds: int, *, say: Callable[[str], None]) -> None:
-    """Run the comparison; write docs/benchmarks.md and its plot. Raises BenchmarkError; then nothing has been written."""
+    """Run the comparison; write docs/benchmarks.md and its plot. Raises BenchmarkError, having written nothing."""
     make_environments(ROOT, ("fastapi", "bentoml", "kserve"), say=say)
     directory = ROOT / "var" / "bench"
     corpus = prepare_corpus(ROOT, directory, say=say)
