@@ -83,7 +83,9 @@ class ServerLink:
         self._closed = True
         await self._connecting.cancel()
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            # Waits, a second at most, for TLS to say goodbye; what goes wrong with that is nobody's concern any more.
+            with suppress(Exception):
+                await self._idle.pop().disconnect()
 
     async def _acquire(self) -> Connection:
         while True:

@@ -1,5 +1,8 @@
 """What the feature store's tests share: rows that can be told apart, and stores by URL."""
 
+import gc
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -21,6 +24,14 @@ def rows_of(customer_ids: list[int]) -> Matrix:
 
 def store_at(url: str, *, fingerprint: str = FINGERPRINT) -> FeatureStore:
     return open_store(url, name=NAME, fingerprint=fingerprint)
+
+
+@pytest.fixture(autouse=True)
+def collect_what_a_cluster_leaves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Last of all, when the event loop is closed: here, where the test expects the warning (see CLUSTER)."""
+    yield
+    if "cluster" in request.node.name:
+        gc.collect()
 
 
 class Clock:

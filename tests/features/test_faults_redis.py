@@ -1,7 +1,6 @@
 """Redis down, killed, paused, slow, full, failing over or not Redis at all: real servers, sockets and signals."""
 
 import asyncio
-import gc
 import socket
 import subprocess
 import time
@@ -367,4 +366,3 @@ async def test_a_cluster_that_loses_a_node_and_gets_it_back():
                     answer = await fetch(store, *IDS, timeout_s=0.5)
                 await asyncio.sleep(0.02)
             assert answer == IDS
-        gc.collect()
