@@ -1,4 +1,4 @@
-"""What the feature store's tests share: rows that can be told apart, and stores by URL."""
+"""What the feature store's tests share: rows that can be told apart, and a clock that the test moves."""
 
 import gc
 from collections.abc import Iterator
@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from custom_runtime.encoding import WIDTH, Matrix
-from custom_runtime.features.opening import open_store
-from custom_runtime.features.store import FeatureStore
 
 NAME = "churn"
 FINGERPRINT = "a" * 64
@@ -20,10 +18,6 @@ def rows_of(customer_ids: list[int]) -> Matrix:
     """Rows whose every value follows from the customer's id and the column."""
     columns = np.arange(WIDTH, dtype=np.float32) / 64
     return (np.array(customer_ids, dtype=np.float32)[:, None] + columns).astype(np.float32)
-
-
-def store_at(url: str, *, fingerprint: str = FINGERPRINT) -> FeatureStore:
-    return open_store(url, name=NAME, fingerprint=fingerprint)
 
 
 @pytest.fixture(autouse=True)
