@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve stock test lint format lock clean
+.PHONY: help setup serve test test-slow lint format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,8 +25,12 @@ setup: $(STAMP) ## Make the virtual environment from the hashed locks
 serve: $(STAMP) ## Train, import, load features and serve; whatever exists is not repeated
 	@$(BIN)/python scripts/serve.py --prepare
 
-test: $(STAMP) ## Run the whole suite
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+test: $(STAMP) ## Run the suite, but for what takes long
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+# One after the other: they put servers under load, and measure what comes of it.
+test-slow: $(STAMP) ## Run the rest: the image, floods, faults under load, a soak
+	$(BIN)/pytest -m slow
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -57,6 +57,22 @@ async def test_what_waits_while_a_batch_is_in_flight_is_the_next_batch() -> None
     assert batches.seen == [["a"], ["b", "c"]]
 
 
+async def test_after_a_crowded_batch_one_more_turn_is_waited_for_and_a_lone_request_never_waits() -> None:
+    batches = Batches()
+    joined = coalescer(batches)
+    await asyncio.gather(*(joined.submit(Job(name), deadline=FAR) for name in "ab"))
+    early = joined.submit(Job("early"), deadline=FAR)
+    await asyncio.sleep(0)
+    late = joined.submit(Job("late"), deadline=FAR)
+    await asyncio.gather(early, late)
+    lone = joined.submit(Job("lone"), deadline=FAR)
+    await asyncio.gather(lone)
+    after = joined.submit(Job("after"), deadline=FAR)
+    await asyncio.sleep(0)
+    assert batches.seen == [["a", "b"], ["early", "late"], ["lone"], ["after"]]
+    assert await after == "AFTER"
+
+
 async def test_a_batch_is_bounded_and_a_job_bigger_than_the_bound_goes_alone() -> None:
     batches = Batches()
     joined = coalescer(batches, max_rows=3)
