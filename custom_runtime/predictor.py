@@ -23,8 +23,8 @@ from custom_runtime.query import Prediction, Query
 from custom_runtime.scoring import Scorer
 from custom_runtime.settings import ServingSettings
 
-# A slice of a big batch: 256 rows keep the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and are
-# one statement there: a slice's fetch never waits for a turn while its timeout runs.
+# A slice of a big batch: 256 rows keep the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and
+# are one statement there: a slice's fetch never waits for a turn while its timeout runs.
 SLICE_ROWS = 256
 
 
