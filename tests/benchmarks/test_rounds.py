@@ -68,6 +68,7 @@ def test_a_quick_round_measures_everything_without_an_error(world: World, tmp_pa
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_nothing_is_measured_when_answers_differ(world: World, tmp_path: Path) -> None:
     done = harness(world, tmp_path, wrong=True)
     assert done.returncode == 1

@@ -202,6 +202,7 @@ def test_sigterm_turns_unready_first_then_serves_on_then_ends_with_0(world: Worl
     assert set(seen) == {"rest 200", "grpc OK"}, seen
 
 
+@pytest.mark.slow
 def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replaced(
     world: World, tmp_path: Path
 ) -> None:

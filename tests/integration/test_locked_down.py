@@ -20,7 +20,7 @@ from tests.certificates import Authority
 from tests.integration.test_lifecycle import assert_refuses_to_start
 from tests.serving import ROOT, Server, World, free_ports, serving, wait_until_ready
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 OLD, NEW = "old-token-0123456789", "new-token-9876543210"
 BODY = {"customer_id": 42}
