@@ -78,13 +78,11 @@ class FastRoutes:
         try:
             runtime = self._models.find(name, version)
             runtime.predictor.admit()
+            limit_bytes = self._settings.max_predict_bytes if name is None else self._settings.max_body_bytes
+            body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
             if name is None:
-                limit_bytes = self._settings.max_predict_bytes
-                body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
                 answer = Answer(200, await runtime.answer(body)) if self._settings.fast_routes else None
             else:
-                limit_bytes = self._settings.max_body_bytes
-                body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
                 answer = await self._infer(runtime, body) if self._settings.fast_routes else None
                 if answer is None and len(body) > _HARMLESS_BYTES:
                     check_parts(body)
