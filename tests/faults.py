@@ -71,13 +71,15 @@ def latency_ms(traffic: Traffic, share: float, *names: str, result: str = "") ->
 
 
 class Proxy:
-    """A TCP proxy on a thread of its own. delay_s: added to every answer; garbage: what is answered instead."""
+    """A TCP proxy on a thread of its own. to: the port new connections reach; delay_s: added to every answer; garbage:
+    what is answered instead.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
         self.delay_s = 0.0
         self.garbage = b""
-        self._to = port
+        self.to = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +108,7 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            up_reader, up_writer = await asyncio.open_connection(HOST, self._to)
+            up_reader, up_writer = await asyncio.open_connection(HOST, self.to)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._asked(reader, up_writer))
                 group.create_task(self._answered(up_reader, writer))
