@@ -100,8 +100,8 @@ class GrpcCaller:
     """ModelInfer over one HTTP/2 connection, without generated code."""
 
     def __init__(self, host: str, port: int) -> None:
-        # Its own connection, and none of gRPC's retries, which would hide a loss.
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        # Its own connection. No retry policy, which would hide a loss: gRPC itself repeats only what was never sent.
+        options = [("grpc.use_local_subchannel_pool", 1)]
         self._channel = aio.insecure_channel(f"{host}:{port}", options=options)
         self._call: Any = self._channel.unary_unary(GRPC_PATH)
 

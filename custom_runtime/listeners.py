@@ -26,6 +26,7 @@ from mlserver.settings import Settings
 
 from custom_runtime.access import read_tokens
 from custom_runtime.asgi import App
+from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S, close_door, connections
 from custom_runtime.models import LoadedModels
 from custom_runtime.rest import FastRoutes
 from custom_runtime.rpc import INFERENCE, ChurnServicer, LockedRepositoryServicer
@@ -44,6 +45,7 @@ HEADERS_S = 10.0
 LAST_REQUESTS_S = 0.25
 # uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
 SHUTDOWN_S = 15
+SEE_OFF_TICK_S = 0.05
 # Set by the supervisor: the file descriptor of a bound socket. It stays open there, so that the connections that
 # wait on it outlive this process.
 LISTEN_FD = "CHURN_LISTEN_FD"
@@ -164,6 +166,8 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
             # Several workers share the port; a single one must find it free.
             ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
         ]
+        if self._serving.grpc_connection_age_s:
+            options.append(("grpc.max_connection_age_ms", int(self._serving.grpc_connection_age_s * 1000)))
         gates = [TokenInterceptor(self._tokens)] if self._tokens else []
         self._server = aio.server(ThreadPoolExecutor(max_workers=1), options=options, interceptors=gates)
         servicer = ChurnServicer(
@@ -179,6 +183,17 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
         else:
             self._server.add_insecure_port(address)
         return self._server
+
+    async def see_off(self) -> None:
+        """Accept no connection, and wait until every one has left by its age; what it still asks is answered."""
+        port, age_s = self._settings.grpc_port, self._serving.grpc_connection_age_s
+        if not age_s:
+            return
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + age_s * AGE_SPREAD + GOODBYE_S
+        close_door(port)
+        while connections(port) and loop.time() < deadline_s:
+            await asyncio.sleep(SEE_OFF_TICK_S)
 
     async def stop(self, sig: int | None = None) -> None:
         """Refuse new calls, and let those in flight end within their deadline."""

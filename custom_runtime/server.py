@@ -59,7 +59,9 @@ class ChurnServer(MLServer):  # type: ignore[misc]
         log.info("draining", delay_s=delay_s)
         self.models.draining = True
         await asyncio.sleep(delay_s)
-        await self._rest_server.stop(signal.SIGTERM)  # gRPC's waits for its streams: not one after the other
+        # REST need not wait for gRPC's connections, nor for its streams.
+        seen_off = self._grpc_server.see_off() if delay_s else asyncio.sleep(0)
+        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), seen_off)
         await self.stop(signal.SIGTERM)
         log.info("drained")
 

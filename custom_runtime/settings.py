@@ -59,6 +59,12 @@ class ServingSettings(BaseSettings):
     drain_delay_s: float = Field(
         3.0, ge=0, description="After SIGTERM: not ready, yet serving, for this long; then in-flight requests finish."
     )
+    grpc_connection_age_s: float = Field(
+        10.0,
+        ge=0,
+        description="A gRPC connection is asked to leave after this long, so that none loses a call when the server "
+        "stops; 0: never.",
+    )
     predictor: str = Field(
         "local",
         validation_alias=AliasChoices("CHURN_PREDICTOR", "PREDICTOR_ID"),

@@ -60,12 +60,14 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._started: list[Worker] = []
         self._stopping = asyncio.Event()
+        self._roll_wanted = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until a signal; return 0, or 1 when a worker cannot start in the first place."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)  # before all have started, it waits for that
         for listener in self._listeners:
             listener.listen(BACKLOG)
         self._workers = [await self._start(listener) for listener in self._listeners]
@@ -73,7 +75,7 @@ class Supervisor:
             await self._drain()
             return 1
         tasks = [loop.create_task(self._watch(slot)) for slot in range(len(self._workers))]
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(loop.create_task(self._roll())))
+        tasks.append(loop.create_task(self._roll_when_told()))
         print(banner(self._settings), flush=True)
         await self._stopping.wait()
         for task in tasks:
@@ -116,6 +118,13 @@ class Supervisor:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RESTART_LONGEST_S)
             self._workers[slot] = await self._start(worker.listener)
+
+    async def _roll_when_told(self) -> None:
+        """Roll once for each signal; one that comes during a roll is the next roll."""
+        while True:
+            await self._roll_wanted.wait()
+            self._roll_wanted.clear()
+            await self._roll()
 
     async def _roll(self) -> None:
         """Replace every worker, one after the other; stop at the first replacement that does not start."""

@@ -21,7 +21,6 @@ from tests.programs import is_listening
 from tests.serving import Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-CUT = "lost CANCELLED: CANCELLED"
 
 
 def mixed(server: Server, *, share: float = 1.0) -> Traffic:
@@ -95,7 +94,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     world: World, tmp_path: Path
 ) -> None:
     # The default: long enough for every kept connection to hear that it shall leave.
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3"}
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3", "CHURN_GRPC_CONNECTION_AGE_S": "2"}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with mixed(server, share=0.4) as traffic:
             await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
@@ -104,10 +103,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
             server.process.send_signal(signal.SIGHUP)
             await until(lambda: first.isdisjoint(children(server.process.pid)), within_s=60, what="a roll")
             await until(lambda: "worker_rolled" in server.log.read_text(), within_s=10, what="its log")
-            assert set(traffic.results("predict", "fresh", "v2_rest")) == {"200"}, traffic.results()
-            # gRPC's server cancels what arrives between its stop and the client's reading of GOAWAY: soak.py says more.
-            assert set(traffic.results("v2_grpc")) <= {"200", CUT}, traffic.results()
-            assert traffic.results()[CUT] <= len(first)
+            assert set(traffic.results()) == {"200"}, traffic.results()
 
             killed = children(server.process.pid)[0]
             in_flight, kill_s = traffic.inflight, time.perf_counter()
@@ -121,7 +117,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
             settled_s = time.perf_counter() + 1
             await until(lambda: traffic.results(since_s=settled_s)["200"] > 100, within_s=30, what="a healthy end")
     assert len(traffic.outcomes) == traffic.sent
-    lost = [one for one in traffic.outcomes if one.is_lost and one.result != CUT]
+    lost = [one for one in traffic.outcomes if one.is_lost]
     # In flight: sent before the kill, or written to a connection whose end this client had not read yet.
     assert all(abs(one.sent_s - kill_s) < 0.25 for one in lost), lost
     assert len(lost) <= in_flight + 30
@@ -132,6 +128,28 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
         if not one.is_lost and not one.result.startswith("refused failed to connect")
     }
     assert rest == {"200"}, traffic.results()
+
+
+async def test_rolls_under_many_grpc_connections_cut_no_call(world: World, tmp_path: Path) -> None:
+    # Without an age, gRPC's server cancels about one call for every two workers that stop under this load.
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.5", "CHURN_GRPC_CONNECTION_AGE_S": "1.5"}
+    with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
+        async with Traffic([v2_grpc(server, qps=80) for _ in range(5)]) as traffic:
+            for roll in range(2):
+                old = set(children(server.process.pid))
+                server.process.send_signal(signal.SIGHUP)
+                await until(
+                    lambda old=old: old.isdisjoint(children(server.process.pid)),  # type: ignore[misc]
+                    within_s=60,
+                    what=f"roll {roll}",
+                )
+            await until(
+                lambda: server.log.read_text().count("worker_rolled") == 4, within_s=20, what="the last old worker's end"
+            )
+            await traffic.stop()
+    assert len(traffic.outcomes) == traffic.sent
+    assert traffic.sent > 2_000
+    assert traffic.results() == {"200": traffic.sent}
 
 
 async def test_a_new_version_through_the_repository_api_fails_no_request(world: World, tmp_path: Path) -> None:

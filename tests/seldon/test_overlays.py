@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S
+from custom_runtime.settings import ServingSettings
 from rollout.capacity import Capacity, read_capacity
 from rollout.errors import ManifestError
 from rollout.seldon import SeldonDeployment, parse, to_dict
@@ -91,14 +93,14 @@ def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment):
     (container,) = to_dict(parse(deployment("production")).stable)["componentSpecs"][0]["spec"]["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][-1].rpartition(" ")[2])  # "/bin/sleep 10"
-    longest_s = pre_stop_s + float(env["CHURN_DRAIN_DELAY_S"]) + float(env["CHURN_DEADLINE_MS"]) / 1000
+    see_off_s = ServingSettings.model_fields["grpc_connection_age_s"].default * AGE_SPREAD + GOODBYE_S
+    deadline_s = float(env["CHURN_DEADLINE_MS"]) / 1000
+    longest_s = pre_stop_s + float(env["CHURN_DRAIN_DELAY_S"]) + see_off_s + deadline_s
     assert pod.termination_grace_period_seconds is not None
     assert pod.termination_grace_period_seconds >= longest_s + 5
 
 
 def test_every_serving_setting_is_one_that_the_server_reads(deployment):
-    from custom_runtime.settings import ServingSettings
-
     known = {f"CHURN_{name.upper()}" for name in ServingSettings.model_fields}
     container = parse(deployment("production")).stable.model_container
     assert {variable.name for variable in container.env} <= known
