@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from rollout.drift_gate import DriftGate
-from rollout.rate_gates import RelativeGate, SloGate
+from rollout.relative_gate import RelativeGate
+from rollout.slo_gate import SloGate
 
 # Twice stable is what the pass excludes; 1.1 is what nobody would be woken for. The shares of alpha sum to 1.
 _ERRORS: Final = RelativeGate("errors", share=0.25, margin=1.1, floor=0.001, pass_rate=0.005)

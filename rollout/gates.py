@@ -14,23 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rollout.counts import ZERO, Counts
-from rollout.drift_gate import DriftGate, DriftState
+from rollout.drift_gate import DriftState
 from rollout.gate_config import GateConfig
-from rollout.rate_gates import RateState, RelativeGate, SloGate
-from rollout.verdict import GateResult, Verdict, combine
-
-__all__ = [
-    "DriftGate",
-    "GateConfig",
-    "GateResult",
-    "GateState",
-    "RelativeGate",
-    "SloGate",
-    "Verdict",
-    "blank",
-    "combine",
-    "update",
-]
+from rollout.rate_gate import RateState
+from rollout.relative_gate import RelativeGate
+from rollout.verdict import GateResult, Verdict
 
 
 @dataclass(frozen=True, slots=True)

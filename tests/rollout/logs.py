@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from rollout.counts import SCORE_BINS, Counts
-from rollout.gates import GateConfig, GateState, blank, combine, update
+from rollout.gate_config import GateConfig
+from rollout.gates import GateState, blank, update
 from rollout.record import Record
-from rollout.verdict import GateResult, Verdict
+from rollout.verdict import GateResult, Verdict, combine
 
 START_S = 1_760_000_000.0
 LATENCY = np.array([30, 400, 420, 110, 25, 9, 3, 1.2, 0.5, 0.2, 0.05, 0.01])

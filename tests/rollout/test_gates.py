@@ -7,7 +7,11 @@ import pytest
 from scipy import stats
 
 from rollout.counts import LATENCY_BUCKETS, SCORE_BINS, SLO_BUCKET, Counts
-from rollout.gates import DriftGate, GateConfig, GateResult, GateState, RelativeGate, Verdict, blank, combine, update
+from rollout.drift_gate import DriftGate
+from rollout.gate_config import GateConfig
+from rollout.gates import GateState, blank, update
+from rollout.relative_gate import RelativeGate
+from rollout.verdict import GateResult, Verdict, combine
 
 EDGES = np.linspace(0, 1, SCORE_BINS + 1)
 UNIMODAL = np.diff(stats.beta(8, 8).cdf(EDGES))

@@ -14,8 +14,10 @@ import pytest
 from scipy import stats
 
 from rollout.counts import LATENCY_BUCKETS, SCORE_BINS, SLO_BUCKET, Counts
-from rollout.gates import GateConfig, GateState, Verdict, combine, update
+from rollout.gate_config import GateConfig
+from rollout.gates import GateState, update
 from rollout.sequential import Alarm, relative_null
+from rollout.verdict import Verdict, combine
 
 RECORD = Callable[[str, object], None]
 SCORES = np.diff(stats.beta(1.2, 3).cdf(np.linspace(0, 1, SCORE_BINS + 1)))
