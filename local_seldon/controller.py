@@ -23,7 +23,8 @@ from local_seldon.fleet import Fleet, answering
 from local_seldon.proxy import Proxy
 from local_seldon.replica import Replica
 from rollout.errors import RolloutError
-from rollout.seldon import SeldonDeployment, parse, to_dict
+from rollout.manifest import parse, to_dict
+from rollout.seldon import SeldonDeployment
 from rollout.targets.caddy import read_weights
 from rollout.targets.local_store import LocalStore, write_json
 

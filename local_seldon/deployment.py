@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from local_seldon.errors import Unsupported
+from rollout.documents import read_documents
 from rollout.errors import ManifestError
-from rollout.seldon import API_VERSION, KIND, Predictor, SeldonDeployment, parse, read_documents, to_dict
+from rollout.manifest import parse, to_dict
+from rollout.predictor import Predictor
+from rollout.seldon import API_VERSION, KIND, SeldonDeployment
 
 TERMINATION_GRACE_S = 20.0
 """What the operator sets where a pod has no terminationGracePeriodSeconds."""

@@ -17,7 +17,8 @@ from local_seldon.ports import Ports
 from local_seldon.probe import ReadinessProbe
 from local_seldon.process import Command, Process
 from local_seldon.replica import Replica
-from rollout.seldon import Predictor, SeldonDeployment
+from rollout.predictor import Predictor
+from rollout.seldon import SeldonDeployment
 
 log = structlog.get_logger()
 

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rollout.manifest import to_dict
 from rollout.predictor import Predictor
-from rollout.seldon import SeldonDeployment, to_dict
+from rollout.seldon import SeldonDeployment
 from rollout.state import RolloutState
 
 

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollout.errors import PlanError
+from rollout.field_errors import field_errors
 from rollout.gate_config import GateConfig
 from rollout.plan import DEFAULT_STEPS, OnDoubt, Plan, Step
-from rollout.seldon import field_errors
 
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollout.manifest import to_dict
 from rollout.predictor import Predictor
-from rollout.seldon import to_dict
 from rollout.state import COMMAND, PREVIOUS, STATE, RolloutState, encode, plain_json
 from rollout.targets.target import Operation, Snapshot
 

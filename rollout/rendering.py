@@ -9,7 +9,8 @@ from typing import Any
 
 from rollout.documents import read_documents
 from rollout.errors import ManifestError
-from rollout.seldon import KIND, SeldonDeployment, parse, to_dict
+from rollout.manifest import parse, to_dict
+from rollout.seldon import KIND, SeldonDeployment
 
 BASE = Path("seldon/base")
 KUSTOMIZE_TIMEOUT_S = 60

@@ -1,57 +1,17 @@
 """The SeldonDeployment (machinelearning.seldon.io/v1) as typed values: what we use of it, and all the rest kept.
 
-`parse` then `to_dict` gives back exactly what was read, fields that are not modelled included. Every `with_*`
-returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
+Every `with_*` returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
-import yaml
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import Field, StrictInt
 
-from rollout.documents import read_documents
 from rollout.errors import ManifestError
-from rollout.predictor import (
-    ComponentSpec,
-    Container,
-    EnvVar,
-    HpaSpec,
-    HttpGet,
-    Metadata,
-    Part,
-    PodSpec,
-    Port,
-    Predictor,
-    Probe,
-    Unit,
-)
-
-__all__ = [
-    "ComponentSpec",
-    "Container",
-    "DeploymentStatus",
-    "EnvVar",
-    "HpaSpec",
-    "HttpGet",
-    "Metadata",
-    "PodSpec",
-    "Port",
-    "Predictor",
-    "Probe",
-    "SeldonDeployment",
-    "Spec",
-    "Status",
-    "Unit",
-    "field_errors",
-    "parse",
-    "read_documents",
-    "to_dict",
-    "to_yaml",
-]
+from rollout.predictor import Metadata, Part, Predictor
 
 API_VERSION = "machinelearning.seldon.io/v1"
 KIND = "SeldonDeployment"
@@ -200,43 +160,6 @@ class SeldonDeployment(Part):
             pod = component.metadata.name or "-".join(container.name for container in component.spec.containers)
             names.append(_hashed_when_long(f"{self.name}-{predictor}-{index}-{pod}"))
         return tuple(names)
-
-
-def parse(source: Mapping[str, Any] | str | bytes) -> SeldonDeployment:
-    """Read one SeldonDeployment from a mapping or YAML text. Raises ManifestError naming every field that is wrong."""
-    if isinstance(source, str | bytes):
-        documents = read_documents(source)
-        if len(documents) != 1:
-            raise ManifestError(f"expected one SeldonDeployment, the text has {len(documents)} objects")
-        source = documents[0]
-    found = (source.get("apiVersion"), source.get("kind"))
-    if found != (API_VERSION, KIND):
-        raise ManifestError(f"expected {API_VERSION} {KIND}, this is {found[0]} {found[1]}")
-    try:
-        return SeldonDeployment.model_validate(source)
-    except ValidationError as error:
-        raise ManifestError("; ".join(f"{path}: {message}" for path, message in field_errors(error))) from error
-
-
-def field_errors(error: ValidationError) -> tuple[tuple[str, str], ...]:
-    """Return (JSON pointer, message with the value received) of everything that validation found."""
-    return tuple(
-        (
-            "".join(f"/{part}" for part in one["loc"]),
-            one["msg"] if one["type"] == "missing" else f"{one['msg']}, this is {one['input']!r}"[:200],
-        )
-        for one in error.errors(include_url=False)
-    )
-
-
-def to_dict(deployment: SeldonDeployment | Predictor) -> dict[str, Any]:
-    """Return the JSON object: what was read, with what was changed since."""
-    return deployment.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-
-def to_yaml(deployment: SeldonDeployment) -> str:
-    """Return the manifest as YAML; the fields that are modelled here come first."""
-    return yaml.safe_dump(to_dict(deployment), sort_keys=False, width=120)
 
 
 def _hashed_when_long(name: str) -> str:

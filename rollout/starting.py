@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from rollout.changes import fingerprints
 from rollout.clock import Clock
 from rollout.errors import Rejected, StateError
+from rollout.manifest import to_dict
 from rollout.patches import begin
 from rollout.plan import Plan, Step
 from rollout.predictor import Predictor
 from rollout.release import Release, predictor_for
-from rollout.seldon import to_dict
 from rollout.state import PREVIOUS, Phase, RolloutState, read_state
 from rollout.targets.target import Operation, Snapshot
 from rollout.validation import findings

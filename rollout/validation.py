@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rollout.field_errors import field_errors
 from rollout.finding import Finding, error
 from rollout.gaps import gaps
-from rollout.seldon import API_VERSION, KIND, SeldonDeployment, field_errors
+from rollout.seldon import API_VERSION, KIND, SeldonDeployment
 from rollout.webhook import webhook
 
 

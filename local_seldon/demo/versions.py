@@ -16,8 +16,9 @@ from pathlib import Path
 
 from local_seldon.demo.commands import ROOT, script
 from local_seldon.deployment import read_manifest
+from rollout.manifest import to_yaml
 from rollout.predictor import EnvVar
-from rollout.seldon import SeldonDeployment, to_yaml
+from rollout.seldon import SeldonDeployment
 
 STORE = "CHURN_FEATURE_STORE"
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"

@@ -14,7 +14,7 @@ from typing import Any
 from kubernetes import client
 
 from rollout.errors import Conflict, NotFound, Rejected
-from rollout.seldon import parse
+from rollout.manifest import parse
 from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.patching import first_conflict
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot

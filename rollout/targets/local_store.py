@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.errors import Conflict, ManifestError, NotFound, Rejected
-from rollout.seldon import parse
+from rollout.manifest import parse
 from rollout.targets.patching import apply
 from rollout.targets.target import LeaseRecord, Operation
 from rollout.webhook import webhook

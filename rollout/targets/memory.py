@@ -9,7 +9,8 @@ from typing import Any
 
 from rollout.clock import Clock
 from rollout.errors import Conflict, Rejected
-from rollout.seldon import SeldonDeployment, parse
+from rollout.manifest import parse
+from rollout.seldon import SeldonDeployment
 from rollout.targets.patching import apply
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
 from rollout.webhook import webhook

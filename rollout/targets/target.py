@@ -12,7 +12,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
 
-from rollout.seldon import SeldonDeployment, parse
+from rollout.manifest import parse
+from rollout.seldon import SeldonDeployment
 
 Operation = Mapping[str, Any]
 """One JSON Patch operation (RFC 6902): {"op": "test" | "add" | "replace" | "remove", "path": ..., "value": ...}."""

@@ -9,7 +9,7 @@ from local_seldon.backoff import Backoff
 from local_seldon.deployment import check_supported, grace_s, read_manifest, replicas, template
 from local_seldon.errors import Unsupported
 from rollout.errors import ManifestError
-from rollout.seldon import parse
+from rollout.manifest import parse
 from tests.local_seldon.world import manifest, predictor
 
 

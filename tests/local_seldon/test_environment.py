@@ -8,7 +8,7 @@ import pytest
 from local_seldon.environment import ARTIFACTS, Overrides, environment
 from local_seldon.errors import MissingArtifact, Unsupported
 from local_seldon.ports import Ports
-from rollout.seldon import parse
+from rollout.manifest import parse
 from tests.local_seldon.world import manifest, predictor
 
 PORTS = Ports(9001, 9501, 6001)

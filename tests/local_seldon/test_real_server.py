@@ -17,7 +17,7 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from local_seldon.deployment import read_manifest
-from rollout.seldon import to_dict
+from rollout.manifest import to_dict
 from tests.serving import ROOT, World
 
 pytestmark = pytest.mark.integration

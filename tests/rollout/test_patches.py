@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.errors import Conflict
+from rollout.manifest import parse
 from rollout.patches import begin, remove, weigh
 from rollout.plan import Plan, Step
 from rollout.predictor import Predictor
-from rollout.seldon import parse
 from rollout.state import Phase, RolloutState
 from rollout.targets.patching import apply
 from rollout.targets.target import Snapshot

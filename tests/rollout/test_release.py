@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rollout.errors import PlanError
+from rollout.manifest import parse, to_dict
 from rollout.release import Release, predictor_for
-from rollout.seldon import parse, to_dict
 from tests.rollout.conftest import manifest
 
 

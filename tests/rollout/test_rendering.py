@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from rollout.errors import ManifestError
+from rollout.manifest import parse, to_dict
 from rollout.rendering import bundle_version, render, rendered_objects, tagged
-from rollout.seldon import SeldonDeployment, parse, to_dict
+from rollout.seldon import SeldonDeployment
 from rollout.validation import findings
 
 BASE = Path(__file__).parents[2] / "seldon/base/seldondeployment.yaml"

@@ -8,8 +8,8 @@ import pytest
 
 from rollout.changes import fingerprints, foreign_change, same_weights
 from rollout.errors import StateError
+from rollout.manifest import parse
 from rollout.plan import Plan
-from rollout.seldon import parse
 from rollout.state import STATE, Phase, RolloutState, decode, encode, read_state
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rollout.documents import read_documents
-from rollout.seldon import parse
+from rollout.manifest import parse
 
 ROOT = Path(__file__).parents[2]
 

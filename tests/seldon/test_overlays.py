@@ -11,7 +11,8 @@ from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S
 from custom_runtime.settings import ServingSettings
 from rollout.capacity import Capacity, read_capacity
 from rollout.errors import ManifestError
-from rollout.seldon import SeldonDeployment, parse, to_dict
+from rollout.manifest import parse, to_dict
+from rollout.seldon import SeldonDeployment
 from rollout.validation import findings
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ import yaml
 from kmock._internal.k8s import KubernetesError
 
 from rollout.errors import Conflict, ManifestError, Rejected
-from rollout.seldon import parse
+from rollout.manifest import parse
 from rollout.targets.patching import apply
 from rollout.webhook import webhook
 

@@ -9,7 +9,8 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from rollout.seldon import SeldonDeployment, parse
+from rollout.manifest import parse
+from rollout.seldon import SeldonDeployment
 from rollout.targets.kubernetes import ISTIO, SELDON
 from rollout.targets.memory import reconcile, status
 from rollout.targets.target import Readiness

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kubernetes import client
 
-from rollout.seldon import parse
+from rollout.manifest import parse
 from rollout.targets.kubernetes import SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
 from tests.rollout.conftest import manifest
