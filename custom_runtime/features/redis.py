@@ -44,6 +44,7 @@ class RedisStore:
         self._name = name
         self._fingerprint = fingerprint
         self._prefix = f"{name}:{fingerprint}:"
+        self._contracts = f"{name}:contract"
         # Never the URL itself: it may hold a password, and so may what urllib says of a bad one.
         self._label = without_credentials(url)
         try:
@@ -57,7 +58,7 @@ class RedisStore:
     async def open(self) -> None:
         """See FeatureStore.open."""
         try:
-            stored = await self._command(lambda client: client.smembers(f"{self._name}:contract"))
+            stored = await self._command(lambda client: client.smembers(self._contracts))
         finally:
             await self._release()  # many processes, few connections: what a fetch does not use is not held
         self._check_contract(sorted(fingerprint.decode(errors="replace") for fingerprint in stored))
@@ -108,7 +109,7 @@ class RedisStore:
 
     async def publish(self) -> None:
         """Add this contract to those that are loaded."""
-        await self._command(lambda client: client.sadd(f"{self._name}:contract", self._fingerprint))
+        await self._command(lambda client: client.sadd(self._contracts, self._fingerprint))
 
     async def position(self, job: str) -> int:
         """Return how many rows an interrupted load of `job` has written."""
@@ -169,7 +170,12 @@ class RedisStore:
     def _new_link(self) -> Link:
         if self._is_cluster:
             return ClusterLink(self._new_cluster(socket_timeout=COMMAND_TIMEOUT_S), self._prefix)
-        return ServerLink(self._new_pool(socket_timeout=None), self._prefix.encode())
+        return ServerLink(
+            self._new_pool(socket_timeout=None),
+            self._prefix.encode(),
+            contracts=self._contracts,
+            fingerprint=self._fingerprint,
+        )
 
     def _new_client(self, *, socket_timeout: float) -> Redis | RedisCluster:
         if self._is_cluster:

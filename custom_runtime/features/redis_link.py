@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from redis.asyncio import Connection, ConnectionPool, RedisCluster
 
+from custom_runtime.errors import StoreUnavailable
 from custom_runtime.features.redis_wire import check_reply, pack_mget
 
 CONNECT_TIMEOUT_S = 1.0
@@ -43,9 +44,12 @@ class ServerLink:
     the bookkeeping around a command (pool lock, retry closure, two timeouts, telemetry hooks) is not repeated.
     """
 
-    def __init__(self, pool: ConnectionPool, prefix: bytes) -> None:
+    def __init__(self, pool: ConnectionPool, prefix: bytes, *, contracts: str, fingerprint: str) -> None:
+        """Read keys of this prefix, from servers whose set `contracts` has this fingerprint."""
         self._pool = pool
         self._prefix = prefix
+        self._contracts = contracts
+        self._fingerprint = fingerprint
         self._idle: list[Connection] = []
         self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -101,6 +105,10 @@ class ServerLink:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            # After a failover or a restart the address may lead to an empty server: every customer would be unknown.
+            await connection.send_command("SISMEMBER", self._contracts, self._fingerprint, check_health=False)
+            if await connection.read_response() != 1:
+                raise StoreUnavailable("the server holds no rows for this service's contract; load the features again")
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

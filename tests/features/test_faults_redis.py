@@ -13,7 +13,7 @@ import pytest
 from custom_runtime.errors import StoreError, StoreUnavailable
 from custom_runtime.features.redis import RedisStore
 from tests.features.conftest import FINGERPRINT, NAME, UPDATED_AT, rows_of
-from tests.programs import RedisServer, free_port, program, redis_cluster
+from tests.programs import RedisServer, eventually, free_port, program, redis_cluster
 
 TIMEOUT_S = 0.05
 # What a busy two-core machine may add to a timeout before a test calls it late.
@@ -52,6 +52,13 @@ async def opened(url: str, *, load: str | None = None) -> AsyncIterator[RedisSto
 def cli(server: RedisServer, *command: str) -> None:
     redis_cli = program("redis-cli", package="redis-tools")
     subprocess.run([redis_cli, "-p", str(server.port), *command], check=True, capture_output=True)
+
+
+def said(server: RedisServer, *command: str) -> str:
+    redis_cli = program("redis-cli", package="redis-tools")
+    return subprocess.run(
+        [redis_cli, "-p", str(server.port), *command], check=True, capture_output=True, text=True
+    ).stdout
 
 
 async def fetch(store: RedisStore, *ids: int, timeout_s: float = TIMEOUT_S) -> list[float]:
@@ -245,6 +252,44 @@ async def test_failing_over_to_another_server_behind_the_same_address(redis: Red
             await recovers(store)
 
 
+async def test_a_replica_in_place_of_the_primary_is_read_and_says_why_it_is_not_written(redis: RedisServer):
+    async with opened(redis.url) as store:
+        assert await fetch(store, 3) == [3]
+        cli(redis, "config", "set", "repl-diskless-sync-delay", "0")  # not the 5 s in which others might ask too
+        with RedisServer() as primary:
+            cli(primary, "replicaof", "127.0.0.1", str(redis.port))
+            eventually(
+                lambda: "master_link_status:up" in said(primary, "info", "replication"),
+                within_s=10,
+                what="a replica in step",
+            )
+            cli(redis, "failover")
+            eventually(lambda: said(redis, "role").startswith("slave"), within_s=10, what="the roles are exchanged")
+            assert await fetch(store, 3) == [3]
+            with pytest.raises(StoreError, match="read only replica"):
+                await store.put([60], rows_of([60]), updated_at=UPDATED_AT)
+            async with opened(primary.url) as elsewhere:
+                await elsewhere.put([60], rows_of([60]), updated_at=UPDATED_AT)
+            cli(primary, "wait", "1", "5000")
+            assert await fetch(store, 60) == [60]
+
+
+async def test_an_empty_server_in_place_of_the_loaded_one_is_unavailable_until_it_is_loaded(redis: RedisServer):
+    proxy = Proxy(redis.port)
+    with RedisServer() as empty:
+        async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
+            assert await fetch(store, 3) == [3]
+            redis.kill()
+            proxy.port = empty.port
+            proxy.cut()
+            await asyncio.sleep(0)
+            for _ in range(5):
+                await fails_in_time(store)
+            async with opened(empty.url):
+                pass  # loaded
+            await recovers(store)
+
+
 async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore):
     cli(redis, "client", "kill", "type", "normal", "skipme", "no")
     cli(redis, "config", "set", "maxclients", "3")
@@ -286,7 +331,8 @@ async def test_garbage_is_unavailable_and_the_store_recovers(redis: RedisServer,
             return await proxy(reader, writer)
         while data := await reader.read(65_536):
             # The handshake is answered as Redis does: what matters is the reply to MGET.
-            writer.write(b"+OK\r\n" * data.count(b"SETINFO") if b"MGET" not in data else reply)
+            greeting = b"+OK\r\n" * data.count(b"SETINFO") + b":1\r\n" * data.count(b"SISMEMBER")
+            writer.write(greeting if b"MGET" not in data else reply)
             if b"MGET" in data and not reply:
                 return None
         return None
