@@ -114,22 +114,6 @@ async def _read_rest(body: bytes, receive: Receive, limit_bytes: int, timeout_s:
         raise _late(timeout_s) from None
 
 
-def limited(scope: Scope, receive: Receive, *, limit_bytes: int) -> Receive:
-    """Return a `receive` that raises TooLarge once a body is over the limit; for routes that are not ours."""
-    _check_claimed(scope, limit_bytes)
-    size = 0
-
-    async def bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > limit_bytes:
-            raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
-        return message
-
-    return bounded
-
-
 def _check_claimed(scope: Scope, limit_bytes: int) -> None:
     claimed = header(scope, b"content-length")
     if claimed is not None and int(claimed) > limit_bytes:

@@ -1,8 +1,9 @@
 """What gRPC's server does not offer: to accept no more connections, and to know how many are left.
 
-A call that arrives after gRPC's server began to stop, and before its client has read GOAWAY, is cancelled unseen. Only a
-connection that ends by its age says goodbye in two steps, which lose nothing. So connections are given an age, the
+A call that arrives after gRPC's server began to stop, and before its client has read GOAWAY, is cancelled unseen. Only
+a connection that ends by its age says goodbye in two steps, which lose nothing. So connections are given an age, the
 door is closed, and the server stops when the last one has left (Linux only: it looks through this process's files).
+gRPC logs the closed door as an error of its own: "Closing acceptor. Failed accept4: Invalid argument".
 """
 
 from __future__ import annotations

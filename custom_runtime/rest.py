@@ -14,8 +14,8 @@ import time
 import orjson
 import structlog
 
-from custom_runtime.asgi import Answer, App, Message, Receive, Scope, Send, error_answer, limited, read_body, reply
-from custom_runtime.errors import Forbidden, Internal, ServingError, TooLarge
+from custom_runtime.asgi import Answer, App, Message, Receive, Scope, Send, error_answer, read_body, reply
+from custom_runtime.errors import Forbidden, Internal, ServingError
 from custom_runtime.models import LoadedModels
 from custom_runtime.pages import Pages
 from custom_runtime.runtime import ChurnRuntime
@@ -117,23 +117,14 @@ class FastRoutes:
         )
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to MLServer's app, its body bounded and never unpacked."""
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-encoding"]
-        answered = False
-
-        async def watch(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
+        """Hand a request to MLServer's app, its body bounded in bytes and in time, and never unpacked."""
+        limit_bytes = self._settings.max_body_bytes
         try:
-            bounded = limited(scope, receive, limit_bytes=self._settings.max_body_bytes)
-            await self._app({**scope, "headers": headers}, bounded, watch)
-        except TooLarge as error:
+            body = await read_body(scope, receive, limit_bytes=limit_bytes, timeout_s=self._deadline_s)
+        except ServingError as error:
             await reply(send, error_answer(error))
-        except Exception:
-            if not answered:  # what was answered was logged, too, and Starlette raises it again
-                await reply(send, error_answer(Internal()))
+            return
+        await self._replay(scope, body, send)
 
     async def _replay(self, scope: Scope, body: bytes, send: Send) -> int:
         """Give a request whose body was read to MLServer's app; return the status that it answers."""

@@ -16,12 +16,14 @@ from mlserver.grpc.servicers import InferenceServicer
 from custom_runtime import v2
 from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError
 from custom_runtime.models import LoadedModels
+from custom_runtime.rpc_methods import PLAIN_METHODS, abort, readable_methods
 from custom_runtime.v2_message import UNREADABLE, read_request
 from custom_runtime.v2_proto import as_response, read_tensors
 
 log = structlog.get_logger()
 
 INFERENCE = "inference.GRPCInferenceService"
+REPOSITORY = "inference.model_repository.ModelRepositoryService"
 _LOCKED = "the model repository API is locked; CHURN_ADMIN_API=1 opens it"
 
 
@@ -45,21 +47,22 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
             return as_response(request, str(runtime.version), prediction, requested)
         except ServingError as error:
             if request is UNREADABLE:
-                return await _abort(context, InvalidInput("the message is no ModelInferRequest, or has too many parts"))
+                return await abort(context, InvalidInput("the message is no ModelInferRequest, or has too many parts"))
             status = error.status
-            return await _abort(context, error)
+            return await abort(context, error)
         except Exception:
             status = 500
             log.exception("request_failed", route="v2_grpc")
-            return await _abort(context, Internal())
+            return await abort(context, Internal())
         finally:
             if runtime is not None:
                 runtime.metrics.observe_request("v2_grpc", status, time.perf_counter() - started)
 
-    def guarded_methods(self) -> dict[str, Any]:
-        """Return the handlers of the methods that take tensors, whose messages are looked at before they are parsed."""
+    def methods(self) -> dict[str, Any]:
+        """Return the handlers of all methods; messages with tensors are looked at before they are parsed."""
         write = pb.ModelInferResponse.SerializeToString
         return {
+            **readable_methods(self, pb, PLAIN_METHODS),
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self.ModelInfer, read_request, write),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.ModelStreamInfer, read_request, write),
         }
@@ -82,7 +85,7 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
         try:
             self._models.find(request.name, request.version or None)
         except ServingError as error:
-            return await _abort(context, error)
+            return await abort(context, error)
         return await super().ModelMetadata(request, context)
 
     async def RepositoryIndex(self, request: Any, context: aio.ServicerContext) -> Any:
@@ -106,7 +109,7 @@ class ChurnServicer(InferenceServicer):  # type: ignore[misc]
 
     async def _admin(self, method: Any, request: Any, context: aio.ServicerContext) -> Any:
         if not self._admin_api:
-            return await _abort(context, Forbidden(_LOCKED))
+            return await abort(context, Forbidden(_LOCKED))
         return await method(request, context)
 
 
@@ -115,12 +118,6 @@ class LockedRepositoryServicer(ModelRepositoryServicer):  # type: ignore[misc]
 
     async def RepositoryIndex(self, request: Any, context: aio.ServicerContext) -> Any:
         """Refuse."""
-        return await _abort(context, Forbidden(_LOCKED))
+        return await abort(context, Forbidden(_LOCKED))
 
     RepositoryModelLoad = RepositoryModelUnload = RepositoryIndex
-
-
-async def _abort(context: aio.ServicerContext, error: ServingError) -> Any:
-    context.set_trailing_metadata((("error-code", error.code),))
-    details = "internal error; the server's log has the cause" if isinstance(error, Internal) else str(error)
-    await context.abort(getattr(grpc.StatusCode, error.grpc), details)

@@ -16,7 +16,8 @@ from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings
 
 from custom_runtime.errors import StartupError
-from custom_runtime.listeners import GrpcListener, MetricsListener, RestListener
+from custom_runtime.grpc_listener import GrpcListener
+from custom_runtime.listeners import MetricsListener, RestListener
 from custom_runtime.models import LoadedModels
 from custom_runtime.runtime import ChurnRuntime
 from custom_runtime.settings import ServingSettings

@@ -28,9 +28,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from custom_runtime.errors import StartupError
-from custom_runtime.listeners import BACKLOG, LISTEN_FD, bound_socket
 from custom_runtime.process import READY_FD, banner, configure_logs
 from custom_runtime.server import METRICS_DIRECTORY
+from custom_runtime.sockets import BACKLOG, LISTEN_FD, bound_socket
 
 log = structlog.get_logger()
 

@@ -14,6 +14,7 @@ from grpc import aio
 from custom_runtime.access import Tokens
 from custom_runtime.asgi import App, Receive, Scope, Send, error_answer, header, reply
 from custom_runtime.errors import Unauthorized
+from custom_runtime.process_metrics import count_unauthorized
 
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 _CLOSE = (b"connection", b"close")  # the body of a stranger is not read
@@ -36,6 +37,7 @@ class TokenGate:
             try:
                 self._tokens.check(header(scope, b"authorization"))
             except Unauthorized as error:
+                count_unauthorized("rest")
                 answer = error_answer(error)
                 await reply(send, answer._replace(headers=(*answer.headers, _CHALLENGE, _CLOSE)))
                 return
@@ -66,6 +68,7 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         try:
             self._tokens.check(sent.encode() if isinstance(sent, str) else sent)
         except Unauthorized as error:
+            count_unauthorized("grpc")
             return _refusal(handler, error)
         return handler
 

@@ -103,6 +103,22 @@ def test_bytes_that_are_no_message_are_the_callers_fault(target: Server, message
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(f"GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata")),
+        *(f"GRPCInferenceService/{name}" for name in ("ModelMetadata", "RepositoryIndex", "RepositoryModelLoad")),
+        "model_repository.ModelRepositoryService/RepositoryModelUnload",
+    ],
+)
+def test_bytes_that_are_no_message_are_so_for_methods_without_tensors_too(target: Server, method: str) -> None:
+    with grpc.insecure_channel(target.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/inference.{method}")(b"\xff" * 40, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"the message is no {method.rpartition('/')[2]}Request"
+    assert dict(caught.value.trailing_metadata())["error-code"] == "invalid_input"
+
+
 def test_a_message_over_the_limit_is_refused(target: Server) -> None:
     with grpc.insecure_channel(target.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\x22\x00" * (5 * MIB), timeout=30)

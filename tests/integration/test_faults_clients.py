@@ -137,6 +137,21 @@ async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave
     assert latency_ms(traffic, 0.95) < 250
 
 
+@pytest.mark.parametrize(
+    "route", ["POST /predict", "POST /v2/models/churn/infer", "GET /v2/models/churn", "POST /nope"]
+)
+async def test_a_body_that_drips_has_the_deadline_and_no_longer(server: Server, route: str) -> None:
+    reader, writer = await asyncio.open_connection(HOST, server.http_port)
+    writer.write(f"{route} HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n".encode())
+    dripping = asyncio.create_task(drip([writer]))
+    began_s = time.monotonic()
+    late = await asyncio.wait_for(read_reply(reader), 5)
+    dripping.cancel()
+    writer.close()
+    assert (late.status, late.code) == (504, "deadline_exceeded")
+    assert time.monotonic() - began_s < 2
+
+
 async def drip(writers: list[asyncio.StreamWriter]) -> None:
     while True:
         for writer in writers:

@@ -144,7 +144,9 @@ async def test_rolls_under_many_grpc_connections_cut_no_call(world: World, tmp_p
                     what=f"roll {roll}",
                 )
             await until(
-                lambda: server.log.read_text().count("worker_rolled") == 4, within_s=20, what="the last old worker's end"
+                lambda: server.log.read_text().count("worker_rolled") == 4,
+                within_s=20,
+                what="the last old worker's end",
             )
             await traffic.stop()
     assert len(traffic.outcomes) == traffic.sent

@@ -57,6 +57,7 @@ def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_rest_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
+    counted = guarded.samples("churn_unauthorized_total", protocol="rest")
     with httpx.Client(base_url=guarded.rest) as client:
         for method, path, body in LOCKED:
             for header in (None, "", "Bearer", f"Bearer {OLD}x", f"Bearer {OLD[:-1]}", f"Basic {OLD}", OLD):
@@ -73,7 +74,7 @@ def test_rest_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
             assert client.post("/v2/models/churn/infer", json=INFER, headers=bearer).status_code == 200
             assert client.get("/docs", headers=bearer).status_code == 200
         assert [client.get(path).status_code for path in HEALTH] == [200] * 4
-    assert httpx.get(guarded.metrics).status_code == 200
+    assert guarded.samples("churn_unauthorized_total", protocol="rest") == counted + 7 * len(LOCKED)
 
 
 def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
@@ -89,12 +90,14 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
             lambda sent: second(b"", timeout=5, metadata=sent),
             lambda sent: list(stream(iter([to_pb().SerializeToString()]), timeout=5, metadata=sent)),
         ]
+        counted = guarded.samples("churn_unauthorized_total", protocol="grpc")
         for call in locked:
             for sent in ((), (("authorization", "Bearer wrong"),), (("authorization", OLD),)):
                 with pytest.raises(grpc.RpcError) as caught:
                     call(sent)
                 assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
                 assert dict(caught.value.trailing_metadata())["error-code"] == "unauthorized"
+        assert guarded.samples("churn_unauthorized_total", protocol="grpc") == counted + 3 * len(locked)
         for token in (OLD, NEW):
             bearer = (("authorization", f"Bearer {token}"),)
             assert locked[0](bearer).outputs[0].contents.fp64_contents

@@ -1,0 +1,97 @@
+"""MLServer's gRPC listener with what it lacks for production: limits, tokens, TLS, an end without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from grpc import aio
+from mlserver.grpc import model_repository_pb2
+from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from mlserver.grpc.model_repository import ModelRepositoryServicer
+from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
+from mlserver.grpc.server import GRPCServer
+from mlserver.settings import Settings
+
+from custom_runtime.access import read_tokens
+from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S, close_door, connections
+from custom_runtime.models import LoadedModels
+from custom_runtime.rpc import INFERENCE, REPOSITORY, ChurnServicer, LockedRepositoryServicer
+from custom_runtime.rpc_methods import REPOSITORY_METHODS, readable_methods
+from custom_runtime.settings import ServingSettings
+from custom_runtime.sockets import LISTEN_FD
+from custom_runtime.tls import read_certificates
+from custom_runtime.token_gate import TokenInterceptor
+
+SEE_OFF_TICK_S = 0.05
+
+
+class GrpcListener(GRPCServer):  # type: ignore[misc]
+    """MLServer's gRPC server with our servicer, and no interceptor: the servicer observes by itself."""
+
+    def __init__(
+        self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
+    ) -> None:
+        super().__init__(settings, data_plane, handlers)
+        self._models = models
+        self._serving = serving
+        self._tokens = read_tokens(serving)
+        self._certificates = read_certificates(serving)
+        self.started = asyncio.Event()
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        self._create_server()
+        await self._server.start()
+        self.started.set()
+        await self._server.wait_for_termination()
+
+    def _create_server(self) -> aio.Server:
+        limit_bytes = self._serving.max_body_bytes
+        options = [
+            # MLServer's own limit goes: of two, gRPC takes the first.
+            *(option for option in self._get_options() if "message_length" not in option[0]),
+            ("grpc.max_receive_message_length", limit_bytes),
+            ("grpc.max_send_message_length", limit_bytes),
+            # Several workers share the port; a single one must find it free.
+            ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
+        ]
+        if self._serving.grpc_connection_age_s:
+            options.append(("grpc.max_connection_age_ms", int(self._serving.grpc_connection_age_s * 1000)))
+        gates = [TokenInterceptor(self._tokens)] if self._tokens else []
+        self._server = aio.server(ThreadPoolExecutor(max_workers=1), options=options, interceptors=gates)
+        servicer = ChurnServicer(
+            self._data_plane, self._model_repository_handlers, self._models, admin_api=self._serving.admin_api
+        )
+        add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._server.add_registered_method_handlers(INFERENCE, servicer.methods())
+        repository = (ModelRepositoryServicer if self._serving.admin_api else LockedRepositoryServicer)(
+            self._model_repository_handlers
+        )
+        add_ModelRepositoryServiceServicer_to_server(repository, self._server)
+        self._server.add_registered_method_handlers(
+            REPOSITORY, readable_methods(repository, model_repository_pb2, REPOSITORY_METHODS)
+        )
+        address = f"{self._settings.host}:{self._settings.grpc_port}"
+        if self._certificates:
+            self._server.add_secure_port(address, self._certificates.for_grpc())
+        else:
+            self._server.add_insecure_port(address)
+        return self._server
+
+    async def see_off(self) -> None:
+        """Accept no connection, and wait until every one has left by its age; what it still asks is answered."""
+        port, age_s = self._settings.grpc_port, self._serving.grpc_connection_age_s
+        if not age_s:
+            return
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + age_s * AGE_SPREAD + GOODBYE_S
+        close_door(port)
+        while connections(port) and loop.time() < deadline_s:  # noqa: ASYNC110 (nobody tells when one leaves)
+            await asyncio.sleep(SEE_OFF_TICK_S)
+
+    async def stop(self, sig: int | None = None) -> None:
+        """Refuse new calls, and let those in flight end within their deadline."""
+        await self._server.stop(grace=self._serving.deadline_ms / 1000 + 1)
