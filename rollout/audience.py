@@ -1,14 +1,21 @@
-"""Who hears of a rollout: the log file, and everybody at once."""
+"""Who hears of a rollout: an audience, such as the log file, or several at once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from rollout.promoter import Audience
 from rollout.record import Record
 from rollout.state import RolloutState
+
+
+class Audience(Protocol):
+    """Whoever wants to know what happens: log, report, terminal, webhook, metrics."""
+
+    def hear(self, record: Record, state: RolloutState) -> None:
+        """Take in one record. Must not raise and must not block for long."""
 
 
 class Log:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from rollout.record import Record
+from rollout.record import SAMPLE, Record
 from rollout.state import Phase, RolloutState
 
 
@@ -53,7 +53,7 @@ class Metrics:
             self._weight.labels(record.deployment, predictor).set(weight)
         for result in record.verdicts:
             self._verdicts.labels(record.deployment, result.name, result.verdict.value).inc()
-        if record.event != "Sample":
+        if record.event != SAMPLE:
             self._changes.labels(record.deployment, record.event).inc()
         if state.phase is Phase.ROLLED_BACK:
             self._rollbacks.labels(record.deployment, state.rung).inc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import structlog
 
-from rollout.record import Record
+from rollout.record import SAMPLE, Record
 from rollout.state import RolloutState
 
 log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ class Webhook:
 
     def hear(self, record: Record, state: RolloutState) -> None:
         """Post the change as JSON; `text` alone is what chat systems show."""
-        if record.event == "Sample":
+        if record.event == SAMPLE:
             return
         body = {
             "text": f"{record.deployment}: {state.phase.value} ({record.event}): {record.message}",

@@ -7,10 +7,9 @@ from pathlib import Path
 import structlog
 
 from rollout.errors import ReportError
-from rollout.record import Record
+from rollout.record import SAMPLE, Record
 from rollout.report import write
 from rollout.state import RolloutState
-from rollout.timeline import SAMPLE
 
 log = structlog.get_logger(__name__)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rollout.counts import Counts
 from rollout.verdict import GateResult
+
+SAMPLE: Final = "Sample"
+"""The event of a record that says again what the one before said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rollout.record import Record
+from rollout.record import SAMPLE, Record
 from rollout.state import Phase, RolloutState
 from rollout.verdict import GateResult, Verdict
 
@@ -61,7 +61,7 @@ class Screen:
 
     def hear(self, record: Record, state: RolloutState) -> None:
         """Show one record."""
-        if record.event != "Sample":
+        if record.event != SAMPLE:
             weights = " ".join(f"{name}={percent}" for name, percent in record.weights_percent.items())
             line = f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}"
             self._console.print(line, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rollout.analysis import Analyst
+from rollout.audience import Audience
 from rollout.clock import Clock, SystemClock
 from rollout.errors import StateError
 from rollout.evidence.source import Source
@@ -17,7 +18,7 @@ from rollout.lease import Lock
 from rollout.patches import command as command_patch
 from rollout.patches import weigh
 from rollout.plan import Plan
-from rollout.promoter import Audience, Outcome, Promoter
+from rollout.promoter import Outcome, Promoter
 from rollout.release import Release
 from rollout.starting import Beginning, start, undo
 from rollout.state import Command, Phase, RolloutState, read_state

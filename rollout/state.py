@@ -134,6 +134,15 @@ class RolloutState:
         """Return a copy with these fields replaced."""
         return replace(self, **changes)
 
+    def running(self) -> RolloutState:
+        """Return the state without its rest."""
+        return self.but(phase=self.active_phase)
+
+    def at_step(self, step: int) -> RolloutState:
+        """Return the state at the beginning of a step: its time and its requests count anew, its gate is closed."""
+        begun = self.but(step=step, timers=Timers(), canary_requests=0, stable_requests=0, gate_open=False)
+        return begun.running()
+
 
 def plain_json(data: Mapping[str, Any]) -> str:
     r"""Return compact JSON without a character that two JSON writers escape differently.

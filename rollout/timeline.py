@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from rollout.counts import LATENCY_EDGES_MS, ZERO, Counts
-from rollout.record import Record
+from rollout.record import SAMPLE, Record
 from rollout.verdict import GateResult, Verdict, combine
 
-SAMPLE = "Sample"
 MOST_WINDOWS = 120
 
 

@@ -64,3 +64,13 @@ def combine(results: Iterable[GateResult]) -> Verdict:
         if worst in found:
             return worst
     return Verdict.PASS
+
+
+def wanting(results: tuple[GateResult, ...]) -> str:
+    """Say in words what the gates still wait for."""
+    open_gates = [result for result in results if result.verdict is not Verdict.PASS and not result.dry_run]
+    if not open_gates:
+        return "all gates pass" if results else "nothing measured yet"
+    missing = max((result.needs_requests or 0) for result in open_gates)
+    said = "; ".join(f"{result.name}: {result.reason}" for result in open_gates)
+    return f"needs about {missing} more requests ({said})" if missing else said

@@ -184,7 +184,7 @@ class World:
     def start(self, release: Release = RELEASE) -> None:
         self.target.patch(start(self.target.read(), release, self.plan, self.clock).operations)
 
-    def promoter(self, traffic: Traffic | None = None) -> Promoter:
+    def promoter(self, traffic: Traffic | None = None, stop: Callable[[], bool] | None = None) -> Promoter:
         self.promoters += 1
         lock = Lock(self.target, self.clock, holder=f"promoter-{self.promoters}")
         return Promoter(
@@ -193,7 +193,7 @@ class World:
             Analyst(traffic or self.traffic),
             self.clock,
             audience=self.diary,
-            stop=lambda: self.stopped,
+            stop=stop or (lambda: self.stopped),
         )
 
     def run(self, command: Command | None = None) -> Outcome:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.machine import Action, Seen, decide
+from rollout.decision import Action
+from rollout.machine import decide
 from rollout.plan import OnDoubt, Plan, Step
+from rollout.seen import Seen
 from rollout.state import Command, Phase, RolloutState, decode, encode
 from rollout.verdict import GateResult, Verdict
 

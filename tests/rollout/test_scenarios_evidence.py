@@ -119,12 +119,8 @@ def test_14_a_promoter_that_was_replaced_continues_the_same_tests(world, behavio
 
 
 def one_look_more(world):
-    looks = []
-    promoter = world.promoter()
-    hear = promoter._audience.hear
-    promoter._audience = type("Twice", (), {"hear": lambda self, *args: (looks.append(1), hear(*args))})()
-    promoter._stop = lambda: len(looks) > 2
-    return promoter.drive()
+    before = len(world.diary.records)
+    return world.promoter(stop=lambda: len(world.diary.records) - before > 2).drive()
 
 
 @pytest.mark.parametrize("fault", [{"errors": 0.02}, {"slow": 0.03}], ids=["errors", "latency"])
