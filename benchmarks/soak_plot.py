@@ -14,8 +14,8 @@ COLOURS = {"store killed": "#c0392b", "store paused": "#e67e22", "workers rolled
 
 def draw(path: Path, result: SoakResult) -> None:
     """Write a PNG."""
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    answers, memory, files = figure.subplots(3, 1, sharex=True)
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    answers, memory, files, tasks = figure.subplots(4, 1, sharex=True)
     lost = sum(one.is_lost for one in result.outcomes)
     figure.suptitle(f"Soak test: {result.sent:,} requests sent, {lost} lost, {len(result.faults)} faults")
     last_s = max((one.sent_s - result.started_s for one in result.outcomes), default=1.0)
@@ -29,15 +29,17 @@ def draw(path: Path, result: SoakResult) -> None:
     memory.set_ylabel("MB resident, a worker")
     files.plot(at_s, [one.files for one in result.samples])
     files.set_ylabel("open files, a worker")
-    files.set_xlabel("time, s")
+    tasks.plot(at_s, [one.tasks for one in result.samples])
+    tasks.set_ylabel("event loop tasks, a worker")
+    tasks.set_xlabel("time, s")
     seen: set[str] = set()
     for fault in result.faults:
-        for axes in (answers, memory, files):
+        for axes in (answers, memory, files, tasks):
             label = fault.kind if axes is answers and fault.kind not in seen else None
             axes.axvspan(fault.from_s, fault.to_s, color=COLOURS[fault.kind], alpha=0.15, label=label)
         seen.add(fault.kind)
     answers.legend(loc="lower right", fontsize="small", frameon=False, ncols=3)
-    for axes in (answers, memory, files):
+    for axes in (answers, memory, files, tasks):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

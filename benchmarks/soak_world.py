@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ READY_S, STOP_S = 60.0, 30.0
 
 
 class SoakWorld:
-    """Redis and the service, ready when entered; `kill_store`, `pause_store` and `roll` are the faults."""
+    """Redis and the service, ready when entered; `kill_store`, `signal_store` and `roll` are the faults."""
 
     def __init__(self, directory: Path, *, bundle: Path, workers: int) -> None:
         self._directory = directory
@@ -34,6 +35,7 @@ class SoakWorld:
             "CHURN_BUNDLE": str(bundle),
             "CHURN_FEATURE_STORE": self.store_url,
             "CHURN_DRAIN_DELAY_S": "3",
+            "CHURN_GRPC_CONNECTION_AGE_S": "3",
         }
         self._redis: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -95,10 +97,11 @@ class SoakWorld:
         pid = self._server.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
-    def metrics(self) -> str:
-        """Return the service's metrics page."""
+    def gauge(self, name: str) -> float:
+        """Return a gauge of the service's metrics page, added up over its series."""
         with urllib.request.urlopen(f"http://{HOST}:{self._metrics_port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
+            text = answer.read().decode()
+        return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
 
     def _start(self, command: list[str], log: str, *, cwd: Path) -> subprocess.Popen[bytes]:
         with (self._directory / log).open("ab") as output:

@@ -44,7 +44,8 @@ def main(
     report = {
         "sent": result.sent,
         "results": dict(result.results),
-        "grpc_cut": result.cut,
+        "lost": sum(one.is_lost for one in result.outcomes),
+        "growth": result.growth._asdict(),
         "faults": [fault._asdict() for fault in result.faults],
         "complaints": result.complaints,
         "plot": str(directory / "soak.png"),
