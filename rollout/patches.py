@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollout.annotation import COMMAND, PREVIOUS, STATE, encode, plain_json
 from rollout.manifest import to_dict
 from rollout.predictor import Predictor
-from rollout.state import COMMAND, PREVIOUS, STATE, RolloutState, encode, plain_json
+from rollout.state import RolloutState
 from rollout.targets.target import Operation, Snapshot
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 
+from rollout.annotation import STATE, read_state
 from rollout.errors import LeaseLost, StateError
 from rollout.patches import claim
-from rollout.state import STATE, RolloutState, Timers, read_state
+from rollout.state import RolloutState, Timers
 from rollout.targets.target import Operation, Snapshot, Target
 
 Patch = Callable[[Snapshot, RolloutState], Sequence[Operation]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rollout.analysis import Evidence
+from rollout.annotation import COMMAND
 from rollout.changes import foreign_change, same_weights
-from rollout.state import COMMAND, Command, RolloutState
+from rollout.state import Command, RolloutState
 from rollout.targets.target import Snapshot
 from rollout.verdict import GateResult, Verdict, combine
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rollout.analysis import Analyst
+from rollout.annotation import read_state
 from rollout.audience import Audience
 from rollout.clock import Clock, SystemClock
 from rollout.errors import StateError
@@ -21,7 +22,7 @@ from rollout.plan import Plan
 from rollout.promoter import Outcome, Promoter
 from rollout.release import Release
 from rollout.starting import Beginning, start, undo
-from rollout.state import Command, Phase, RolloutState, read_state
+from rollout.state import Command, Phase, RolloutState
 from rollout.targets.target import LeaseStore, Operation, Snapshot, Target
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rollout.annotation import PREVIOUS, read_state
 from rollout.changes import fingerprints
 from rollout.clock import Clock
 from rollout.errors import Rejected, StateError
@@ -15,7 +16,7 @@ from rollout.patches import begin
 from rollout.plan import Plan, Step
 from rollout.predictor import Predictor
 from rollout.release import Release, predictor_for
-from rollout.state import PREVIOUS, Phase, RolloutState, read_state
+from rollout.state import Phase, RolloutState
 from rollout.targets.target import Operation, Snapshot
 from rollout.validation import findings
 

@@ -19,6 +19,7 @@ import structlog
 import typer
 from rich.console import Console
 
+from rollout.annotation import read_state
 from rollout.audience import Everybody, Log
 from rollout.config import Config, read_config
 from rollout.errors import LeaseHeld, PlanError, RolloutError
@@ -31,7 +32,7 @@ from rollout.promoter import Outcome
 from rollout.release import Release
 from rollout.screen import Screen, picture
 from rollout.session import Session
-from rollout.state import Command, Phase, RolloutState, read_state
+from rollout.state import Command, Phase, RolloutState
 
 PROMOTED, ROLLED_BACK, USAGE, HELD, ERROR = range(5)
 DEFAULT_CONFIG = Path("seldon/rollout.yaml")

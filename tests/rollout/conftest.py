@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rollout.analysis import Analyst
+from rollout.annotation import read_state
 from rollout.counts import LATENCY_BUCKETS, SCORE_BINS, Counts
 from rollout.lease import Lock
 from rollout.plan import Plan, Step
@@ -18,7 +19,7 @@ from rollout.promoter import Outcome, Promoter
 from rollout.record import Record
 from rollout.release import Release
 from rollout.starting import start
-from rollout.state import Command, RolloutState, read_state
+from rollout.state import Command, RolloutState
 from rollout.targets.memory import MemoryTarget
 
 FAST, SLOW = 2, 8  # latency buckets: up to 5 ms, and 75..100 ms

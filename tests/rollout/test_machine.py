@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollout.annotation import decode, encode
 from rollout.decision import Action
 from rollout.machine import decide
 from rollout.plan import OnDoubt, Plan, Step
 from rollout.seen import Seen
-from rollout.state import Command, Phase, RolloutState, decode, encode
+from rollout.state import Command, Phase, RolloutState
 from rollout.verdict import GateResult, Verdict
 
 PLAN = Plan(steps=(Step(10, 10, 100, 50), Step(50, 10, 100, 50, manual=True), Step(100, 20, 100, 0)))

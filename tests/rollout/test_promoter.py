@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from rollout.annotation import COMMAND, PREVIOUS, STATE
 from rollout.errors import StateError, Unavailable
 from rollout.plan import OnDoubt, Step
 from rollout.release import Release
 from rollout.session import Session
 from rollout.starting import start
-from rollout.state import COMMAND, PREVIOUS, STATE, Command, Phase
+from rollout.state import Command, Phase
 
 
 def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world):

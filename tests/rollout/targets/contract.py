@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from rollout.annotation import encode
 from rollout.errors import Conflict, Rejected
 from rollout.plan import Plan
-from rollout.state import RolloutState, encode
+from rollout.state import RolloutState
 from rollout.targets.target import Event, EventType, LeaseRecord
 
 WEIGHT_OF_V7 = "/spec/predictors/0/traffic"

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from rollout.annotation import read_state
 from rollout.changes import same_weights
 from rollout.plan import Plan, Step
 from rollout.release import Release
 from rollout.session import Session
-from rollout.state import Phase, RolloutState, read_state
+from rollout.state import Phase, RolloutState
 from tests.rollout.targets.cluster import Cluster, clustered
 from tests.stand_ins import promoting
 
