@@ -1,0 +1,1 @@
+"""What scripts/canary_promote.py takes, does and answers."""

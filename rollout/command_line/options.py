@@ -1,0 +1,115 @@
+"""The options that commands share, each declared once: its flag, its type and its line of help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rollout.errors import PlanError
+from rollout.opening import open_place
+from rollout.release import Release
+from rollout.session import Session
+
+LOGS = Path("var/rollouts")
+LEASE_S = 15
+
+Format = Literal["text", "json"]
+Name = Annotated[str, typer.Argument(help="The SeldonDeployment's name, such as churn.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from what somebody else changed.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow until the rollout is over.")]
+Full = Annotated[bool, typer.Option("--full", help="Skip all analysis and go to 100 %, where it still bakes.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="What standard output gets.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Default: seldon/rollout.yaml, if there is one.")]
+LogDir = Annotated[Path, typer.Option("--log", help="Where the JSONL log and the HTML report go.")]
+LeaseS = Annotated[int, typer.Option("--lease", help="Seconds until a promoter that died may be followed.")]
+WebhookUrl = Annotated[str, typer.Option("--webhook", help="Gets a POST for every change.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place of a deployment: a cluster, or this machine."""
+
+    target: Annotated[Literal["kubernetes", "local"], typer.Option("--target", help="Where the deployment lives.")] = (
+        "kubernetes"
+    )
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Default: the context's, or `default`.")] = ""
+    context: Annotated[str, typer.Option(help="The KUBECONFIG context; default: the current one.")] = ""
+    state: Annotated[
+        Path, typer.Option("--state", help="With --target local: the --state of scripts/seldon_local.py.")
+    ] = Path("var/seldon")
+
+    def session(self, name: str, *, lease_s: int = LEASE_S) -> Session:
+        """Open the deployment. Raises TargetError."""
+        place = open_place(self.target, name, namespace=self.namespace, context=self.context, state=self.state)
+        return Session(place, lease_s=lease_s)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What is rolled out."""
+
+    version: Annotated[str, typer.Option(help="The new predictor's name, such as v8.")]
+    image: Annotated[str, typer.Option(help="The new image; default: the stable predictor's.")] = ""
+    model_uri: Annotated[str, typer.Option(help="The new bundle, such as s3://models/churn/8.")] = ""
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE in the new model container. Repeatable.")] = None
+
+    def release(self) -> Release:
+        """Return it as a release. Raises PlanError when an --env is no NAME=VALUE."""
+        pairs = {}
+        for one in self.env or []:
+            key, separator, value = one.partition("=")
+            if not (key and separator):
+                raise PlanError(f"--env is {one!r}; allowed: NAME=VALUE")
+            pairs[key] = value
+        return Release(self.version, image=self.image, model_uri=self.model_uri, env=pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the counts and the rules come from, and who is told."""
+
+    webhook: WebhookUrl = ""
+    config: ConfigFile = None
+    evidence: Annotated[
+        str, typer.Option(help="prometheus=URL, or scrape (--target local); default: from the config.")
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Whether a change is made, and how it is told."""
+
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the JSON Patch, and change nothing.")] = False
+    output: Output = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Driving:
+    """What a process takes that drives a rollout for as long as it lasts."""
+
+    where: Where = Where()
+    log: LogDir = LOGS
+    metrics_port: Annotated[int, typer.Option(help="Serve the promoter's own metrics there; 0: do not.")] = 0
+    lease: LeaseS = LEASE_S
+
+    def session(self, name: str) -> Session:
+        """Open the deployment. Raises TargetError."""
+        return self.where.session(name, lease_s=self.lease)
+
+
+@dataclass(frozen=True, slots=True)
+class Retreat:
+    """What every way back takes."""
+
+    webhook: WebhookUrl = ""
+    where: Where = Where()
+    log: LogDir = LOGS
+    lease: LeaseS = LEASE_S
+    change: Change = Change()
+
+    def session(self, name: str) -> Session:
+        """Open the deployment. Raises TargetError."""
+        return self.where.session(name, lease_s=self.lease)
