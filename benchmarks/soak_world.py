@@ -36,6 +36,8 @@ class SoakWorld:
             "CHURN_FEATURE_STORE": self.store_url,
             "CHURN_DRAIN_DELAY_S": "3",
             "CHURN_GRPC_CONNECTION_AGE_S": "3",
+            # A call that gRPC sheds, because the machine stood still, looks like one that was cut off.
+            "CHURN_GRPC_MAX_WAITING": "1000",
         }
         self._redis: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None

@@ -6,13 +6,18 @@ import json
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.callers import RestCaller, read_reply
-from benchmarks.payload import v2_rest_body
+from benchmarks.closed_loop import Loop, run_closed_loop
+from benchmarks.loadgen import LoadPlan, run_load
+from benchmarks.payload import GRPC_PATH, Protocol, customer_bodies, v2_rest_body
+from benchmarks.target import parse_target
 from benchmarks.traffic import Traffic
+from benchmarks.wrk import CONNECTIONS
 from tests.faults import HOST, latency_ms, predict, until, v2_rest
 from tests.serving import Server, World, serving
 
@@ -21,6 +26,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 BODY = b'{"customer_id": 42}'
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 IDLE = 1_000
+# Others use these cores, too: a flood is judged by the first of so many that nobody disturbed.
+ATTEMPTS = 3
 
 
 def resident_mb(server: Server) -> float:
@@ -49,6 +56,34 @@ async def capacity(server: Server, rows: int) -> float:
     return answered / 1.5
 
 
+async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]:
+    """Ask three times what the server can answer, for five seconds; return what became of it."""
+    before_mb = resident_mb(server)
+    counted = {code: answered_within(server, code, "+Inf") for code in ("200", "503")}
+    early = {code: answered_within(server, code, edge) for code, edge in (("200", "0.05"), ("503", "0.005"))}
+    async with Traffic([v2_rest(server, qps=3 * limit_qps, rows=rows)]) as traffic:
+        await asyncio.sleep(5)
+        await traffic.stop()
+    results = traffic.results()
+    assert len(traffic.outcomes) == traffic.sent
+    assert set(results) == {"200", "503 overloaded"}, results
+    shed = [one.reply for one in traffic.outcomes if one.reply and one.reply.status == 503]
+    assert all(reply.headers["retry-after"] == "1" for reply in shed)
+    # The server's own clock: a client on a busy machine reads late.
+    return {
+        "answered in 50 ms": (answered_within(server, "200", "0.05") - early["200"]) / results["200"],
+        "shed in 5 ms": (answered_within(server, "503", "0.005") - early["503"]) / results["503 overloaded"],
+        "answered": results["200"],
+        "shed": results["503 overloaded"],
+        "counted": sum(answered_within(server, code, "+Inf") - counted[code] for code in counted),
+        "grew MB": resident_mb(server) - before_mb,
+    }
+
+
+def answered_within(server: Server, code: str, edge: str) -> float:
+    return server.samples("churn_request_seconds_bucket", route="v2_rest", code=code, le=edge)
+
+
 async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(
     world: World, tmp_path: Path
 ) -> None:
@@ -56,38 +91,56 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
     rows = 256
     heavy = {"CHURN_OFFLOAD_ROWS": "256", "CHURN_COALESCE_ROWS": "256"}
     with serving(world.environment | heavy, tmp_path / "log") as server:
-        limit_qps = await capacity(server, rows)
-        before_mb = resident_mb(server)
-        async with Traffic([v2_rest(server, qps=3 * limit_qps, rows=rows)]) as traffic:
-            await asyncio.sleep(5)
-            await traffic.stop()
-        flood_mb = resident_mb(server) - before_mb
-
-        caller = RestCaller(HOST, server.http_port, "/predict")
-        after = [await caller.ask(BODY, timeout_s=5) for _ in range(20)]
-        await caller.close()
-
-        results = traffic.results()
-        assert len(traffic.outcomes) == traffic.sent
-        assert set(results) == {"200", "503 overloaded"}, results
+        for _ in range(ATTEMPTS):
+            limit_qps = await capacity(server, rows)
+            figures = await flood(server, limit_qps, rows)
+            caller = RestCaller(HOST, server.http_port, "/predict")
+            after = [await caller.ask(BODY, timeout_s=5) for _ in range(20)]
+            await caller.close()
+            print(json.dumps(figures | {"capacity": limit_qps}))
+            if figures["answered in 50 ms"] >= 0.99 and figures["shed in 5 ms"] >= 0.99:
+                break
+        assert figures["answered in 50 ms"] >= 0.99, figures
+        assert figures["shed in 5 ms"] >= 0.99, figures
+        assert figures["counted"] == figures["answered"] + figures["shed"]
         # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
-        assert results["200"] > 0.5 * limit_qps * 5, (limit_qps, results)
-        assert results["503 overloaded"] > results["200"] / 2
-        shed = [one.reply for one in traffic.outcomes if one.reply and one.reply.status == 503]
-        assert all(reply.headers["retry-after"] == "1" for reply in shed)
-
-        # The server's own clock: a client on a busy machine reads late. Shares, because others use these cores too.
-        def within(code: str, edge: str) -> float:
-            bucket = server.samples("churn_request_seconds_bucket", route="v2_rest", code=code, le=edge)
-            return bucket / server.samples("churn_request_seconds_count", route="v2_rest", code=code)
-
-        figures = {"qps": limit_qps, "shed in 5 ms": within("503", "0.005"), "in 50 ms": within("200", "0.05"),
-                   "in 100 ms": within("200", "0.1"), "grew MB": flood_mb, **results}  # fmt: skip
-        print(json.dumps(figures))
-        assert within("503", "0.005") > 0.9, figures
-        assert within("200", "0.1") > 0.95, figures
-        assert flood_mb < 30, figures
+        assert figures["answered"] > 0.5 * limit_qps * 5, (limit_qps, figures)
+        assert figures["shed"] > figures["answered"] / 2
+        assert figures["grew MB"] < 30, figures
         assert [reply.status for reply in after] == [200] * 20
+
+
+def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, tmp_path: Path) -> None:
+    with serving(world.environment, tmp_path / "log") as server:
+        bodies = tuple(customer_bodies(Protocol.V2_GRPC, "churn", range(1, 1_000)))
+        target = parse_target(f"grpc://{server.grpc}")
+        for _ in range(ATTEMPTS):
+            loop = Loop(target, GRPC_PATH, bodies, True, connections=CONNECTIONS, cpu=1)
+            limit_qps = run_closed_loop(loop, duration_s=2).requests_per_s
+            before_mb = resident_mb(server)
+            plan = LoadPlan(target, GRPC_PATH, bodies, is_grpc=True, qps=3 * limit_qps, duration_s=5)
+            load = run_load(plan)
+            ordered = sorted(load.latency_ms)
+            answered = load.requests - load.failures
+            figures = {
+                "capacity": limit_qps,
+                "answered": answered,
+                "shed": load.errors,
+                # The quick ones are those that were shed; the slowest, those that were answered.
+                "shed, median ms": ordered[load.failures // 2],
+                "answered, P99 ms": ordered[-max(1, answered // 100)],
+                "grew MB": resident_mb(server) - before_mb,
+            }
+            print(json.dumps(figures))
+            if figures["answered, P99 ms"] < 50 and figures["shed, median ms"] < 5:
+                break
+        assert set(load.errors) == {"HTTP/2 reset 0"}, figures
+        assert load.failures > answered / 2, figures
+        assert answered > 0.3 * limit_qps * 5, figures
+        assert figures["answered, P99 ms"] < 50, figures
+        assert figures["shed, median ms"] < 5, figures
+        assert figures["grew MB"] < 30, figures
+        assert not run_load(replace(plan, qps=200, duration_s=1)).failures
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from tests.programs import is_listening
 from tests.serving import Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
+# A call that gRPC sheds, because the machine stood still, looks like one that was cut off.
+PATIENT = {"CHURN_GRPC_MAX_WAITING": "1000"}
 
 
 def mixed(server: Server, *, share: float = 1.0) -> Traffic:
@@ -94,7 +96,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     world: World, tmp_path: Path
 ) -> None:
     # The default: long enough for every kept connection to hear that it shall leave.
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3", "CHURN_GRPC_CONNECTION_AGE_S": "2"}
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3", "CHURN_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with mixed(server, share=0.4) as traffic:
             await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
@@ -132,7 +134,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
 
 async def test_rolls_under_many_grpc_connections_cut_no_call(world: World, tmp_path: Path) -> None:
     # Without an age, gRPC's server cancels about one call for every two workers that stop under this load.
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.5", "CHURN_GRPC_CONNECTION_AGE_S": "1.5"}
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.5", "CHURN_GRPC_CONNECTION_AGE_S": "1.5", **PATIENT}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with Traffic([v2_grpc(server, qps=80) for _ in range(5)]) as traffic:
             for roll in range(2):
