@@ -23,7 +23,14 @@ from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
 from custom_runtime.features.breaker import Breaker
 from custom_runtime.features.opening import without_credentials
-from custom_runtime.features.redis_link import CONNECT_TIMEOUT_S, MAX_CONNECTIONS, ClusterLink, Link, ServerLink
+from custom_runtime.features.redis_link import (
+    CLUSTER_NODE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    ClusterLink,
+    Link,
+    ServerLink,
+)
 from custom_runtime.features.redis_wire import check_records
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
 
@@ -169,7 +176,7 @@ class RedisStore:
 
     def _new_link(self) -> Link:
         if self._is_cluster:
-            return ClusterLink(self._new_cluster(socket_timeout=COMMAND_TIMEOUT_S), self._prefix)
+            return ClusterLink(self._new_cluster(socket_timeout=CLUSTER_NODE_TIMEOUT_S), self._prefix)
         return ServerLink(
             self._new_pool(socket_timeout=None),
             self._prefix.encode(),

@@ -20,6 +20,9 @@ from custom_runtime.features.redis_wire import check_reply, pack_mget
 CONNECT_TIMEOUT_S = 1.0
 # Reads the whole topology and the table of commands (200 kB).
 CLUSTER_CONNECT_TIMEOUT_S = 5.0
+# For each answer of a node while the topology is read. A node that hangs may be asked first: the next one must be asked
+# soon, or a cluster that has long replaced it stays unread for CLUSTER_CONNECT_TIMEOUT_S.
+CLUSTER_NODE_TIMEOUT_S = 0.5
 # The coalescer above has one fetch in flight; parts of big batches come beside it.
 MAX_CONNECTIONS = 4
 
@@ -122,6 +125,7 @@ class ClusterLink:
         self._client = client
         self._prefix = prefix
         self._ready = False
+        self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._connecting = Connecting(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
 
@@ -138,11 +142,14 @@ class ClusterLink:
             try:
                 return check_reply(await self._client.mget_nonatomic(keys), count=len(keys))
             except BaseException:
-                self._ready = False  # a node may be gone: the topology is read again
+                self._ready = False  # a node may be gone: the topology is read again, now, for the next request
+                if not self._closed:
+                    self._connecting.start()
                 raise
 
     async def close(self) -> None:
         """See Link.close."""
+        self._closed = True
         await self._connecting.cancel()
         await self._client.aclose()
 
