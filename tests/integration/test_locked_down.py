@@ -18,7 +18,8 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.certificates import Authority
 from tests.integration.test_lifecycle import assert_refuses_to_start
-from tests.serving import ROOT, Server, World, free_ports, serving, wait_until_ready
+from tests.programs import free_ports
+from tests.serving import ROOT, Server, World, serving, wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -15,7 +15,8 @@ from scipy.stats import binomtest
 from local_seldon.demo.load import Load
 from rollout.errors import Rejected, Unavailable
 from rollout.targets.target import Readiness
-from tests.local_seldon.world import BASE, Local, is_alive, manifest, predictor, until
+from tests.local_seldon.world import BASE, Local, is_alive, manifest, predictor
+from tests.programs import eventually
 
 Begin = Callable[..., Local]
 pytestmark = pytest.mark.integration
@@ -62,7 +63,7 @@ def test_requests_are_split_by_the_weights(local: Begin, client: httpx.Client) -
     assert seen.total() == seen["v1"] + seen["v2"]
     assert binomtest(seen["v2"], 600, 0.3).pvalue > 0.001
     running.set_traffic(v1=95, v2=5)
-    until(lambda: running.weights() == {"v1": 95, "v2": 5})
+    eventually(lambda: running.weights() == {"v1": 95, "v2": 5})
     assert binomtest(answers(client, f"{running.url}/predict", 600)["v2"], 600, 0.05).pvalue > 0.001
 
 
@@ -82,14 +83,14 @@ def test_no_request_is_lost_while_weights_change_and_predictors_come_and_go(loca
     thread.start()
     try:
         running.target.patch([{"op": "add", "path": "/spec/predictors/-", "value": predictor("v2", 0)}])
-        until(lambda: running.weights() == {"v1": 100, "v2": 0})
+        eventually(lambda: running.weights() == {"v1": 100, "v2": 0})
         for percent in (*range(5, 95, 5), 100):  # many changes: each one is a chance to lose a request
             running.set_traffic(v1=100 - percent, v2=percent)
-            until(lambda wanted=percent: running.weights() == {"v1": 100 - wanted, "v2": wanted})
+            eventually(lambda wanted=percent: running.weights() == {"v1": 100 - wanted, "v2": wanted})
             sent = load.tally.sent
-            until(lambda before=sent: load.tally.sent > before + 40)
+            eventually(lambda before=sent: load.tally.sent > before + 40)
         running.target.patch([{"op": "remove", "path": "/spec/predictors/0"}])
-        until(lambda: not running.replicas("v1"))
+        eventually(lambda: not running.replicas("v1"))
     finally:
         load.stop()
         thread.join()
@@ -104,45 +105,45 @@ def test_weights_are_frozen_while_a_predictor_is_unready_and_its_removal_frees_t
 ) -> None:
     running = local(predictor("v1", 70), predictor("v2", 30))
     running.turn("unready-v2", on=True)
-    until(lambda: running.state() == "Creating")
+    eventually(lambda: running.state() == "Creating")
     running.set_traffic(v1=100, v2=0)
     assert running.target.read().deployment.traffic() == {"v1": 100, "v2": 0}
     frozen_until_s = time.monotonic() + 1.5  # longer than a resync
-    until(lambda: running.weights() != {"v1": 70, "v2": 30} or time.monotonic() > frozen_until_s)
+    eventually(lambda: running.weights() != {"v1": 70, "v2": 30} or time.monotonic() > frozen_until_s)
     assert running.weights() == {"v1": 70, "v2": 30}
     assert answers(client, f"{running.url}/predict", 100)["v2"] == 30
     running.target.patch([{"op": "remove", "path": "/spec/predictors/1"}])
-    until(lambda: running.weights() == {"v1": 100})
+    eventually(lambda: running.weights() == {"v1": 100})
     assert running.state() == "Available"
     assert answers(client, f"{running.url}/predict", 50) == {"v1": 50}
-    until(lambda: not running.replicas("v2"))
+    eventually(lambda: not running.replicas("v2"))
 
 
 def test_a_predictor_that_was_never_ready_has_no_route(local: Begin, client: httpx.Client) -> None:
     running = local(predictor("v1", 100))
     running.turn("unready-v2", on=True)
     running.target.patch([{"op": "add", "path": "/spec/predictors/-", "value": predictor("v2", 0)}])
-    until(lambda: running.replicas("v2"))
+    eventually(lambda: running.replicas("v2"))
     assert running.weights() == {"v1": 100}
-    until(lambda: running.target.read().readiness.get("v2") == Readiness(1, 0))
+    eventually(lambda: running.target.read().readiness.get("v2") == Readiness(1, 0))
     running.turn("unready-v2", on=False)
-    until(lambda: running.weights() == {"v1": 100, "v2": 0})
+    eventually(lambda: running.weights() == {"v1": 100, "v2": 0})
     assert answers(client, f"{running.url}/predict", 50) == {"v1": 50}
 
 
 def test_the_mesh_can_be_written_directly_while_weights_are_frozen(local: Begin, client: httpx.Client) -> None:
     running = local(predictor("v1", 50), predictor("v2", 50))
     running.turn("unready-v2", on=True)
-    until(lambda: running.state() == "Creating")
+    eventually(lambda: running.state() == "Creating")
     running.target.route({"v1": 100})
     still_s = time.monotonic() + 1.5
-    until(lambda: running.weights() != {"v1": 100, "v2": 0} or time.monotonic() > still_s)
+    eventually(lambda: running.weights() != {"v1": 100, "v2": 0} or time.monotonic() > still_s)
     assert running.weights() == {"v1": 100, "v2": 0}
     assert answers(client, f"{running.url}/predict", 50) == {"v1": 50}
     with pytest.raises(Rejected, match="v9 has weight and no upstream; predictors with upstreams: v1, v2"):
         running.target.route({"v9": 100})
     running.turn("unready-v2", on=False)
-    until(lambda: running.weights() == {"v1": 50, "v2": 50})
+    eventually(lambda: running.weights() == {"v1": 50, "v2": 50})
 
 
 def test_a_failing_predictors_answers_reach_the_caller_once_and_unchanged(local: Begin, client: httpx.Client) -> None:
@@ -160,10 +161,10 @@ def test_a_predictor_that_died_is_seen_as_failing_and_started_again_with_backoff
     (replica,) = running.replicas("v2")
     with pytest.raises(httpx.HTTPError):
         httpx.post(f"http://127.0.0.1:{replica['http']}/die")
-    until(lambda: running.state() == "Creating")
+    eventually(lambda: running.state() == "Creating")
     seen = Counter(client.post(f"{running.url}/predict", content=b"{}").status_code for _ in range(20))
     assert seen == {200: 10, 502: 10}
-    until(lambda: running.replicas("v2")[0]["restarts"] >= 2)
+    eventually(lambda: running.replicas("v2")[0]["restarts"] >= 2)
     running.turn("dying-v2", on=False)
     running.available()
     seen = Counter(client.post(f"{running.url}/predict", content=b"{}").status_code for _ in range(20))
@@ -190,7 +191,7 @@ def test_an_edited_predictor_is_replaced_without_a_lost_request(local: Begin, cl
             running.replicas("v1")
         ) == 1
 
-    until(replaced)
+    eventually(replaced)
     assert client.get(f"{running.url}/environment").json()["MLSERVER_MODEL_URI"] == "/bundles/2"
     assert set(seen) == {200}
 
@@ -199,16 +200,16 @@ def test_traffic_edits_restart_nothing(local: Begin) -> None:
     running = local(predictor("v1", 90), predictor("v2", 10))
     pids = [running.replicas(name)[0]["pid"] for name in ("v1", "v2")]
     running.set_traffic(v1=10, v2=90)
-    until(lambda: running.weights() == {"v1": 10, "v2": 90})
+    eventually(lambda: running.weights() == {"v1": 10, "v2": 90})
     assert [running.replicas(name)[0]["pid"] for name in ("v1", "v2")] == pids
 
 
 def test_a_change_of_the_file_is_applied_and_a_broken_one_is_refused(local: Begin) -> None:
     running = local(predictor("v1", 100))
     running.write(manifest(predictor("v1", 80), predictor("v2", 20)))
-    until(lambda: running.weights() == {"v1": 80, "v2": 20})
+    eventually(lambda: running.weights() == {"v1": 80, "v2": 20})
     running.write(manifest(predictor("v1", 80), predictor("v2", 30)))
-    until(lambda: running.state() == "Failed")
+    eventually(lambda: running.state() == "Failed")
     description = running.store.read()["status"]["description"]
     assert "Traffic must sum to 100 for multiple predictors: it sums to 110" in description
     assert running.weights() == {"v1": 80, "v2": 20}
@@ -217,7 +218,7 @@ def test_a_change_of_the_file_is_applied_and_a_broken_one_is_refused(local: Begi
 def test_a_version_without_a_directory_is_refused_and_the_rest_serves_on(local: Begin, client: httpx.Client) -> None:
     running = local(predictor("v1", 100))
     running.target.patch([{"op": "add", "path": "/spec/predictors/-", "value": predictor("v99", 0)}])
-    until(lambda: running.state() == "Failed")
+    eventually(lambda: running.state() == "Failed")
     assert "no directory here for image 'churn-serving:99'" in running.store.read()["status"]["description"]
     assert answers(client, f"{running.url}/predict", 10) == {"v1": 10}
 
@@ -251,7 +252,7 @@ def test_a_request_in_flight_is_answered_before_the_end(local: Begin, client: ht
     url = f"{running.url}/slow"
     thread = threading.Thread(target=lambda: found.append(client.post(url, content=b"{}").status_code))
     thread.start()
-    until((running.switches / "slow-has-begun").exists)
+    eventually((running.switches / "slow-has-begun").exists)
     running.stop()
     thread.join()
     assert found == [200]
@@ -268,7 +269,7 @@ def test_a_killed_mesh_comes_back_with_its_weights(local: Begin, client: httpx.C
         except Unavailable:
             return {}
 
-    until(lambda: mesh["pid"] not in [one["pid"] for one in running.store.runtime()["processes"]] and weights())
+    eventually(lambda: mesh["pid"] not in [one["pid"] for one in running.store.runtime()["processes"]] and weights())
     assert weights() == {"v1": 60, "v2": 40}
     assert answers(client, f"{running.url}/predict", 50) == {"v1": 30, "v2": 20}
 

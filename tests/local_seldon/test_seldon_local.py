@@ -15,7 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.local_seldon.world import BASE, STUB, is_alive, manifest, predictor, until
+from tests.local_seldon.world import BASE, STUB, is_alive, manifest, predictor
+from tests.programs import eventually
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -86,7 +87,7 @@ def test_what_a_killed_controller_leaves_is_ended_and_a_rollouts_changes_are_kep
         ]
     )
     os.kill(before["controller_pid"], signal.SIGKILL)
-    until(lambda: not is_alive(before["controller_pid"]))
+    eventually(lambda: not is_alive(before["controller_pid"]))
     up(command, file)
     assert not [process["pid"] for process in before["processes"] if is_alive(process["pid"])]
     assert not Path(before["admin_socket"]).exists()

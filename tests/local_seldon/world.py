@@ -6,8 +6,6 @@ import asyncio
 import copy
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from local_seldon.environment import Overrides
 from local_seldon.leftovers import identity
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
+from tests.programs import eventually
 
 STUB = Path(__file__).parent / "stub_server.py"
 NAME, NAMESPACE = "churn", "models"
@@ -56,15 +55,6 @@ def manifest(*predictors: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"name": NAME, "namespace": NAMESPACE},
         "spec": {"protocol": "v2", "predictors": list(copy.deepcopy(predictors))},
     }
-
-
-def until(look: Callable[[], Any], *, within_s: float = 15.0) -> Any:
-    """Poll until `look` returns something true."""
-    deadline_s = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline_s, f"not within {within_s} s; last: {found!r}"
-        time.sleep(0.02)
-    return found
 
 
 def is_alive(pid: int) -> bool:
@@ -123,7 +113,7 @@ class Local:
         return list(self.store.runtime()["predictors"].get(name, []))
 
     def available(self) -> None:
-        until(lambda: self.state() == "Available")
+        eventually(lambda: self.state() == "Available")
 
     def set_traffic(self, **percents: int) -> None:
         names = [one.name for one in self.target.read().deployment.predictors]

@@ -9,15 +9,16 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tests.programs import eventually
 from tests.rollout.targets.cluster import Cluster, clustered
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,13 @@ def app() -> typer.Typer:
     specification.loader.exec_module(module)
     script: typer.Typer = module.app
     return script
+
+
+@pytest.fixture(autouse=True)
+def logging_of_the_next_test() -> Iterator[None]:
+    """The script sends this process's log to standard error as it was during the command: a file closed by now."""
+    yield
+    structlog.reset_defaults()
 
 
 class Shell:
@@ -161,9 +169,7 @@ def test_start_then_status_then_resume_then_undo(shell: Shell) -> None:
 def test_a_manual_gate_is_opened_from_another_process(shell: Shell) -> None:
     running = shell.begin(f"{shell.rollout} --manual 30")
     shell.cluster.until({"v7": 70, "v8": 30})
-    deadline_s = time.monotonic() + 20
-    while printed(shell.run("status churn -o json"))["reason"] != "ManualGate":
-        assert time.monotonic() < deadline_s
+    eventually(lambda: printed(shell.run("status churn -o json"))["reason"], lambda reason: reason == "ManualGate")
     assert shell.run("promote churn").exit_code == 0
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output

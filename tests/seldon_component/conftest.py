@@ -15,7 +15,8 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests.serving import ROOT, START_LIMIT_S, World, free_ports
+from tests.programs import free_ports
+from tests.serving import ROOT, START_LIMIT_S, World
 
 LOCK = ROOT / "requirements" / "seldon.txt"
 

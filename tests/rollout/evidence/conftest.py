@@ -5,7 +5,8 @@ from typing import TypeVar
 import pytest
 
 from rollout.evidence.source import Source
-from tests.rollout.evidence.processes import Exporter, Prometheus, free_port
+from tests.programs import free_ports
+from tests.rollout.evidence.processes import Exporter, Prometheus
 
 S = TypeVar("S", bound=Source)
 
@@ -33,6 +34,6 @@ def pod() -> Iterator[Callable[..., Exporter]]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    running = Prometheus(tmp_path_factory.mktemp("prometheus"), [free_port() for _ in range(12)])
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), free_ports(12))
     yield running
     running.stop()

@@ -1,8 +1,6 @@
 """Real processes behind the evidence: exporters of its metrics, a Prometheus, and a server that misbehaves."""
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,27 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-import pytest
 
 from rollout.counts import Counts
 from rollout.evidence.source import Source
+from tests.programs import eventually, free_port, program
 
-T = TypeVar("T")
 LIMIT_S = 30.0
+until = partial(eventually, within_s=LIMIT_S, every_s=0.05)  # Prometheus takes its time, and is not to be hurried
 EXPORTER = Path(__file__).parent / "exporter.py"
-
-
-def until(ask: Callable[[], T], wanted: Callable[[T], bool]) -> T:
-    """Ask until the answer is the wanted one; the last answer is in the failure."""
-    deadline = time.monotonic() + LIMIT_S
-    while not wanted(answer := ask()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {LIMIT_S:g} s"
-        time.sleep(0.05)
-    return answer
 
 
 def counts_when(source: Source, predictor: str, wanted: Callable[[Counts], bool]) -> Counts:
@@ -107,7 +97,7 @@ class Prometheus:
             ],
             stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        until(self._is_ready, bool)
+        until(self._is_ready)
 
     def ask(self, query: str) -> float:
         """The value of a query whose answer is one number; 0 without any."""
@@ -181,18 +171,3 @@ def reply(body: str | bytes, status: str = "200 OK", headers: str = "") -> bytes
     return (
         f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n{headers}\r\n".encode() + content
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def program(name: str) -> str:
-    """The path of a program; without it the test is skipped, and under CI it fails."""
-    if found := shutil.which(name):
-        return found
-    message = f"{name} is missing: apt-get install {name}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)

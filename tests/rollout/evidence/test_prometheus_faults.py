@@ -11,7 +11,8 @@ import pytest
 from rollout.counts import LATENCY_EDGES_MS, Counts
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.evidence.prometheus import AUTHORIZATION_ENV, PrometheusSource
-from tests.rollout.evidence.processes import free_port, misbehaving, reply
+from tests.programs import free_port
+from tests.rollout.evidence.processes import misbehaving, reply
 
 EDGES = [*(str(edge / 1000) for edge in LATENCY_EDGES_MS), "+Inf"]
 

@@ -5,7 +5,8 @@ import pytest
 from rollout.counts import ZERO
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.evidence.scrape import ScrapeSource
-from tests.rollout.evidence.processes import Exporter, drip, free_port, misbehaving, reply
+from tests.programs import free_port
+from tests.rollout.evidence.processes import Exporter, drip, misbehaving, reply
 
 PodStarter = Callable[..., Exporter]
 Open = Callable[..., ScrapeSource]

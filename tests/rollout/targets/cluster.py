@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from kubernetes import client
 from rollout.manifest import parse
 from rollout.targets.kubernetes import SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
+from tests.programs import eventually
 from tests.rollout.conftest import manifest
 from tests.stand_ins.kube_api import KubeApi, kube_api
 from tests.stand_ins.prometheus_api import Traffic, prometheus_api
@@ -33,10 +33,7 @@ class Cluster:
 
     def until(self, weights: Mapping[str, int], *, within_s: float = 60) -> None:
         """Wait until the mesh has these weights."""
-        deadline_s = time.monotonic() + within_s
-        while self.target.read().mesh_weights != weights:
-            assert time.monotonic() < deadline_s, self.target.read().mesh_weights
-            time.sleep(0.02)
+        eventually(lambda: self.target.read().mesh_weights, lambda seen: seen == weights, within_s=within_s)
 
 
 @contextmanager
