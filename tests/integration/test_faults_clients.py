@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.callers import RestCaller, read_reply
+from benchmarks.callers import GrpcCaller, RestCaller, read_reply
 from benchmarks.closed_loop import Loop, run_closed_loop
 from benchmarks.loadgen import LoadPlan, run_load
 from benchmarks.payload import GRPC_PATH, Protocol, customer_bodies, v2_rest_body
@@ -141,6 +141,14 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
         assert figures["shed, median ms"] < 5, figures
         assert figures["grew MB"] < 30, figures
         assert not run_load(replace(plan, qps=200, duration_s=1)).failures
+
+
+async def test_many_calls_at_once_over_one_grpc_connection_are_all_answered(server: Server) -> None:
+    body = next(iter(customer_bodies(Protocol.V2_GRPC, "churn", range(42, 43))))
+    caller = GrpcCaller(HOST, server.grpc_port)
+    replies = await asyncio.gather(*(caller.ask(body, timeout_s=10) for _ in range(400)))
+    await caller.close()
+    assert {reply.status for reply in replies} == {200}
 
 
 @contextlib.contextmanager
