@@ -4,17 +4,15 @@
     model-<sha256[:12]>.onnx    what ONNX Runtime scores
     model-<sha256[:12]>.ubj     the same model as XGBoost saved it, where it is one
 
-Files are named by their content and bundle.json is replaced last, in one rename: a reader sees the old bundle
-or the new one, never half of each. Nothing here is a pickle.
+Nothing here is a pickle. bundle_writing.py makes one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from custom_runtime.contract import FEATURES, FINGERPRINT
@@ -22,7 +20,6 @@ from custom_runtime.errors import BundleError, ContractMismatch
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "xgboost": ".ubj"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,38 +88,6 @@ def read_bundle(directory: Path) -> Bundle:
     return bundle
 
 
-def write_bundle(
-    directory: Path,
-    contents: Mapping[str, bytes],
-    *,
-    name: str,
-    version: str,
-    run_id: str,
-    source: str,
-    flavor: str,
-    defaults: Mapping[str, float | str],
-    parity: Parity,
-) -> Bundle:
-    """Write a bundle atomically; contents: role ("onnx", "xgboost") -> the file's bytes. Returns it, verified."""
-    directory.mkdir(parents=True, exist_ok=True)
-    previous = _named_files(directory)
-    files = {}
-    for role, content in contents.items():
-        sha256 = hashlib.sha256(content).hexdigest()
-        file = BundleFile(f"model-{sha256[:12]}{SUFFIXES[role]}", sha256, len(content))
-        _replace(directory / file.name, content)
-        files[role] = file
-    bundle = Bundle(directory, name, version, run_id, source, flavor, FINGERPRINT, dict(defaults), parity, files)
-    manifest = {"schema": SCHEMA} | {key: value for key, value in asdict(bundle).items() if key != "directory"}
-    _replace(directory / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
-    # The bundle before this one stays whole for a reader that has just read its manifest; older files go.
-    kept = previous | {file.name for file in files.values()}
-    for path in directory.glob("model-*"):
-        if path.name not in kept:
-            path.unlink(missing_ok=True)
-    return read_bundle(directory)
-
-
 def _parse(directory: Path, stored: object) -> Bundle:
     if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
         raise BundleError(f"{directory / MANIFEST} is not a bundle manifest of schema {SCHEMA}; import the model again")
@@ -156,20 +121,3 @@ def _verify(path: Path, file: BundleFile) -> None:
         raise BundleError(f"bundle file {path} cannot be read: {error.strerror}; import the model again") from error
     if sha256 != file.sha256:
         raise BundleError(f"bundle file {path} was altered: sha256 is {sha256}, bundle.json says {file.sha256}")
-
-
-def _named_files(directory: Path) -> set[str]:
-    try:
-        stored = json.loads((directory / MANIFEST).read_bytes())
-        return {file["name"] for file in stored["files"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

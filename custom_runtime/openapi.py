@@ -19,6 +19,7 @@ from custom_runtime.errors import (
     UnknownCustomer,
     UnknownModel,
 )
+from custom_runtime.openapi_answers import failures, request_body, success
 from custom_runtime.openapi_schemas import Json, build_schemas, output_tensors, reference
 
 SCORING_ERRORS = (InvalidInput, TooLarge, StoreUnavailable, Overloaded, NotReady, DeadlineExceeded, Internal)
@@ -81,7 +82,7 @@ def _predict() -> Json:
         "tags": ["predict"],
         "operationId": "predict",
         "summary": "Score one customer",
-        "requestBody": _body(
+        "requestBody": request_body(
             "ChurnInput",
             {
                 name: {"summary": summary, "value": {KEY: KEY_EXAMPLE, **given}}
@@ -89,8 +90,8 @@ def _predict() -> Json:
             },
         ),
         "responses": {
-            "200": _answer("The prediction", reference("ChurnPrediction"), PREDICTION_EXAMPLE),
-            **_errors(UnknownCustomer, MethodNotAllowed, *SCORING_ERRORS),
+            "200": success("The prediction", reference("ChurnPrediction"), PREDICTION_EXAMPLE),
+            **failures(UnknownCustomer, MethodNotAllowed, *SCORING_ERRORS),
         },
     }
 
@@ -112,12 +113,12 @@ def _infer(model_name: str, version: str) -> Json:
         "summary": "Score a batch",
         "description": f"The input `{KEY}` is required; any feature may be given as a further input with as many rows. "
         "A row's unknown customer refuses the whole batch.",
-        "requestBody": _body(
+        "requestBody": request_body(
             "InferenceRequest", {"batch": {"summary": "two customers, one feature given", "value": infer_example()}}
         ),
         "responses": {
-            "200": _answer("One row per customer, in the order asked for", reference("InferenceResponse"), answer),
-            **_errors(UnknownCustomer, UnknownModel, MethodNotAllowed, *SCORING_ERRORS),
+            "200": success("One row per customer, in the order asked for", reference("InferenceResponse"), answer),
+            **failures(UnknownCustomer, UnknownModel, MethodNotAllowed, *SCORING_ERRORS),
         },
     }
 
@@ -137,8 +138,8 @@ def _metadata(model_name: str, version: str) -> Json:
         "operationId": "modelMetadata",
         "summary": "The model's inputs and outputs",
         "responses": {
-            "200": _answer("The model's metadata", reference("ModelMetadata"), example),
-            **_errors(UnknownModel, MethodNotAllowed),
+            "200": success("The model's metadata", reference("ModelMetadata"), example),
+            **failures(UnknownModel, MethodNotAllowed),
         },
     }
 
@@ -148,33 +149,5 @@ def _probe(operation: str, summary: str, *errors: type[ServingError]) -> Json:
         "tags": ["health"],
         "operationId": operation,
         "summary": summary,
-        "responses": {"200": {"description": "yes"}, **_errors(*errors, MethodNotAllowed)},
+        "responses": {"200": {"description": "yes"}, **failures(*errors, MethodNotAllowed)},
     }
-
-
-def _body(schema: str, examples: Json) -> Json:
-    return {"required": True, "content": {"application/json": {"schema": reference(schema), "examples": examples}}}
-
-
-def _answer(description: str, schema: Json, example: Json) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
-
-
-def _errors(*errors: type[ServingError]) -> Json:
-    """Group the errors by HTTP status; each error is a named example of its status's body."""
-    answers: Json = {}
-    for error in errors:
-        status = str(error.status)
-        summary = (error.__doc__ or "").strip()
-        if status not in answers:
-            content = {"application/json": {"schema": reference("Error"), "examples": {}}}
-            answers[status] = {"description": summary, "content": content}
-        else:
-            answers[status]["description"] += f" {summary}"
-        examples = answers[status]["content"]["application/json"]["examples"]
-        examples[error.code] = {"value": {"error": summary, "code": error.code}}
-        if error.retry_after_s is not None:
-            answers[status]["headers"] = {
-                "Retry-After": {"description": "When to try again, in seconds.", "schema": {"type": "integer"}}
-            }
-    return answers

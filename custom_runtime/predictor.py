@@ -1,31 +1,27 @@
 """Inputs -> rows -> scores -> predictions. Knows no MLServer, no HTTP and no gRPC.
 
-Up to `offload_rows` rows a request joins the coalescer's next batch on the event loop; a bigger one is cut into
-slices that take turns with the small ones, and is scored on a worker thread.
+Up to `offload_rows` rows a request joins the coalescer's next batch on the event loop; a bigger one is answered beside
+it (big_batches.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from custom_runtime.assembly import Assembler
+from custom_runtime.big_batches import BigBatches
 from custom_runtime.coalescer import Coalescer
 from custom_runtime.encoding import Matrix
-from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge
-from custom_runtime.features.store import FeatureStore, FetchedRows
+from custom_runtime.errors import Overloaded, TooLarge
+from custom_runtime.features.store import FeatureStore
+from custom_runtime.lookup import Lookup
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.query import Prediction, Query
 from custom_runtime.scoring import Scorer
 from custom_runtime.settings import ServingSettings
-
-# A slice of a big batch: 256 rows keep the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and
-# are one statement there: a slice's fetch never waits for a turn while its timeout runs.
-SLICE_ROWS = 256
 
 
 class Predictor:
@@ -43,17 +39,15 @@ class Predictor:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._scorer = scorer
-        self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._wall_clock = wall_clock
+        # The bound method itself: one call from a batch to its fetch.
+        self._fetch = Lookup(store, settings=settings, metrics=metrics, clock=clock, wall_clock=wall_clock).fetch
         self._assembler = Assembler(
             defaults,
             when_missing=settings.missing_customer == "default",
             when_down=settings.store_failure == "default",
         )
-        self._max_age_s = settings.max_feature_age_s
-        self._store_timeout_s = settings.store_timeout_ms / 1000
         self._deadline_s = settings.deadline_ms / 1000
         self._max_inflight = settings.max_inflight
         self._max_queue_s = settings.max_queue_ms / 1000
@@ -70,7 +64,9 @@ class Predictor:
         )
         # One thread: a second one would only take turns with the first on the pod's core.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="big-batch")
-        self._big_batches = asyncio.Semaphore(1)
+        self._big_batches = BigBatches(
+            fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread
+        )
 
     @property
     def inflight(self) -> int:
@@ -103,7 +99,7 @@ class Predictor:
         try:
             if query.size <= self._offload_rows:
                 return await coalescer.submit(query, deadline=deadline)
-            return await self._predict_big(query, limit_s)
+            return await self._big_batches.predict(query, limit_s)
         finally:
             self._inflight -= 1
             if not self._inflight:
@@ -126,34 +122,6 @@ class Predictor:
         if self._inflight:
             await self._idle.wait()
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _predict_big(self, query: Query, limit_s: float) -> Prediction:
-        """Score a big batch once it is its turn, which must come within limit_s; its own work takes what it takes."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._big_batches.acquire()
-        except TimeoutError:
-            raise DeadlineExceeded(f"other big batches took more than {limit_s * 1e3:.0f} ms; retry later") from None
-        try:
-            loop = asyncio.get_running_loop()
-            probabilities: list[float] = []
-            sources: list[int] = []
-            for start in range(0, query.size, SLICE_ROWS):
-                stop = min(start + SLICE_ROWS, query.size)
-                part = Query(
-                    query.customer_ids[start:stop],
-                    {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
-                )
-                fetched = await self._fetch(part.customer_ids) if part.needs_store else None
-                rows, (source,) = self._assembler.assemble([part], fetched)
-                if isinstance(source, Exception):
-                    raise source
-                probabilities += await loop.run_in_executor(self._thread, self._score, rows)
-                sources += source
-                await asyncio.sleep(0)  # the small requests' turn
-            return Prediction(probabilities, sources)
-        finally:
-            self._big_batches.release()
 
     async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
         """Answer the queries of one batch with one fetch and one scoring call."""
@@ -180,30 +148,6 @@ class Predictor:
             results.append(Prediction(scores[start:stop], source))
             start = stop
         return results
-
-    async def _fetch(self, customer_ids: Sequence[int]) -> FetchedRows | StoreUnavailable:
-        started = self._clock()
-        try:
-            fetched = await self._store.fetch(customer_ids, timeout_s=self._store_timeout_s)
-        except StoreUnavailable as error:
-            elapsed_s = self._clock() - started
-            outcome = "timeout" if elapsed_s >= self._store_timeout_s else "error"
-            self._metrics.count_rows(outcome, len(customer_ids))
-            self._metrics.observe_fetch(elapsed_s)
-            return error
-        self._metrics.observe_fetch(self._clock() - started)
-        self._count(fetched)
-        return fetched
-
-    def _count(self, fetched: FetchedRows) -> None:
-        hits = int(np.count_nonzero(fetched.updated_at))
-        stale = 0
-        if self._max_age_s is not None:
-            oldest = self._wall_clock() - self._max_age_s
-            stale = int(np.count_nonzero((fetched.updated_at > 0) & (fetched.updated_at < oldest)))
-        self._metrics.count_rows("stale", stale)
-        self._metrics.count_rows("hit", hits - stale)
-        self._metrics.count_rows("miss", len(fetched.updated_at) - hits)
 
     def _score(self, rows: Matrix) -> list[float]:
         scores: list[float] = self._scorer.score(rows).tolist()

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from xgboost import XGBClassifier
 
-from custom_runtime.bundle import Bundle, Parity, write_bundle
+from custom_runtime.bundle import Bundle, Parity
+from custom_runtime.bundle_writing import write_bundle
 from custom_runtime.encoding import Matrix
 from handoff.conversion import convert
 from handoff.dataset import iter_chunks

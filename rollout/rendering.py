@@ -14,7 +14,7 @@ from rollout.seldon import KIND, SeldonDeployment
 
 BASE = Path("seldon/base")
 KUSTOMIZE_TIMEOUT_S = 60
-BUNDLE_MANIFEST = "bundle.json"  # written by custom_runtime/bundle.py
+BUNDLE_MANIFEST = "bundle.json"  # written by custom_runtime/bundle_writing.py
 
 
 def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:

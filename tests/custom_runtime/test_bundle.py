@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from custom_runtime import bundle
-from custom_runtime.bundle import Bundle, Parity, read_bundle, write_bundle
+from custom_runtime import bundle_writing
+from custom_runtime.bundle import Bundle, Parity, read_bundle
+from custom_runtime.bundle_writing import write_bundle
 from custom_runtime.contract import FEATURES, FINGERPRINT
 from custom_runtime.errors import BundleError, ContractMismatch
 
@@ -76,14 +77,14 @@ def test_a_new_bundle_replaces_the_old_one_whose_files_stay_for_a_reader_that_ha
 
 def test_a_write_that_fails_half_way_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(tmp_path, onnx=b"one")
-    replace = bundle._replace
+    replace = bundle_writing._replace
 
     def full_disk(path: Path, content: bytes) -> None:
         if path.name == "bundle.json":
             raise OSError("no space left on device")
         replace(path, content)
 
-    monkeypatch.setattr(bundle, "_replace", full_disk)
+    monkeypatch.setattr(bundle_writing, "_replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         write(tmp_path, version="8", onnx=b"two")
     assert read_bundle(tmp_path) == first

@@ -6,13 +6,14 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
+from custom_runtime.big_batches import SLICE_ROWS
 from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
 from custom_runtime.encoding import POSITIONS, WIDTH, Matrix, encode_table
 from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge, UnknownCustomer
 from custom_runtime.features.memory import MemoryStore
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.predictor import SLICE_ROWS, Predictor
+from custom_runtime.predictor import Predictor
 from custom_runtime.query import DEFAULT, REQUEST, STORE, Query
 from custom_runtime.settings import ServingSettings
 
