@@ -20,10 +20,11 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Event
 from threading import Event as LocalEvent
 
-from benchmarks.client import Client, Done
+from benchmarks.client import Client
+from benchmarks.codec_factory import codec_factory
 from benchmarks.errors import BenchmarkError, MeasurementError
-from benchmarks.loadgen import codec_factory
 from benchmarks.target import Target
+from benchmarks.ticket import Done
 from benchmarks.wrk import ClosedLoop
 
 END_TIMEOUT_S = 60.0

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from benchmarks.codec import Answer, Codec
+from benchmarks.target import Target
+from benchmarks.ticket import Ticket
 
 RECEIVE_BYTES = 65_536
-
-
-@dataclass(slots=True)
-class Ticket:
-    """One request on its way. Times are seconds of time.perf_counter."""
-
-    response_id: int  # LoadGen's
-    index: int
-    issued_s: float
-    retried: bool = False
 
 
 class ConnectionLost(Exception):
@@ -93,3 +85,13 @@ class Connection:
             sent = len(data)
         self.unsent = data[sent:]
         return not self.unsent
+
+
+def connect(target: Target, codec: Callable[[], Codec], *, alpn: str, timeout_s: float) -> Connection:
+    """Return a connection that has sent its codec's greeting. Raises TargetError when it cannot be made."""
+    connected = target.connect(alpn=alpn, timeout_s=timeout_s)
+    spoken = codec()
+    greeting = spoken.greeting()
+    if greeting:
+        connected.send(greeting)
+    return Connection(connected, spoken)

@@ -1,20 +1,16 @@
 """Unary gRPC over HTTP/2, one stream at a time: the little of RFC 9113 that a load client needs.
 
 grpcio's own Python clients spend 100 to 200 us of CPU on a call, as much as the servers they are to measure. Requests
-here are bytes made once, and answers cost a walk over the frame headers. The connection asks for an HPACK table of
-size 0, so a header block means the same wherever it stands, and each distinct one is decoded only once.
+here are bytes made once, and answers cost a walk over the frame headers.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 
-from hpack import Decoder, HPACKError
-
-from benchmarks.codec import GOOD, Answer
-from benchmarks.target import Target
+from benchmarks.codec import Answer
+from benchmarks.grpc_headers import read_header_block
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 ACK = END_STREAM = 0x1
@@ -26,15 +22,6 @@ MAXIMUM_FRAME = 16_384
 REPLENISH_BYTES = 2**24
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_TABLE_SIZE, ENABLE_PUSH, INITIAL_WINDOW_SIZE = 1, 2, 4
-
-
-def grpc_header_block(target: Target, path: str) -> bytes:
-    """Return the HPACK block of a request: static names where there are, all values literal, nothing indexed."""
-    block = b"\x83" + (b"\x87" if target.tls else b"\x86")  # :method POST, :scheme https or http
-    block += b"\x04" + _text(f"{target.prefix}{path}") + b"\x01" + _text(target.authority)
-    headers = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "churn-load-test")]
-    headers += [(name.lower(), value) for name, value in target.headers if name.lower() != "host"]
-    return block + b"".join(b"\x00" + _text(name) + _text(value) for name, value in headers)
 
 
 def grpc_bodies(messages: Sequence[bytes]) -> list[bytes]:
@@ -102,7 +89,7 @@ class GrpcCodec:
                 self.control += _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self._received))
                 self._received = 0
             if flags & END_STREAM:  # a proxy's own answer: no trailers, only the status in the headers
-                return _outcome(self._headers)
+                return read_header_block(self._headers)
         elif kind in (HEADERS, CONTINUATION):
             return self._header_frame(kind, flags, payload)
         elif kind == RST_STREAM and stream == self._stream:
@@ -129,37 +116,8 @@ class GrpcCodec:
             self._headers += payload
         if not flags & END_HEADERS or not self._ends:
             return None
-        return _outcome(self._headers)
-
-
-@lru_cache(maxsize=1024)
-def _outcome(block: bytes) -> Answer:
-    try:
-        headers = {_str(name): _str(value) for name, value in Decoder().decode(block)}
-    except HPACKError as error:
-        raise ValueError(f"header block cannot be read: {error}") from error
-    status = headers.get("grpc-status")
-    if status == "0":
-        return GOOD
-    label = f"HTTP {headers.get(':status')}" if status is None else f"gRPC status {status}"
-    return Answer(label, headers.get("grpc-message", ""))
-
-
-def _str(text: str | bytes) -> str:
-    return text.decode(errors="replace") if isinstance(text, bytes) else text
+        return read_header_block(self._headers)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    if len(raw) < 0x7F:
-        return bytes((len(raw),)) + raw
-    rest, length = bytearray(), len(raw) - 0x7F
-    while length > 0x7F:
-        rest.append(length & 0x7F | 0x80)
-        length >>= 7
-    rest.append(length)
-    return b"\x7f" + bytes(rest) + raw

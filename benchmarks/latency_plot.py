@@ -11,7 +11,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.loadgen import LoadResult
+from benchmarks.load_result import LoadResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.loadgen import LoadPlan, LoadResult
+from benchmarks.load_plan import LoadPlan
+from benchmarks.load_result import LoadResult
 
 
 def as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:

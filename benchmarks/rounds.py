@@ -15,7 +15,9 @@ from benchmarks.capacity import find_peak
 from benchmarks.closed_loop import Loop, closed_loop, run_closed_loop
 from benchmarks.corpus import Corpus
 from benchmarks.errors import MeasurementError
-from benchmarks.loadgen import LoadPlan, LoadResult, run_load
+from benchmarks.load_plan import LoadPlan
+from benchmarks.load_result import LoadResult
+from benchmarks.open_loop import run_load
 from benchmarks.question import big_batch
 from benchmarks.results import Results
 from benchmarks.server import Running, Server

@@ -18,8 +18,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.capacity import find_peak
 from benchmarks.errors import BenchmarkError, UsageError
-from benchmarks.loadgen import MIN_QUERIES, LoadPlan, LoadResult, run_load
-from benchmarks.loadgen import Progress as LoadProgress
+from benchmarks.load_plan import MIN_QUERIES, LoadPlan
+from benchmarks.load_result import LoadResult
+from benchmarks.load_result import Progress as LoadProgress
+from benchmarks.open_loop import run_load
 from benchmarks.payload import Protocol, customer_bodies, parse_customers, path_of
 from benchmarks.target import parse_target
 

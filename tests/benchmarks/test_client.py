@@ -2,9 +2,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.client import Client, Done
+from benchmarks.client import Client
 from benchmarks.http1 import Http1Codec, http1_requests
 from benchmarks.target import parse_target
+from benchmarks.ticket import Done
 from tests.benchmarks.answering import Reply, answering, ok
 from tests.programs import eventually
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.codec import Answer
+from benchmarks.grpc_headers import grpc_header_block
 from benchmarks.http2 import (
     ACK,
     DATA,
@@ -23,7 +24,6 @@ from benchmarks.http2 import (
     WINDOW_UPDATE,
     GrpcCodec,
     grpc_bodies,
-    grpc_header_block,
 )
 from benchmarks.target import parse_target
 

@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.callers import GrpcCaller, RestCaller, read_reply
 from benchmarks.closed_loop import Loop, run_closed_loop
-from benchmarks.loadgen import LoadPlan, run_load
+from benchmarks.load_plan import LoadPlan
+from benchmarks.open_loop import run_load
 from benchmarks.payload import GRPC_PATH, Protocol, customer_bodies, v2_rest_body
 from benchmarks.target import parse_target
 from benchmarks.traffic import Traffic

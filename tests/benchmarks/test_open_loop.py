@@ -12,9 +12,10 @@ import grpc
 import pytest
 
 from benchmarks.errors import TargetError
-from benchmarks.loadgen import LoadPlan, LoadResult, Progress, run_load
+from benchmarks.load_plan import LoadPlan
+from benchmarks.load_result import LoadResult, Progress
+from benchmarks.open_loop import run_load
 from benchmarks.payload import GRPC_PATH
-from benchmarks.summary import Summary
 from benchmarks.target import parse_target
 from tests.benchmarks.answering import Reply, answering, ok
 from tests.programs import free_port, program
@@ -157,20 +158,3 @@ def test_progress_is_told_while_it_runs() -> None:
     assert len(told) >= 3
     assert sum(len(progress.recent_ms) for progress in told) <= result.requests
     assert [progress.requests for progress in told] == sorted(progress.requests for progress in told)
-
-
-@pytest.mark.parametrize(
-    ("cpu", "lag_mean_ms", "lag_p99_ms", "said"),
-    [
-        (0.5, 0.1, 0.5, None),
-        (0.97, 0.1, 0.5, "97%"),
-        (0.5, 1.5, 0.5, "1.50 ms late"),
-        (0.5, 0.1, 8.0, "8.00 ms at P99"),
-    ],
-)
-def test_a_client_that_set_the_figures_says_so(
-    cpu: float, lag_mean_ms: float, lag_p99_ms: float, said: str | None
-) -> None:
-    summary = Summary(True, (), 1, 1, 1, 1, 1, 1, 1, 1)
-    result = LoadResult(1, summary, 1, {}, "", cpu, lag_mean_ms, lag_p99_ms, None, None)  # type: ignore[arg-type]
-    assert result.bottleneck is None if said is None else said in str(result.bottleneck)
