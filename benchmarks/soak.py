@@ -45,7 +45,10 @@ class SoakPlan:
 
 
 class Sample(NamedTuple):
-    """The service at one moment: resident MB, open files and event loop tasks of an average worker."""
+    """The service at one moment: resident MB, files and event loop tasks of an average worker.
+
+    files: those that it has open, without the connections that this client keeps to it.
+    """
 
     at_s: float
     memory_mb: float
@@ -206,11 +209,26 @@ async def _sample(world: SoakWorld, result: SoakResult, on_progress: Callable[[S
     while True:
         usage = [used for pid in world.workers() if (used := _usage(pid))]
         if usage:
-            memory_mb, files = (sum(column) / len(usage) for column in zip(*usage, strict=True))
-            tasks = await asyncio.to_thread(world.gauge, "churn_event_loop_tasks") / len(usage)
-            result.samples.append(Sample(time.perf_counter() - result.started_s, memory_mb, files, tasks))
+            memory_mb, files = (sum(column) for column in zip(*usage, strict=True))
+            files -= _sockets()
+            tasks = await asyncio.to_thread(world.gauge, "churn_event_loop_tasks")
+            average = (one / len(usage) for one in (memory_mb, files, tasks))
+            result.samples.append(Sample(time.perf_counter() - result.started_s, *average))
         on_progress(result)
         await asyncio.sleep(SAMPLE_S)
+
+
+def _sockets() -> int:
+    """Return how many sockets this process has: its connections to the service, and a few that stay."""
+    links = [_link(file) for file in Path("/proc/self/fd").iterdir()]
+    return sum(link.startswith("socket:") for link in links)
+
+
+def _link(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def _usage(pid: int) -> tuple[float, int] | None:

@@ -26,11 +26,11 @@ def draw(path: Path, result: SoakResult) -> None:
     answers.set_ylabel("results a second")
     at_s = [one.at_s for one in result.samples]
     memory.plot(at_s, [one.memory_mb for one in result.samples])
-    memory.set_ylabel("MB resident, a worker")
+    memory.set_ylabel("MB, a worker")
     files.plot(at_s, [one.files for one in result.samples])
-    files.set_ylabel("open files, a worker")
+    files.set_ylabel("other files, a worker")
     tasks.plot(at_s, [one.tasks for one in result.samples])
-    tasks.set_ylabel("event loop tasks, a worker")
+    tasks.set_ylabel("tasks, a worker")
     tasks.set_xlabel("time, s")
     seen: set[str] = set()
     for fault in result.faults:
@@ -38,7 +38,7 @@ def draw(path: Path, result: SoakResult) -> None:
             label = fault.kind if axes is answers and fault.kind not in seen else None
             axes.axvspan(fault.from_s, fault.to_s, color=COLOURS[fault.kind], alpha=0.15, label=label)
         seen.add(fault.kind)
-    answers.legend(loc="lower right", fontsize="small", frameon=False, ncols=3)
+    answers.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize="small", frameon=False, ncols=6)
     for axes in (answers, memory, files, tasks):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
