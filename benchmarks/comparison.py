@@ -10,14 +10,15 @@ from benchmarks import servers as known
 from benchmarks.corpus import Corpus, load_features, prepare_corpus
 from benchmarks.document import number, render, update_document
 from benchmarks.document_plot import draw
+from benchmarks.durations import QUICK, Durations
 from benchmarks.errors import MeasurementError
 from benchmarks.goals import judge
 from benchmarks.machine import machine_lines
 from benchmarks.peer_environments import make_environments
 from benchmarks.profile import profile
 from benchmarks.redis_server import redis_server
-from benchmarks.rounds import CLIENT_CPU, QUICK, Durations, run_rounds
-from benchmarks.server import Server
+from benchmarks.rounds import run_rounds
+from benchmarks.server import CLIENT_CPU, Server
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.durations import Durations
 from benchmarks.errors import MeasurementError
 from benchmarks.goals import Outcome
 from benchmarks.results import TITLES, Results
-from benchmarks.rounds import Durations
 
 BEGIN = "<!-- measured: written by `make bench`, do not edit -->"
 END = "<!-- end of what was measured -->"

@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.errors import MeasurementError
-from benchmarks.rounds import CLIENT_CPU, SERVER_CPU
-from benchmarks.server import Running, Server
+from benchmarks.server import CLIENT_CPU, SERVER_CPU, Running, Server
 from benchmarks.wrk import run_wrk
 
 RATE_HZ = 250

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.errors import MeasurementError
-from benchmarks.server import free_ports
+from benchmarks.ports import free_ports
 
 START_TIMEOUT_S = 10.0
 POLL_S = 0.02

@@ -1,51 +1,19 @@
-"""The run itself: in each round every server is started on its core, checked, measured from the other core, stopped."""
+"""The run itself: in each round every server is started on its core, visited, and stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from xgboost import Booster
 
-from benchmarks import results
-from benchmarks.agreement import answers, check_agreement, sampled
-from benchmarks.capacity import find_peak
-from benchmarks.closed_loop import Loop, closed_loop, run_closed_loop
+from benchmarks.agreement import sampled
 from benchmarks.corpus import Corpus
-from benchmarks.errors import MeasurementError
-from benchmarks.load_plan import LoadPlan
-from benchmarks.load_result import LoadResult
-from benchmarks.open_loop import run_load
-from benchmarks.question import big_batch
+from benchmarks.durations import Durations
 from benchmarks.results import Results
-from benchmarks.server import Running, Server
-from benchmarks.servers import PROJECT
-from benchmarks.wrk import CONNECTIONS, ClosedLoop, run_wrk
-
-SERVER_CPU, CLIENT_CPU = 0, 1
-BATCH_ROWS = 10_000
-ATTEMPTS = 3
-MEASURES = {"predict": results.PREDICT, "v2-rest": results.V2_REST, "v2-grpc": results.V2_GRPC}
-# The capacity lies below the closed loop's rate; the search starts at this share of it.
-SEARCH_FROM = 0.6
-SEARCH_STEP = 1.25
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """How many rounds, and how long each part of one takes, in seconds; 0 leaves the part out."""
-
-    rounds: int = 3
-    warmup_s: float = 1.0
-    closed_s: float = 5.0
-    open_s: float = 10.0
-    trial_s: float = 3.0
-    confirm_s: float = 6.0
-
-
-QUICK = Durations(rounds=1, warmup_s=0.0, closed_s=1.0, open_s=0.0, trial_s=0.0)
+from benchmarks.server import SERVER_CPU, Running, Server
+from benchmarks.visit import Visit
 
 
 def run_rounds(
@@ -59,7 +27,7 @@ def run_rounds(
         for server in [*servers[first:], *servers[:first]]:
             say(f"round {round_number + 1} of {durations.rounds}: {server.title}")
             with Running(server, cpu=SERVER_CPU, log=logs / f"{server.key}.log") as running:
-                _Visit(server, running, corpus, durations, measured, round_number).measure(reference)
+                Visit(server, running, corpus, durations, measured, round_number).measure(reference)
     return measured
 
 
@@ -68,91 +36,3 @@ def _reference(corpus: Corpus) -> list[float]:
     booster = Booster(model_file=str(corpus.model))
     rows = np.ascontiguousarray(corpus.rows[list(sampled(corpus))])
     return [float(score) for score in booster.inplace_predict(rows)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    """One server in one round."""
-
-    server: Server
-    running: Running
-    corpus: Corpus
-    durations: Durations
-    measured: Results
-    round_number: int
-
-    def measure(self, reference: list[float]) -> None:
-        self._add(results.STARTUP, self.running.startup_s)
-        for kind, question in self.server.questions.items():
-            given = answers(self.running.target(question), question, self.corpus)
-            largest = check_agreement(f"{self.server.title}, {kind}", given, reference)
-            key = self.server.key
-            self.measured.largest_difference[key] = max(largest, self.measured.largest_difference.get(key, 0.0))
-            if question.note:
-                self.measured.notes[key] = question.note
-        for kind in self.server.questions:
-            if self.durations.warmup_s:
-                self._closed(kind, self.durations.warmup_s)
-            closed = self._closed(kind, self.durations.closed_s)
-            self._add(MEASURES[kind], closed.requests_per_s)
-            if kind == "predict":
-                self._add(results.PREDICT_P99, closed.p99_ms)
-        if self.server.key == PROJECT and self.durations.open_s:
-            self._open_loops()
-        self._add(results.RESIDENT, self.running.resident_mb())
-
-    def _add(self, measure: str, value: float) -> None:
-        self.measured.add(self.server.key, measure, value)
-
-    def _closed(self, kind: str, duration_s: float) -> ClosedLoop:
-        question = self.server.questions[kind]
-        target = self.running.target(question)
-        if question.is_grpc:
-            loop = Loop(target, question.path, question.bodies, True, connections=CONNECTIONS, cpu=CLIENT_CPU)
-            return run_closed_loop(loop, duration_s=duration_s)
-        return run_wrk(target, question.path, question.bodies, duration_s=duration_s, cpu=CLIENT_CPU)
-
-    def _open_loops(self) -> None:
-        question = self.server.questions["predict"]
-        plan = LoadPlan(
-            target=self.running.target(question),
-            path=question.path,
-            bodies=question.bodies,
-            is_grpc=False,
-            qps=1_000,
-            duration_s=self.durations.open_s,
-            seed=self.round_number,
-            cpu=CLIENT_CPU,
-        )
-        self._add(results.P99_AT_1000, _without_errors(plan).summary.p99_ms)
-        batch = big_batch(self.corpus, BATCH_ROWS)
-        loop = Loop(plan.target, batch.path, batch.bodies, False, connections=1, cpu=CLIENT_CPU)
-        with closed_loop(loop) as batches:
-            beside = _without_errors(replace(plan, qps=500))
-        self._add(results.P99_BESIDE_BATCHES, beside.summary.p99_ms)
-        self._add(results.BATCH_ROWS, batches[0].requests_per_s * BATCH_ROWS)
-        if self.durations.trial_s:
-            self._search(plan)
-
-    def _search(self, plan: LoadPlan) -> None:
-        trial = replace(plan, duration_s=self.durations.trial_s, warmup_s=0.5)
-        capacity = find_peak(
-            lambda qps: run_load(replace(trial, qps=qps)),
-            lambda qps: run_load(replace(trial, qps=qps, duration_s=self.durations.confirm_s)),
-            SEARCH_FROM * self.measured.rounds(PROJECT, results.PREDICT)[-1],
-            step=SEARCH_STEP,
-        )
-        for one in capacity.trials:
-            self.measured.slo_trials.append((one.qps, one.result.summary.p99_ms, one.result.valid))
-        self._add(results.CAPACITY, capacity.peak.result.summary.completed_qps if capacity.peak else 0.0)
-
-
-def _without_errors(plan: LoadPlan) -> LoadResult:
-    """Run a load test, again when the client was disturbed: that says nothing about the server. Errors fail at once."""
-    for _ in range(ATTEMPTS):
-        result = run_load(plan)
-        if result.failures:
-            raise MeasurementError(f"{result.failures} of {result.requests} requests failed: {result.example}")
-        if not result.bottleneck:
-            return result
-    raise MeasurementError(f"at {plan.qps:g} requests/s {result.bottleneck}; is the machine busy?")

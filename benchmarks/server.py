@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -14,9 +13,13 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.errors import MeasurementError
+from benchmarks.ports import free_ports
+from benchmarks.processes import resident_kb, session_members
 from benchmarks.question import Question
 from benchmarks.target import Target
 
+# Whoever measures stays off the server's core.
+SERVER_CPU, CLIENT_CPU = 0, 1
 READY_TIMEOUT_S = 90.0
 POLL_S = 0.01
 STOP_TIMEOUT_S = 15.0
@@ -97,7 +100,7 @@ class Running:
 
     def resident_mb(self) -> float:
         """Return the resident memory of the server's processes together, in MB of 10^6 bytes."""
-        sizes = [_resident_kb(pid) for pid in _session_members(self.pid)]
+        sizes = [resident_kb(pid) for pid in session_members(self.pid)]
         return sum(sizes) * 1024 / 1e6
 
     def _is_ready(self) -> bool:
@@ -114,7 +117,7 @@ class Running:
         process = self._process
         if process is None:
             return
-        members = _session_members(process.pid)
+        members = session_members(process.pid)
         process.terminate()
         try:
             process.wait(STOP_TIMEOUT_S)
@@ -131,32 +134,3 @@ class Running:
 
     def _tail(self) -> str:
         return " | ".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]) or "no output"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
-def _session_members(session: int) -> list[int]:
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    members.append(int(entry.name))
-            except ProcessLookupError:
-                continue
-    return members
-
-
-def _resident_kb(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.errors import MeasurementError
-from benchmarks.server import free_ports
+from benchmarks.ports import free_ports
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent.parent

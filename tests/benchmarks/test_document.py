@@ -5,10 +5,10 @@ import pytest
 from benchmarks import results
 from benchmarks.document import BEGIN, END, render, update_document
 from benchmarks.document_plot import draw
+from benchmarks.durations import Durations
 from benchmarks.errors import MeasurementError
 from benchmarks.goals import judge
 from benchmarks.results import Results, read_results
-from benchmarks.rounds import Durations
 from benchmarks.servers import BARE, FASTAPI, PROJECT, STOCK
 
 

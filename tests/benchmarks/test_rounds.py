@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from benchmarks import servers
 from benchmarks.corpus import read_corpus
+from benchmarks.durations import QUICK
 from benchmarks.errors import BenchmarkError
-from benchmarks.rounds import QUICK, run_rounds
+from benchmarks.rounds import run_rounds
 root, bundle, store, directory, wrong = sys.argv[1:]
 corpus = read_corpus(Path(bundle), store, Path(directory))
 project = servers.project(Path(root), corpus)
