@@ -11,7 +11,6 @@ from pathlib import Path
 
 import structlog
 from mlserver import MLModel
-from mlserver.errors import MLServerError
 from mlserver.handlers import custom_handler
 from mlserver.settings import ModelParameters, ModelSettings
 from mlserver.types import (
@@ -19,7 +18,6 @@ from mlserver.types import (
     InferenceResponse,
     MetadataTensor,
     Parameters,
-    RequestInput,
     ResponseOutput,
 )
 from starlette.requests import Request
@@ -28,23 +26,17 @@ from starlette.responses import Response
 from custom_runtime import predict_body, v2
 from custom_runtime.bundle import MANIFEST, read_bundle
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
-from custom_runtime.errors import Internal, NotReady, ServingError, StartupError, TooLarge
+from custom_runtime.errors import Internal, NotReady, ServingError, StartupError
 from custom_runtime.features.opening import open_store
 from custom_runtime.metrics import ServingMetrics
+from custom_runtime.mlserver_request import read_body, route_of, tensor_of
 from custom_runtime.predictor import Predictor
 from custom_runtime.query import Prediction, Query
+from custom_runtime.refusal import RefusedRequest, render
 from custom_runtime.scoring import open_scorer
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
-
-
-class RefusedRequest(MLServerError):  # type: ignore[misc]
-    """A ServingError on its way through MLServer, which keeps its status and its message."""
-
-    def __init__(self, error: ServingError) -> None:
-        super().__init__(str(error), error.status)
-        self.error = error
 
 
 class ChurnRuntime(MLModel):  # type: ignore[misc]
@@ -119,7 +111,7 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
         status = 200
         try:
             requested = v2.check_outputs([output.name for output in payload.outputs or ()])
-            prediction = await self.infer([_tensor(given) for given in payload.inputs])
+            prediction = await self.infer([tensor_of(given) for given in payload.inputs])
         except ServingError as error:
             status = error.status
             raise RefusedRequest(error) from None
@@ -129,7 +121,7 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
             raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
         finally:
             if not self.observed_at_edge:
-                self.metrics.observe_request(_route(payload), status, time.perf_counter() - started)
+                self.metrics.observe_request(route_of(payload), status, time.perf_counter() - started)
         return InferenceResponse(
             id=payload.id,
             model_name=self.name,
@@ -145,7 +137,7 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
         try:
             if not self.ready:  # MLServer mounts handlers before load() has ended
                 raise NotReady(f"model {self.name!r} is loading; retry later")
-            content = await self.answer(await _read(request, self.serving.max_predict_bytes))
+            content = await self.answer(await read_body(request, self.serving.max_predict_bytes))
         except ServingError as error:
             content, status, headers = render(error)
         except Exception:
@@ -154,32 +146,6 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
         if self.ready and not self.observed_at_edge:
             self.metrics.observe_request("predict", status, time.perf_counter() - started)
         return Response(content, status, headers, "application/json")
-
-
-def render(error: ServingError) -> tuple[bytes, int, dict[str, str] | None]:
-    """Return an error's body, HTTP status and headers."""
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
-    return predict_body.render_error(error), error.status, headers
-
-
-async def _read(request: Request, limit_bytes: int) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
-    return body
-
-
-def _tensor(given: RequestInput) -> v2.Tensor:
-    datatype = given.datatype if isinstance(given.datatype, str) else given.datatype.value
-    return v2.Tensor(given.name, datatype, given.shape, given.data.root)
-
-
-def _route(payload: InferenceRequest) -> str:
-    # MLServer hands REST headers or gRPC metadata over; only HTTP/1.1 has a Host.
-    headers = (payload.parameters and payload.parameters.headers) or {}
-    return "v2_rest" if "host" in headers else "v2_grpc"
 
 
 def _bundle_directory(settings: ModelSettings, serving: ServingSettings) -> Path:

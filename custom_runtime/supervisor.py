@@ -2,7 +2,6 @@
 
 Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections), and the supervisor
 keeps those sockets open: a connection that waits on the socket of a worker that died is answered by its replacement.
-Workers write their metrics to memory-mapped files (prometheus_client's multiprocess mode), which survive them.
 
 SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new worker serves before the old one drains.
 """
@@ -10,43 +9,28 @@ SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new w
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from socketserver import ThreadingMixIn
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 from mlserver.settings import Settings
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 
 from custom_runtime.errors import StartupError
-from custom_runtime.process import READY_FD, banner, configure_logs
-from custom_runtime.server import METRICS_DIRECTORY
-from custom_runtime.sockets import BACKLOG, LISTEN_FD, bound_socket
+from custom_runtime.process import banner, configure_logs
+from custom_runtime.sockets import BACKLOG, bound_socket
+from custom_runtime.worker import Worker, start_worker
+from custom_runtime.worker_metrics import serve_metrics
 
 log = structlog.get_logger()
 
 RESTART_FIRST_S, RESTART_LONGEST_S = 0.1, 5.0
 # A worker that served this long did not die of its start: its replacement starts at once.
 SETTLED_S = 10.0
-
-
-@dataclass(slots=True)
-class Worker:
-    """One serving process and the socket that it was given."""
-
-    process: asyncio.subprocess.Process
-    listener: socket.socket
-    ready: asyncio.Future[bool]
-    started_at: float
 
 
 class Supervisor:
@@ -85,20 +69,7 @@ class Supervisor:
         return 0
 
     async def _start(self, listener: socket.socket) -> Worker:
-        read_fd, write_fd = os.pipe()
-        environment = os.environ | {
-            LISTEN_FD: str(listener.fileno()),
-            READY_FD: str(write_fd),
-            METRICS_DIRECTORY: self._metrics,
-        }
-        process = await asyncio.create_subprocess_exec(
-            *self._command, env=environment, pass_fds=(listener.fileno(), write_fd), start_new_session=True
-        )
-        os.close(write_fd)
-        loop = asyncio.get_running_loop()
-        worker = Worker(process, listener, loop.create_future(), loop.time())
-        # The pipe tells "ready" by a byte and "died before that" by its end.
-        loop.add_reader(read_fd, _note_readiness, read_fd, worker.ready)
+        worker = await start_worker(self._command, listener, metrics=self._metrics)
         self._started = [other for other in self._started if other.process.returncode is None] + [worker]
         return worker
 
@@ -153,7 +124,7 @@ def supervise(command: Sequence[str], *, workers: int) -> int:
     settings = Settings()
     metrics = tempfile.mkdtemp(prefix="churn-metrics-")
     try:
-        server = _serve_metrics(settings, metrics)
+        server = serve_metrics(settings, metrics)
         try:
             return asyncio.run(_run(command, workers, settings, metrics))
         finally:
@@ -168,28 +139,3 @@ def supervise(command: Sequence[str], *, workers: int) -> int:
 
 async def _run(command: Sequence[str], workers: int, settings: Settings, metrics: str) -> int:
     return await Supervisor(command, workers=workers, settings=settings, metrics=metrics).run()
-
-
-def _note_readiness(read_fd: int, ready: asyncio.Future[bool]) -> None:
-    asyncio.get_running_loop().remove_reader(read_fd)
-    said = os.read(read_fd, 16)
-    os.close(read_fd)
-    if not ready.done():
-        ready.set_result(bool(said))
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Threaded(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-def _serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
-    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _Threaded, _Quiet)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server

@@ -21,7 +21,7 @@ from custom_runtime.errors import (
     UnknownModel,
 )
 from custom_runtime.quoting import MOST_PROBLEMS, listed, quoted
-from custom_runtime.runtime import render
+from custom_runtime.refusal import render
 
 log = structlog.get_logger()
 

@@ -1,8 +1,6 @@
 """The networked feature store: Redis, one MGET per batch; also TLS and cluster.
 
-A value is a record (store.py) under `<name>:<fingerprint>:<customer_id>`. `<name>:contract` is the set of fingerprints
-that are loaded: the rows of two contracts live side by side, so that during a canary with a new feature the pods of
-the old contract still start.
+Which keys hold what is told in redis_table.py, how a batch reaches the server in redis_link.py.
 """
 
 from __future__ import annotations
@@ -10,11 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -31,13 +26,12 @@ from custom_runtime.features.redis_link import (
     Link,
     ServerLink,
 )
+from custom_runtime.features.redis_table import RedisTable, said
 from custom_runtime.features.redis_wire import check_records
-from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
+from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
 
 # For open, put and count; a fetch brings its own timeout.
 COMMAND_TIMEOUT_S = 10.0
-# Keys of one MSET: ~1 ms during which Redis serves nobody else.
-WRITE_ROWS = 1_000
 
 
 class RedisStore:
@@ -50,8 +44,6 @@ class RedisStore:
         self._is_cluster = self._url != url
         self._name = name
         self._fingerprint = fingerprint
-        self._prefix = f"{name}:{fingerprint}:"
-        self._contracts = f"{name}:contract"
         # Never the URL itself: it may hold a password, and so may what urllib says of a bad one.
         self._label = without_credentials(url)
         try:
@@ -60,15 +52,15 @@ class RedisStore:
             raise StoreError(f"feature store {self._label}: the port is no number from 0 to 65535") from None
         self._breaker = Breaker(clock=clock)
         self._link: Link | None = None
-        self._client: Redis | RedisCluster | None = None
+        self.table = RedisTable(self._new_client, name=name, fingerprint=fingerprint, label=self._label)
 
     async def open(self) -> None:
         """See FeatureStore.open."""
         try:
-            stored = await self._command(lambda client: client.smembers(self._contracts))
+            stored = await self.table.contracts()
         finally:
-            await self._release()  # many processes, few connections: what a fetch does not use is not held
-        self._check_contract(sorted(fingerprint.decode(errors="replace") for fingerprint in stored))
+            await self.table.release()  # many processes, few connections: what a fetch does not use is not held
+        self._check_contract(stored)
         if self._link is not None:
             return
         link = self._new_link()
@@ -76,7 +68,7 @@ class RedisStore:
             await link.open()
         except Exception as error:
             await link.close()
-            raise StoreError(f"feature store {self._label}: {_said(error)}") from error
+            raise StoreError(f"feature store {self._label}: {said(error)}") from error
         self._link = link
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
@@ -95,56 +87,26 @@ class RedisStore:
             raise StoreUnavailable(f"feature store {self._label} gave no answer in {timeout_s * 1e3:g} ms") from error
         except Exception as error:  # whatever a broken peer makes the client raise is the same outcome
             self._breaker.fail()
-            raise StoreUnavailable(f"feature store {self._label} cannot be read: {_said(error)}") from error
+            raise StoreUnavailable(f"feature store {self._label} cannot be read: {said(error)}") from error
         # Redis is well even where one customer's value is not: that one fails, the breaker stays closed.
         self._breaker.succeed()
         return decode_records(check_records(values))
 
     async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
-        await self.write(customer_ids, rows, updated_at=updated_at)
-        await self.publish()
-
-    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
-        """Write rows, and say nothing yet of their contract: a store that is half loaded does not open."""
-        ids = np.asarray(customer_ids, dtype=np.int64).tolist()
-        records = encode_records(rows, updated_at=updated_at)
-        for start in range(0, len(ids), WRITE_ROWS):
-            part = slice(start, start + WRITE_ROWS)
-            values = {f"{self._prefix}{key}": record for key, record in zip(ids[part], records[part], strict=True)}
-            await self._command(partial(_set_all, values=values))
-
-    async def publish(self) -> None:
-        """Add this contract to those that are loaded."""
-        await self._command(lambda client: client.sadd(self._contracts, self._fingerprint))
-
-    async def position(self, job: str) -> int:
-        """Return how many rows an interrupted load of `job` has written."""
-        stored = await self._command(lambda client: client.get(self._job_key(job)))
-        return int(stored or 0)
-
-    async def set_position(self, job: str, position: int | None) -> None:
-        """Remember how many rows of `job` are written; None: the job is over."""
-        key = self._job_key(job)
-        await self._command(lambda client: client.delete(key) if position is None else client.set(key, position))
+        await self.table.write(customer_ids, rows, updated_at=updated_at)
+        await self.table.publish()
 
     async def count(self) -> int:
         """See FeatureStore.count. Scans all keys; while Redis resizes its table a key may be counted twice."""
-
-        async def scan(client: Any) -> int:
-            total = 0
-            async for _ in client.scan_iter(match=f"{self._prefix}*", count=5_000):
-                total += 1
-            return total
-
-        return int(await self._command(scan))
+        return await self.table.count()
 
     async def close(self) -> None:
         """See FeatureStore.close."""
         link, self._link = self._link, None
         if link is not None:
             await link.close()
-        await self._release()
+        await self.table.release()
 
     def _check_contract(self, stored: list[str]) -> None:
         load = f"load it: python scripts/load_features.py --store {self._label}"
@@ -156,38 +118,20 @@ class RedisStore:
                 f"this service has contract {self._fingerprint}; {load}"
             )
 
-    def _job_key(self, job: str) -> str:
-        return f"{self._name}:load:{self._fingerprint}:{job}"
-
-    async def _command(self, command: Callable[[Any], Any]) -> Any:
-        """Run a command off the hot path. Raises StoreError."""
-        try:
-            if self._client is None:
-                self._client = self._new_client(socket_timeout=COMMAND_TIMEOUT_S)
-            return await command(self._client)
-        except Exception as error:  # redis-py, ssl, socket and URL errors share no base class
-            await self._release()
-            raise StoreError(f"feature store {self._label}: {_said(error)}") from error
-
-    async def _release(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
     def _new_link(self) -> Link:
         if self._is_cluster:
-            return ClusterLink(self._new_cluster(socket_timeout=CLUSTER_NODE_TIMEOUT_S), self._prefix)
+            return ClusterLink(self._new_cluster(socket_timeout=CLUSTER_NODE_TIMEOUT_S), self.table.prefix)
         return ServerLink(
             self._new_pool(socket_timeout=None),
-            self._prefix.encode(),
-            contracts=self._contracts,
+            self.table.prefix.encode(),
+            contracts=self.table.contracts_key,
             fingerprint=self._fingerprint,
         )
 
-    def _new_client(self, *, socket_timeout: float) -> Redis | RedisCluster:
+    def _new_client(self) -> Redis | RedisCluster:
         if self._is_cluster:
-            return self._new_cluster(socket_timeout=socket_timeout)
-        return Redis.from_pool(self._new_pool(socket_timeout=socket_timeout))
+            return self._new_cluster(socket_timeout=COMMAND_TIMEOUT_S)
+        return Redis.from_pool(self._new_pool(socket_timeout=COMMAND_TIMEOUT_S))
 
     def _new_cluster(self, *, socket_timeout: float) -> RedisCluster:
         return RedisCluster.from_url(
@@ -209,11 +153,3 @@ class RedisStore:
             socket_timeout=socket_timeout,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
         )
-
-
-def _set_all(client: Any, *, values: dict[str, bytes]) -> Any:
-    return client.mset_nonatomic(values) if isinstance(client, RedisCluster) else client.mset(values)
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from custom_runtime.encoding import Matrix
-from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
+from custom_runtime.errors import StoreError, StoreUnavailable
+from custom_runtime.features.sqlite_file import SQLiteFile
 from custom_runtime.features.sqlite_table import (
-    connect_reader,
     connect_writer,
-    contracts_in,
     create_table,
     quoted,
     table_of,
@@ -26,14 +25,8 @@ from custom_runtime.features.sqlite_table import (
 )
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
 
-# How often the path is looked at (one stat, ~2 us) for another file in its place.
-CHECK_INTERVAL_S = 0.5
-# After a failure: how long requests fail at once before the file is tried again.
-RETRY_INTERVAL_S = 0.2
 # Rows of one statement; between two the event loop serves others. 256 rows take ~0.4 ms.
 SLICE_ROWS = 256
-
-Signature = tuple[int, int, int, int]
 
 
 class SQLiteStore:
@@ -53,21 +46,13 @@ class SQLiteStore:
         self._one = f"SELECT record FROM {table} WHERE customer_id = ?"  # noqa: S608 (a quoted constant)
         # Measured against IN (?, ...) and one SELECT per id: fastest from 16 ids on; keeps order and duplicates.
         self._many = f"SELECT record FROM json_each(?) LEFT JOIN {table} ON customer_id = value ORDER BY key"  # noqa: S608
-        self._reader: sqlite3.Connection | None = None
+        self._file = SQLiteFile(path, name=name, fingerprint=fingerprint, clock=clock)
+        self._current = self._file.current  # bound once: the hot path looks up no more than if it were a method here
         self._writer: sqlite3.Connection | None = None
-        self._signature: Signature | None = None
-        self._next_check_s = 0.0
 
     async def open(self) -> None:
         """See FeatureStore.open."""
-        try:
-            self._connect()
-        except FileNotFoundError as error:
-            raise StoreError(f"feature store {self._path} does not exist; {load_command(self._path)}") from error
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"feature store {self._path} cannot be read: {error}; {load_command(self._path)}"
-            ) from error
+        self._file.open()
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch. A batch above SLICE_ROWS is read in slices: each sees one state of the store."""
@@ -79,7 +64,7 @@ class SQLiteStore:
             if len(customer_ids) <= SLICE_ROWS:
                 return decode_records(self._slice(reader, customer_ids))
         except (sqlite3.Error, ValueError) as error:
-            raise self._lost(error) from error
+            raise self._file.lost(error) from error
         return await self._fetch_slices(customer_ids, timeout_s)
 
     async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
@@ -101,55 +86,14 @@ class SQLiteStore:
             table = quoted(table_of(self._name, self._fingerprint))
             return int(reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
         except sqlite3.Error as error:
-            raise self._lost(error) from error
+            raise self._file.lost(error) from error
 
     async def close(self) -> None:
         """See FeatureStore.close."""
-        self._disconnect()
+        self._file.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-    def _current(self) -> sqlite3.Connection:
-        """Return the connection to the file that stands at the path now."""
-        now_s = self._clock()
-        if now_s >= self._next_check_s:
-            self._next_check_s = now_s + CHECK_INTERVAL_S
-            self._reconnect_when_replaced()
-        if self._reader is None:
-            raise StoreUnavailable(f"feature store {self._path} cannot be read")
-        return self._reader
-
-    def _reconnect_when_replaced(self) -> None:
-        try:
-            if self._reader is None or self._signature != _signature(self._path):
-                self._connect()
-        except (OSError, sqlite3.Error, StoreError, ContractMismatch) as error:
-            raise self._lost(error) from error
-
-    def _connect(self) -> None:
-        # The old connection goes first: both would map the same -shm file, and closing one drops the other's locks.
-        self._disconnect()
-        signature = _signature(self._path)
-        reader = connect_reader(self._path)
-        try:
-            self._check_contract(reader)
-        except BaseException:
-            reader.close()
-            raise
-        self._reader, self._signature = reader, signature
-        self._next_check_s = self._clock() + CHECK_INTERVAL_S
-
-    def _check_contract(self, reader: sqlite3.Connection) -> None:
-        stored = contracts_in(reader, self._name)
-        if self._fingerprint in stored:
-            return
-        if stored:
-            raise ContractMismatch(
-                f"feature store {self._path} holds rows of {self._name!r} for contract {', '.join(stored)}; this "
-                f"service has contract {self._fingerprint}; {load_command(self._path)}"
-            )
-        raise StoreError(f"feature store {self._path} holds no rows of {self._name!r}; {load_command(self._path)}")
 
     def _slice(self, reader: sqlite3.Connection, customer_ids: Sequence[int]) -> list[bytes | None]:
         return [row[0] for row in reader.execute(self._many, (f"[{','.join(map(str, customer_ids))}]",))]
@@ -161,31 +105,10 @@ class SQLiteStore:
             try:
                 records += self._slice(self._current(), customer_ids[start : start + SLICE_ROWS])
             except sqlite3.Error as error:
-                raise self._lost(error) from error
+                raise self._file.lost(error) from error
             if self._clock() > deadline_s:
                 raise StoreUnavailable(
                     f"feature store {self._path}: {len(records)} of {len(customer_ids)} rows in {timeout_s * 1e3:g} ms"
                 )
             await asyncio.sleep(0)
         return decode_records(records)
-
-    def _lost(self, error: Exception) -> StoreUnavailable:
-        """Let go of the connection: the next request after RETRY_INTERVAL_S opens the path anew."""
-        self._disconnect()
-        self._next_check_s = self._clock() + RETRY_INTERVAL_S
-        return StoreUnavailable(f"feature store {self._path} cannot be read: {error}")
-
-    def _disconnect(self) -> None:
-        reader, self._reader, self._signature = self._reader, None, None
-        if reader is not None:
-            reader.close()
-
-
-def load_command(path: Path) -> str:
-    """Return what to run to load this file."""
-    return f"load it: python scripts/load_features.py --store sqlite:///{path}"
-
-
-def _signature(path: Path) -> Signature:
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -197,14 +197,14 @@ async def test_while_the_file_is_broken_it_is_not_opened_for_every_request(
         await first_value(store)
     clock.advance(0.21)
     attempts = 0
-    connect = store._connect
+    connect = store._file.connect
 
     def counted() -> None:
         nonlocal attempts
         attempts += 1
         connect()
 
-    monkeypatch.setattr(store, "_connect", counted)
+    monkeypatch.setattr(store._file, "connect", counted)
     for _ in range(100):
         with pytest.raises(StoreUnavailable):
             await first_value(store)
