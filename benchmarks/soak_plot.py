@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.soak import SoakResult
+from benchmarks.soak_fault import KILL, PAUSE, ROLL
+from benchmarks.soak_result import SoakResult
 
-COLOURS = {"store killed": "#c0392b", "store paused": "#e67e22", "workers rolled": "#1b6ca8"}
+COLOURS = {KILL: "#c0392b", PAUSE: "#e67e22", ROLL: "#1b6ca8"}
 
 
 def draw(path: Path, result: SoakResult) -> None:

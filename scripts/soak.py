@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.status import Status
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.soak import SoakPlan, SoakResult, soak
+from benchmarks.soak import SoakPlan, soak
+from benchmarks.soak_result import SoakResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 screen = Console(stderr=True)
