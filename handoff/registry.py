@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sklearn
 import xgboost
 
@@ -37,13 +34,12 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.types import ColSpec, Schema
 
 from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
-from custom_runtime.encoding import Matrix
 from handoff.errors import RegistryError
+from handoff.reference import log_reference, read_reference
 from handoff.registered import CHAMPION, ModelUri, ModelVersion, RegisteredModel, sqlite_file, tracking_uri
 from handoff.training import TrainedModel
 
 COLUMN_TYPE = "float"  # MLflow's name of float32
-REFERENCE = "reference.npz"
 FINGERPRINT_KEY = "contract_fingerprint"
 DEFAULTS_KEY = "defaults"
 FLAVORS = {"xgboost": mlflow.xgboost, "sklearn": mlflow.sklearn}
@@ -68,7 +64,7 @@ class Registry:
             mlflow.log_params({**trained.parameters, "flavor": trained.flavor, "data": trained.source})
             mlflow.log_metrics(dict(trained.metrics))
             mlflow.set_tag(FINGERPRINT_KEY, FINGERPRINT)
-            self._log_reference(run_id, trained.reference)
+            log_reference(self._client, run_id, trained.reference)
             logged = _log_model(trained)
             self._ensure_name(name)
             tags = {FINGERPRINT_KEY: FINGERPRINT}
@@ -105,7 +101,7 @@ class Registry:
                     f"{version.uri} has the flavors {', '.join(info.flavors)}; allowed: xgboost, sklearn"
                 )
             model = FLAVORS[flavor].load_model(version.uri)
-            reference = self._reference(version.run_id)
+            reference = read_reference(self._client, version.run_id)
         metadata = info.metadata or {}
         return RegisteredModel(
             version=version,
@@ -139,21 +135,6 @@ class Registry:
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
-
-    def _log_reference(self, run_id: str, rows: Matrix) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / REFERENCE
-            np.savez_compressed(path, rows=rows)
-            self._client.log_artifact(run_id, str(path))
-
-    def _reference(self, run_id: str) -> Matrix | None:
-        # A version may have been registered without a run.
-        if not run_id or not any(file.path == REFERENCE for file in self._client.list_artifacts(run_id)):
-            return None
-        with tempfile.TemporaryDirectory() as directory:
-            path = self._client.download_artifacts(run_id, REFERENCE, directory)
-            with np.load(path, allow_pickle=False) as archive:
-                return np.ascontiguousarray(archive["rows"], dtype=np.float32)
 
 
 def _log_model(trained: TrainedModel) -> Any:

@@ -10,12 +10,12 @@ retries, has no health checks and so cannot hide a failing canary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from local_seldon.environment import METRICS_ENDPOINT
-from local_seldon.ports import HOST, Ports
+from local_seldon.ports import HOST
+from local_seldon.routes import Endpoint, Routes
 from rollout.targets.caddy import SPLIT, upstream_weights
 
 Json = dict[str, Any]
@@ -33,34 +33,6 @@ EDGE_RETRIES = {
 BODY_MAX_BYTES = 1 << 28  # what the edge keeps to be able to repeat a request; the servers' own limits are lower
 GRPC = {"protocol": "grpc"}
 GRPC_STREAM = {"protocol": "grpc", "path": ["/inference.GRPCInferenceService/ModelStreamInfer"]}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One replica that requests can be sent to."""
-
-    predictor: str
-    replica: int
-    ports: Ports
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """What the mesh does: the deployment's address, percent per predictor, and who answers for each predictor.
-
-    `endpoints` are those that share a predictor's traffic; `replicas` are all, for their metrics. Empty weights: 503.
-    """
-
-    namespace: str
-    name: str
-    weights: Mapping[str, int]
-    endpoints: Sequence[Endpoint]
-    replicas: Sequence[Endpoint]
-
-    @property
-    def prefix(self) -> str:
-        """The operator's path below the gateway."""
-        return f"/seldon/{self.namespace}/{self.name}"
 
 
 def edge_config(port: int, mesh_socket: str) -> Json:

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from local_seldon import leftovers
-from local_seldon.caddy import Routes
-from local_seldon.deployment import read_manifest, status
 from local_seldon.environment import Overrides
 from local_seldon.errors import LocalSeldonError, ProxyError
 from local_seldon.fleet import Fleet, answering
+from local_seldon.manifest_file import APPLIED, ManifestFile
 from local_seldon.proxy import Proxy
 from local_seldon.replica import Replica
+from local_seldon.report import Report
+from local_seldon.routes import Routes
 from rollout.errors import RolloutError
-from rollout.manifest import parse, to_dict
+from rollout.manifest import parse
 from rollout.seldon import SeldonDeployment
 from rollout.targets.caddy import read_weights
-from rollout.targets.local_store import LocalStore, write_json
+from rollout.targets.local_store import LocalStore
 
 log = structlog.get_logger()
 
 POLL_S = 0.1  # how often files are looked at
 RESYNC_S = 1.0  # how often everything is compared although nothing was seen to change
-APPLIED = "applied.sha256"  # of the manifest file that the live object was made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,9 @@ class Controller:
     """Runs one deployment until it is asked to stop."""
 
     def __init__(self, source: Path, store: LocalStore, options: Options) -> None:
-        self._source = source
+        self._file = ManifestFile(source, store)
         self._store = store
+        self._report = Report(store, source)
         self._port = options.port
         self._logs = store.directory / "logs"
         self._changed = asyncio.Event()
@@ -65,9 +64,7 @@ class Controller:
             changed=self._changed.set,
         )
         self._weights: dict[str, int] = {}
-        self._refused: dict[str, str] = {}  # what is wrong now: by predictor, or "" for the source file
-        self._written: dict[str, Any] = {}
-        self._applied = ""
+        self._refused: dict[str, str] = {}  # what is wrong now, by predictor
 
     def stop(self) -> None:
         """Ask `run` to drain everything and return."""
@@ -87,7 +84,7 @@ class Controller:
                 self._remove()
 
     async def _run(self) -> None:
-        self._apply_source(first=True)
+        self._file.apply(first=True)
         deployment = parse(self._store.read())
         for predictor in deployment.predictors:
             self._fleet.check(deployment, predictor)
@@ -107,7 +104,8 @@ class Controller:
         loop = asyncio.get_running_loop()
         seen, last_s = None, 0.0
         while not self._stopping.is_set():
-            self._apply_source()
+            if self._file.apply():
+                self._changed.set()
             stamp = self._store.object_file.stat().st_mtime_ns
             if self._changed.is_set() or stamp != seen or loop.time() - last_s >= RESYNC_S:
                 self._changed.clear()
@@ -118,29 +116,6 @@ class Controller:
                     log.warning("reconcile_failed", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), POLL_S)
-
-    def _apply_source(self, *, first: bool = False) -> None:
-        """Apply the manifest file where its content is new, as `kubectl apply` would. Only the first time it raises."""
-        applied_before = self._store.directory / APPLIED
-        try:
-            content = self._source.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest == self._applied:
-                return
-            self._applied = digest
-            known = applied_before.read_text() if applied_before.exists() else ""
-            if first and known == digest and self._store.object_file.exists():
-                return  # after a crash: what a rollout has changed since stays
-            self._store.put(to_dict(read_manifest(content)))
-            applied_before.write_text(digest)
-            self._refused.pop("", None)
-            log.info("manifest_applied", file=str(self._source))
-        except (OSError, RolloutError) as error:
-            if first:
-                raise
-            self._refused[""] = f"{self._source}: {error}"
-            log.warning("manifest_refused", file=str(self._source), error=str(error))
-        self._changed.set()
 
     async def _reconcile(self) -> None:
         deployment = parse(self._store.read())
@@ -160,7 +135,10 @@ class Controller:
             await self._proxy.load(wanted)
             log.info("routed", weights=self._weights, frozen=not ready)
         self._fleet.keep_only(kept)
-        self._report(deployment)
+        named = {predictor.name for predictor in deployment.predictors}
+        self._refused = {name: text for name, text in self._refused.items() if name in named}
+        failures = [text for text in (self._file.refused, *self._refused.values()) if text]
+        self._report.write(deployment, self._fleet, self._proxy, failures)
 
     def _routes(self, deployment: SeldonDeployment, kept: Sequence[Replica]) -> Routes:
         """Return the mesh's routes. Only predictors that have been ready are in it, so an unready one has no route."""
@@ -174,34 +152,6 @@ class Controller:
             endpoints=endpoints,
             replicas=[replica.endpoint for replica in kept],
         )
-
-    def _report(self, deployment: SeldonDeployment) -> None:
-        """Write `.status` and where everything runs, where they differ from what was written last."""
-        predictors = deployment.predictors
-        available = {one.name: self._fleet.available(one) for one in predictors if self._fleet.of(one.name)}
-        named = {"", *(predictor.name for predictor in predictors)}
-        self._refused = {name: text for name, text in self._refused.items() if name in named}
-        url = f"{self._proxy.url}/seldon/{deployment.namespace}/{deployment.name}"
-        self._write(self._store.status_file, status(deployment, available, url=url, failures=self._refused.values()))
-        processes = [self._proxy.edge, self._proxy.mesh, *self._fleet.processes()]
-        pids = [process.pid for process in processes if process.pid is not None]
-        runtime = {
-            "controller_pid": os.getpid(),
-            "source": str(self._source),
-            "url": self._proxy.url,
-            "admin_socket": str(self._proxy.admin_socket),
-            "predictors": {
-                name: [replica.to_json() for replica in self._fleet.of(name)]
-                for name in dict.fromkeys(replica.predictor for replica in self._fleet.replicas)
-            },
-            "processes": [found for pid in pids if (found := leftovers.identity(pid))],
-        }
-        self._write(self._store.runtime_file, runtime)
-
-    def _write(self, file: Path, document: dict[str, Any]) -> None:
-        if self._written.get(file.name) != document:
-            write_json(file, document)
-            self._written[file.name] = document
 
     def _remove(self) -> None:
         self._store.remove()

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import structlog
 
-from local_seldon.caddy import Endpoint
 from local_seldon.deployment import check_supported, grace_s, replicas, template
 from local_seldon.environment import Overrides, environment
 from local_seldon.ports import Ports
 from local_seldon.probe import ReadinessProbe
 from local_seldon.process import Command, Process
 from local_seldon.replica import Replica
+from local_seldon.routes import Endpoint
 from rollout.predictor import Predictor
 from rollout.seldon import SeldonDeployment
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import httpx
 
-from local_seldon.caddy import Json, Routes, edge_config, mesh_config
+from local_seldon.caddy import Json, edge_config, mesh_config
 from local_seldon.errors import MissingProgram, ProxyError
 from local_seldon.ports import HOST, free_port
 from local_seldon.process import Command, Process
+from local_seldon.routes import Routes
 from rollout.targets.local_store import write_json
 
 START_TIMEOUT_S = 15.0

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from local_seldon.caddy import Endpoint
 from local_seldon.ports import Ports
 from local_seldon.probe import STARTING_PERIOD_S, ReadinessProbe
 from local_seldon.process import Command, Process
+from local_seldon.routes import Endpoint
 
 
 class Replica:
