@@ -58,6 +58,8 @@ def render(
         _agreement(measured),
         "## Raw values, round by round",
         _raw(measured),
+        "## Repeated, because an answer failed",
+        "\n".join(f"- {one}" for one in measured.repeated) or "Nothing.",
     ]
     return "\n\n".join(part for part in parts if part)
 

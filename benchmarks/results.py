@@ -39,6 +39,7 @@ class Results:
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     largest_difference: dict[str, float] = field(default_factory=dict)
     slo_trials: list[tuple[float, float, bool]] = field(default_factory=list)  # rate, P99 in ms, VALID
+    repeated: list[str] = field(default_factory=list)  # what was measured again, and why
 
     def add(self, server: str, measure: str, value: float) -> None:
         """Record one round's value."""

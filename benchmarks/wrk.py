@@ -44,7 +44,7 @@ def run_wrk(target: Target, path: str, bodies: Sequence[bytes], *, duration_s: f
     figures = json.loads(lines[-1])
     failed = {kind: count for kind, count in figures["errors"].items() if count}
     if failed or not figures["requests"]:
-        raise MeasurementError(f"{url}: {figures['requests']} answers, errors: {failed or 'no answer at all'}")
+        raise MeasurementError(f"{figures['requests']} answers, errors: {failed or 'no answer at all'}")
     return ClosedLoop(
         requests_per_s=figures["requests"] / figures["duration_us"] * 1e6,
         p50_ms=figures["p50_us"] / 1e3,
