@@ -58,13 +58,11 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
             # Several workers share the port; a single one must find it free.
             ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
         ]
-        # Calls that wait do so in gRPC, where nobody sees or times them: gRPC cancels those that are too many. One
-        # connection alone never gets there: its client holds back what is more.
-        waiting = self._serving.grpc_max_waiting
+        # Calls that wait do so in gRPC, where nobody sees or times them: gRPC cancels those that are too many. A limit
+        # of streams for each connection would not do: clients that keep to it are still refused 2 % of their calls.
         options += [
-            ("grpc.server.max_pending_requests", waiting),
-            ("grpc.server.max_pending_requests_hard_limit", waiting),
-            ("grpc.max_concurrent_streams", waiting),
+            ("grpc.server.max_pending_requests", self._serving.grpc_max_waiting),
+            ("grpc.server.max_pending_requests_hard_limit", self._serving.grpc_max_waiting),
         ]
         if self._serving.grpc_connection_age_s:
             options.append(("grpc.max_connection_age_ms", int(self._serving.grpc_connection_age_s * 1000)))

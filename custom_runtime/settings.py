@@ -60,10 +60,10 @@ class ServingSettings(BaseSettings):
         3.0, ge=0, description="After SIGTERM: not ready, yet serving, for this long; then in-flight requests finish."
     )
     grpc_max_waiting: int = Field(
-        40,
+        128,
         ge=1,
-        description="gRPC calls that wait to be looked at; gRPC cancels one more. 40 calls for one row wait for some "
-        "40 ms on a core that is overloaded.",
+        description="gRPC calls that wait to be looked at; gRPC cancels one more. A client's burst must fit in; where "
+        "the core is overloaded, 40 keep the wait below 50 ms.",
     )
     grpc_connection_age_s: float = Field(
         10.0,

