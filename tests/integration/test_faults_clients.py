@@ -176,7 +176,7 @@ async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave
             heads, bodies, gone = [
                 [await asyncio.open_connection(HOST, server.http_port) for _ in range(50)] for _ in range(3)
             ]
-            assert open_files(server) > before + IDLE
+            await until(lambda: open_files(server) > before + IDLE, within_s=10, what="all connections accepted")
             for _, writer in heads:
                 writer.write(b"POST /predict HTTP/1.1\r\nHost: he")
             for _, writer in bodies:
