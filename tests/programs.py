@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import pytest
 
+from benchmarks.ports import free_ports
+
 T = TypeVar("T")
 START_LIMIT_S = 10.0
 
@@ -28,15 +30,6 @@ def program(name: str, *, package: str | None = None) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different loopback ports that nobody listens on."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def free_port() -> int:

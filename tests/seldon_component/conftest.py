@@ -15,7 +15,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests.programs import free_ports
+from benchmarks.ports import free_ports
 from tests.serving import ROOT, START_LIMIT_S, World
 
 LOCK = ROOT / "requirements" / "seldon.txt"

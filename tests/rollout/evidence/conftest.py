@@ -4,8 +4,8 @@ from typing import TypeVar
 
 import pytest
 
+from benchmarks.ports import free_ports
 from rollout.evidence.source import Source
-from tests.programs import free_ports
 from tests.rollout.evidence.processes import Exporter, Prometheus
 
 S = TypeVar("S", bound=Source)
