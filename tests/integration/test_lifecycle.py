@@ -135,7 +135,8 @@ def test_the_ports_the_name_and_the_metrics_path_are_those_that_the_operator_inj
 
 def test_a_person_reads_where_the_service_is(world: World, tmp_path: Path) -> None:
     with serving(world.environment, tmp_path / "log") as server:
-        text = server.log.read_text()
+        # The model is ready a moment before the lines are written.
+        text = eventually(server.log.read_text, lambda text: "try:" in text, what="the lines for a person")
     assert f"REST     http://127.0.0.1:{server.http_port}" in text
     assert f"gRPC     127.0.0.1:{server.grpc_port}" in text
     assert f"metrics  http://127.0.0.1:{server.metrics_port}/metrics" in text
