@@ -126,6 +126,8 @@ class Controller:
             except LocalSeldonError as error:
                 self._refused[predictor.name] = str(error)
         config = await self._proxy.read()
+        # What changes while the mesh is written is the next round's: the status tells of what the mesh knows.
+        available = {one.name: self._fleet.available(one) for one in deployment.predictors if self._fleet.of(one.name)}
         ready = all(self._fleet.is_ready(deployment, predictor) for predictor in deployment.predictors)
         # Frozen while anything is unready, as the operator does: what is in the mesh stays, hand-made changes included.
         self._weights = deployment.weights() if ready else read_weights(config)
@@ -138,7 +140,7 @@ class Controller:
         named = {predictor.name for predictor in deployment.predictors}
         self._refused = {name: text for name, text in self._refused.items() if name in named}
         failures = [text for text in (self._file.refused, *self._refused.values()) if text]
-        self._report.write(deployment, self._fleet, self._proxy, failures)
+        self._report.write(deployment, available, self._fleet, self._proxy, failures)
 
     def _routes(self, deployment: SeldonDeployment, kept: Sequence[Replica]) -> Routes:
         """Return the mesh's routes. Only predictors that have been ready are in it, so an unready one has no route."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ class Report:
         self._source = source
         self._written: dict[str, Any] = {}
 
-    def write(self, deployment: SeldonDeployment, fleet: Fleet, proxy: Proxy, failures: Collection[str]) -> None:
-        """Write both, where they differ from what was written last; failures: what is wrong now, in words."""
-        predictors = deployment.predictors
-        available = {one.name: fleet.available(one) for one in predictors if fleet.of(one.name)}
-        url = f"{proxy.url}/seldon/{deployment.namespace}/{deployment.name}"
-        self._write(self._store.status_file, status(deployment, available, url=url, failures=failures))
+    def write(
+        self,
+        deployment: SeldonDeployment,
+        available: Mapping[str, int],
+        fleet: Fleet,
+        proxy: Proxy,
+        failures: Collection[str],
+    ) -> None:
+        """Write both, where they differ from what was written last; failures: what is wrong now, in words.
+
+        available: ready replicas by predictor, as the mesh was told: who reads Available may send requests at once.
+        """
         processes = [proxy.edge, proxy.mesh, *fleet.processes()]
         pids = [process.pid for process in processes if process.pid is not None]
         runtime = {
@@ -42,7 +48,11 @@ class Report:
             },
             "processes": [found for pid in pids if (found := leftovers.identity(pid))],
         }
+        url = f"{proxy.url}/seldon/{deployment.namespace}/{deployment.name}"
+        wanted = status(deployment, available, url=url, failures=failures)
+        # The status last: who waits for it reads where everything runs next.
         self._write(self._store.runtime_file, runtime)
+        self._write(self._store.status_file, wanted)
 
     def _write(self, file: Path, document: dict[str, Any]) -> None:
         if self._written.get(file.name) != document:
