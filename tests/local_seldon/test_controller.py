@@ -162,7 +162,8 @@ def test_a_predictor_that_died_is_seen_as_failing_and_started_again_with_backoff
         httpx.post(f"http://127.0.0.1:{replica['http']}/die")
     eventually(lambda: running.state() == "Creating")
     seen = Counter(client.post(f"{running.url}/predict", content=b"{}").status_code for _ in range(20))
-    assert seen == {200: 10, 502: 10}
+    assert set(seen) == {200, 502}
+    assert abs(seen[502] - 10) <= 3  # each start is on other ports, and begins the mesh's turns anew
     eventually(lambda: running.replicas("v2")[0]["restarts"] >= 2)
     running.turn("dying-v2", on=False)
     running.available()

@@ -35,6 +35,7 @@ def predictor(name: str, traffic: int, *, replicas: int = 1, env: dict[str, str]
         "readinessProbe": {
             "httpGet": {"path": "/v2/models/churn/ready", "port": "http"},
             "periodSeconds": 1,
+            "timeoutSeconds": 10,  # on a busy machine an answer is late, and its predictor no less ready
             "failureThreshold": 1,
         },
     }
@@ -92,7 +93,9 @@ class Local:
         assert not self._thread.is_alive()
 
     def write(self, document: dict[str, Any]) -> None:
-        self.file.write_text(yaml.safe_dump(document))
+        new = self.file.with_suffix(".new")
+        new.write_text(yaml.safe_dump(document))
+        new.replace(self.file)  # the controller never reads half of it
 
     def turn(self, switch: str, *, on: bool) -> None:
         (self.switches / switch).touch() if on else (self.switches / switch).unlink()
