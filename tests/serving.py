@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.ports import free_ports
+from tests.programs import is_listening
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 60.0
@@ -101,7 +102,7 @@ def serving(
     metrics_path: str = "/metrics",
     ready: bool = True,
 ) -> Iterator[Server]:
-    """Run a server until the block ends; ready: wait until its model is. It must end by itself when told to."""
+    """Run a server until the block ends; ready: wait until its model and its ports are. It must end when told to."""
     http_port, grpc_port, metrics_port = free_ports(3)
     ports = {
         "MLSERVER_HTTP_PORT": str(http_port),
@@ -135,12 +136,14 @@ def serving(
 
 
 def wait_until_ready(server: Server, model: str = "churn", limit_s: float = START_LIMIT_S) -> None:
+    """Wait until the model is ready and every port answers: REST may do so a moment before gRPC and the metrics."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended with {server.process.returncode}:\n{server.log.read_text()}")
         try:
-            if httpx.get(f"{server.rest}/v2/models/{model}/ready", timeout=1).status_code == 200:
+            answer = httpx.get(f"{server.rest}/v2/models/{model}/ready", timeout=1)
+            if answer.status_code == 200 and is_listening(server.grpc_port) and is_listening(server.metrics_port):
                 return
         except httpx.TransportError:
             pass

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.ports import free_ports
+from tests.programs import is_listening
 from tests.serving import ROOT, START_LIMIT_S, World
 
 LOCK = ROOT / "requirements" / "seldon.txt"
@@ -105,7 +106,9 @@ def _wait(running: Microservice, process: subprocess.Popen[bytes], log: Path) ->
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{running.url}/health/status", timeout=2).status_code == 200:
+            answer = httpx.get(f"{running.url}/health/status", timeout=2)
+            # gRPC and the metrics are processes of their own.
+            if answer.status_code == 200 and is_listening(running.grpc_port) and is_listening(running.metrics_port):
                 return
         except httpx.TransportError:
             pass
