@@ -147,7 +147,7 @@ def scene(operator: SeldonOperator, promoter: Path, monkeypatch: pytest.MonkeyPa
 
     place = KubernetesTarget("churn", Connection())
     scene = Scene(place, unready)
-    scene.until(lambda: place.read().mesh_weights == {"v7": 100})
+    scene.until(lambda: (seen := place.read()).available and seen.mesh_weights == {"v7": 100})
     return scene
 
 

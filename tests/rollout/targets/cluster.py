@@ -50,6 +50,7 @@ def clustered(directory: Path) -> Iterator[Cluster]:
                 target = KubernetesTarget("churn", connection)
                 cluster = Cluster(api, operator, traffic, url, kubeconfig, target)
                 cluster.until({"v7": 100})
+                eventually(lambda: target.read().available, within_s=60)  # the status is written after the mesh
                 yield cluster
             assert operator.error is None
             assert all(sum(parse(written).weights().values()) == 100 for written in api.written)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from tests.stand_ins import promoting
 
 KILLS = 10
 STEPS = tuple(Step(weight, min_duration_s=0.6, max_duration_s=60) for weight in (10, 30, 50, 100))
-PLAN = Plan(steps=STEPS, interval_s=0.1, unready_deadline_s=2.0, rollback_deadline_s=5.0)
+PLAN = Plan(steps=STEPS, interval_s=0.1, rollback_deadline_s=5.0)
 
 
 class Promoters:
@@ -40,11 +40,16 @@ class Promoters:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         pid = int(self._process.stdout.readline())
-        timer = threading.Timer(kill_after_s, os.kill, (pid, signal.SIGKILL))
+        timer = threading.Timer(kill_after_s, _kill, (pid,))
         timer.start()
         code = int(self._process.stdout.readline())
         timer.cancel()
         return code
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
