@@ -4,7 +4,6 @@ from typing import TypeVar
 
 import pytest
 
-from benchmarks.ports import free_ports
 from rollout.evidence.source import Source
 from tests.rollout.evidence.processes import Exporter, Prometheus
 
@@ -34,6 +33,6 @@ def pod() -> Iterator[Callable[..., Exporter]]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    running = Prometheus(tmp_path_factory.mktemp("prometheus"), free_ports(12))
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), ports=12)
     yield running
     running.stop()

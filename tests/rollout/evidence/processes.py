@@ -70,20 +70,22 @@ class Exporter:
 
 
 class Prometheus:
-    """A real Prometheus that scrapes every 200 ms whatever listens on its ports; the last port is scraped by two jobs.
+    """A real Prometheus that scrapes twice a second whatever listens on its ports; two jobs scrape the last one.
 
-    The ports are fixed, since Prometheus takes 5 s to notice a change of its targets.
+    The ports are fixed, since Prometheus takes 5 s to notice a change of its targets; each is held until it is taken.
     """
 
-    def __init__(self, directory: Path, ports: Sequence[int]) -> None:
-        self.free, self.doubled = list(ports[:-1]), ports[-1]
-        pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in ports]
+    def __init__(self, directory: Path, ports: int) -> None:
+        self._held = {one.getsockname()[1]: one for one in (bound() for _ in range(ports))}
+        *self.free, self.doubled = self._held
+        pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in self._held]
         config = directory / "prometheus.yml"
         jobs = {"pods": pods, "again": pods[-1:]}
         config.write_text(
             json.dumps(
                 {
-                    "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+                    # A scrape that is late counts as a pod that is gone.
+                    "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
                     "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
                 }
             )
@@ -99,6 +101,12 @@ class Prometheus:
         )  # fmt: skip
         until(self._is_ready)
 
+    def take(self) -> int:
+        """A port for a pod of the test's own."""
+        port = self.free.pop()
+        self._held.pop(port).close()
+        return port
+
     def ask(self, query: str) -> float:
         """The value of a query whose answer is one number; 0 without any."""
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}).json()["data"]["result"]
@@ -108,6 +116,8 @@ class Prometheus:
         self._process.terminate()
         self._process.wait(LIMIT_S)
         self._log.close()
+        for held in self._held.values():
+            held.close()
 
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, "prometheus has ended"
@@ -115,6 +125,13 @@ class Prometheus:
             return httpx.get(f"{self.url}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+
+def bound() -> socket.socket:
+    """A socket that keeps its port from others, and does not listen."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def histogram(value: str = "5", **labels: str) -> list[dict[str, Any]]:
     return [series(le, value, **labels) for le in EDGES]
 
 
-def sample(*answers: bytes | None, timeout_s: float = 2.0) -> dict[str, Counts]:
+def sample(*answers: bytes | None, timeout_s: float = 10.0) -> dict[str, Counts]:
     with misbehaving(answers) as url, closing(PrometheusSource(url, timeout_s=timeout_s)) as source:
         for _ in answers[1:]:
             source.sample(["v7"])
