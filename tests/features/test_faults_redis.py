@@ -14,13 +14,15 @@ import pytest
 
 from custom_runtime.errors import StoreError, StoreUnavailable
 from custom_runtime.features.redis import RedisStore
-from tests.features.conftest import FINGERPRINT, NAME, UPDATED_AT, rows_of
+from tests.features.conftest import FINGERPRINT, NAME, UPDATED_AT, Clock, rows_of
 from tests.programs import RedisServer, eventually, free_port, program, redis_cluster
 
 TIMEOUT_S = 0.05
-# What a busy two-core machine may add to a timeout before a test calls it late.
-SLACK_S = 0.25
+# What a busy two-core machine may add to a timeout before a test calls it late: with it, still below the second that
+# connecting may take.
+SLACK_S = 0.75
 RECOVERY_S = 2.0
+PATIENCE_S = 10.0
 IDS = list(range(50))
 
 
@@ -38,12 +40,14 @@ async def store(redis: RedisServer) -> AsyncIterator[RedisStore]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, load: str | None = None) -> AsyncIterator[RedisStore]:
+async def opened(
+    url: str, *, load: str | None = None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[RedisStore]:
     """A store at `url` whose rows were written through `load`, or through the URL itself."""
     writer = RedisStore(load or url, name=NAME, fingerprint=FINGERPRINT)
     await writer.put(IDS, rows_of(IDS), updated_at=UPDATED_AT)
     await writer.close()
-    store = RedisStore(url, name=NAME, fingerprint=FINGERPRINT)
+    store = RedisStore(url, name=NAME, fingerprint=FINGERPRINT, clock=clock)
     await store.open()
     try:
         yield store
@@ -63,7 +67,7 @@ def said(server: RedisServer, *command: str) -> str:
     ).stdout
 
 
-async def fetch(store: RedisStore, *ids: int, timeout_s: float = TIMEOUT_S) -> list[float]:
+async def fetch(store: RedisStore, *ids: int, timeout_s: float = PATIENCE_S) -> list[float]:
     fetched = await store.fetch(list(ids), timeout_s=timeout_s)
     return [float(row[0]) for row in fetched.rows]
 
@@ -71,20 +75,22 @@ async def fetch(store: RedisStore, *ids: int, timeout_s: float = TIMEOUT_S) -> l
 async def fails_in_time(store: RedisStore) -> None:
     started = time.perf_counter()
     with pytest.raises(StoreUnavailable):
-        await fetch(store, 1)
+        await fetch(store, 1, timeout_s=TIMEOUT_S)
     assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
 
 
-async def recovers(store: RedisStore, *, ids: Sequence[int] = (3, 7), timeout_s: float = TIMEOUT_S) -> None:
-    """Requests keep coming; one of them is answered, rightly, within RECOVERY_S."""
+async def recovers(
+    store: RedisStore, *, ids: Sequence[int] = (3, 7), timeout_s: float = TIMEOUT_S, within_s: float = RECOVERY_S
+) -> None:
+    """Requests keep coming; one of them is answered, rightly, in time."""
     started = time.perf_counter()
     while True:
         try:
             assert await fetch(store, *ids, timeout_s=timeout_s) == list(ids)
             return
         except StoreUnavailable as error:
-            if time.perf_counter() - started > RECOVERY_S:
-                pytest.fail(f"no recovery in {RECOVERY_S:g} s: {error}")
+            if time.perf_counter() - started > within_s:
+                pytest.fail(f"no recovery in {within_s:g} s: {error}")
             await asyncio.sleep(0.01)
 
 
@@ -156,20 +162,15 @@ async def test_redis_down_at_start_is_a_store_error_in_time():
 
 
 async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: RedisServer):
-    answered, refused, kill_at = 0, 0, time.perf_counter() + 0.1
+    for _ in range(100):
+        assert await fetch(store, 3, 7) == [3, 7]
+    redis.kill()
     late = 0.0
-    while refused < 20:
-        if kill_at and time.perf_counter() > kill_at:
-            redis.kill()
-            kill_at = 0
+    for _ in range(20):
         started = time.perf_counter()
-        try:
-            assert await fetch(store, 3, 7) == [3, 7]
-            answered += 1
-        except StoreUnavailable:
-            refused += 1
+        with pytest.raises(StoreUnavailable):
+            await fetch(store, 3, 7, timeout_s=TIMEOUT_S)
         late = max(late, time.perf_counter() - started)
-    assert answered > 0
     assert late < TIMEOUT_S + SLACK_S
     redis.start()
     await recovers(store)
@@ -192,18 +193,16 @@ async def test_paused_and_resumed(store: RedisStore, redis: RedisServer):
     await recovers(store)
 
 
-async def test_while_it_is_down_requests_fail_at_once(store: RedisStore, redis: RedisServer):
-    redis.pause()
-    for _ in range(3):
-        await fails_in_time(store)
-    started = time.perf_counter()
-    refused = 0
-    for _ in range(100):
-        with pytest.raises(StoreUnavailable, match="tried again within a second"):
-            await fetch(store, 1)
-        refused += 1
-    assert refused == 100
-    assert time.perf_counter() - started < TIMEOUT_S
+async def test_while_it_is_down_requests_fail_at_once(redis: RedisServer, clock: Clock):
+    async with opened(redis.url, clock=clock) as store:  # it does not move: none of these is a probe
+        redis.pause()
+        for _ in range(3):
+            await fails_in_time(store)
+        started = time.perf_counter()
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable, match="tried again within a second"):
+                await fetch(store, 1, timeout_s=TIMEOUT_S)
+        assert time.perf_counter() - started < 100 * TIMEOUT_S / 5
 
 
 async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: RedisServer):
@@ -213,7 +212,7 @@ async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: 
         proxy.delay_s = 0.2
         for customer_id in (11, 12, 13):
             with pytest.raises(StoreUnavailable, match="no answer in 50 ms"):
-                await fetch(store, customer_id)
+                await fetch(store, customer_id, timeout_s=TIMEOUT_S)
         proxy.delay_s = 0.0
         await recovers(store)
         assert await fetch(store, 21, 22) == [21, 22]
@@ -238,7 +237,8 @@ async def test_connecting_and_asking_may_take_longer_together_than_a_request_may
         proxy.delay_s = 0.04  # asking takes 80 ms, connecting takes 80 ms
         with pytest.raises(StoreUnavailable, match="no answer in 140 ms"):
             await fetch(store, 3, timeout_s=0.14)
-        await recovers(store, timeout_s=0.14)
+        # Those tries have 60 ms to spare: on a busy machine, not each of them is enough.
+        await recovers(store, timeout_s=0.14, within_s=PATIENCE_S)
 
 
 async def test_failing_over_to_another_server_behind_the_same_address(redis: RedisServer):
@@ -262,7 +262,7 @@ async def test_a_replica_in_place_of_the_primary_is_read_and_says_why_it_is_not_
             cli(primary, "replicaof", "127.0.0.1", str(redis.port))
             follows(primary)
             cli(redis, "failover")
-            eventually(lambda: said(redis, "role").startswith("slave"), within_s=10, what="the roles are exchanged")
+            eventually(lambda: not leads(redis) and leads(primary), what="the roles are exchanged")
             assert await fetch(store, 3) == [3]
             with pytest.raises(StoreError, match="read only replica"):
                 await store.put([60], rows_of([60]), updated_at=UPDATED_AT)
@@ -291,14 +291,21 @@ async def test_an_empty_server_in_place_of_the_loaded_one_is_unavailable_until_i
 async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore):
     cli(redis, "client", "kill", "type", "normal", "skipme", "no")
     cli(redis, "config", "set", "maxclients", "3")
-    taken = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(3)]
-    for connection in taken:
-        connection.sendall(b"PING\r\n")
-        assert connection.recv(16)
+    taken = [eventually(partial(slot, redis)) for _ in range(3)]
     await fails_in_time(store)
     for connection in taken:
         connection.close()
     await recovers(store)
+
+
+def slot(server: RedisServer) -> socket.socket | None:
+    """One of the connections that the server accepts; None while it has not noticed that those before have left."""
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(b"PING\r\n")
+    if connection.recv(16).startswith(b"+PONG"):
+        return connection
+    connection.close()
+    return None
 
 
 GARBAGE = {
@@ -356,7 +363,8 @@ async def test_an_outage_is_met_by_few_connections(redis: RedisServer):
         before, started = proxy.connections, time.perf_counter()
         refused = 0
         while time.perf_counter() - started < 1.2:
-            results = await asyncio.gather(*(fetch(store, 1) for _ in range(10)), return_exceptions=True)
+            asked = (fetch(store, 1, timeout_s=TIMEOUT_S) for _ in range(10))
+            results = await asyncio.gather(*asked, return_exceptions=True)
             assert all(isinstance(result, StoreUnavailable) for result in results)
             refused += len(results)
             await asyncio.sleep(0.001)
@@ -376,7 +384,7 @@ async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: 
 async def test_put_to_a_paused_server_is_a_store_error(
     store: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("custom_runtime.features.redis.COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("custom_runtime.features.redis.COMMAND_TIMEOUT_S", 0.5)
     redis.pause()
     with pytest.raises(StoreError):
         await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
@@ -384,7 +392,7 @@ async def test_put_to_a_paused_server_is_a_store_error(
         await store.count()
     redis.resume()
     await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
-    np.testing.assert_array_equal((await store.fetch([1], timeout_s=1)).rows, rows_of([1]))
+    np.testing.assert_array_equal((await store.fetch([1], timeout_s=PATIENCE_S)).rows, rows_of([1]))
 
 
 @pytest.mark.slow
@@ -393,13 +401,13 @@ async def test_a_cluster_that_loses_a_node_and_gets_it_back():
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[0].port}"
         async with opened(url) as store:
-            assert await fetch(store, *IDS, timeout_s=1) == IDS
+            assert await fetch(store, *IDS) == IDS
             cli(servers[2], "save")
             servers[2].kill()
             for _ in range(5):
                 started = time.perf_counter()
                 with pytest.raises(StoreUnavailable):
-                    await fetch(store, *IDS)
+                    await fetch(store, *IDS, timeout_s=TIMEOUT_S)
                 assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
             servers[2].start()
             # The nodes take their time to agree that all slots are served; the store needs no restart.
@@ -431,7 +439,7 @@ def cluster_replica(servers: list[RedisServer]) -> Iterator[RedisServer]:
 def follows(server: RedisServer) -> None:
     """Wait until the server is a replica that has all of its primary's rows."""
     eventually(
-        lambda: "master_link_status:up" in said(server, "info", "replication"), within_s=10, what="a replica in step"
+        lambda: "master_link_status:up" in said(server, "info", "replication"), within_s=30, what="a replica in step"
     )
 
 
@@ -451,7 +459,7 @@ def agree(servers: list[RedisServer], line: str) -> None:
         return whole and re.search(line, said(server, "cluster", "nodes")) is not None
 
     for server in servers:
-        eventually(partial(knows, server), within_s=10, what="the nodes agree")
+        eventually(partial(knows, server), within_s=30, what="the nodes agree")
 
 
 @pytest.mark.slow
@@ -461,17 +469,17 @@ async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(f
     with redis_cluster() as servers, cluster_replica(servers) as replica:
         primary, others = servers[0], servers[1:]
         async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:
-            assert await fetch(store, *IDS, timeout_s=1) == IDS
+            assert await fetch(store, *IDS) == IDS
             cli(replica, "cluster", "failover")  # planned: the nodes tell where to ask now
-            eventually(partial(leads, replica), within_s=10, what="the planned failover")
-            await recovers(store, ids=IDS)
+            eventually(partial(leads, replica), within_s=30, what="the planned failover")
+            await recovers(store, ids=IDS, timeout_s=0.5, within_s=PATIENCE_S)
             follows(primary)
             replica.kill() if fault == "killed" else replica.pause()
             while not leads(primary):
                 started = time.perf_counter()
                 with suppress(StoreUnavailable):
-                    await fetch(store, *IDS)
+                    await fetch(store, *IDS, timeout_s=TIMEOUT_S)
                 # Reading the topology is CPU of this process, which a busy machine with four more servers is short of.
-                assert time.perf_counter() - started < TIMEOUT_S + 4 * SLACK_S
+                assert time.perf_counter() - started < TIMEOUT_S + 2 * SLACK_S
             agree([primary, *others], f"{node_id(primary)} .*master .* 0-5460")
-            await recovers(store, ids=IDS)
+            await recovers(store, ids=IDS, timeout_s=0.5, within_s=PATIENCE_S)
