@@ -39,7 +39,7 @@ class Stream:
     caller: Caller
     body: Callable[[int], bytes]
     qps: float
-    timeout_s: float = 10.0
+    timeout_s: float = 30.0
     abandon: bool = False
 
 
