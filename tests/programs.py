@@ -18,7 +18,7 @@ import pytest
 from benchmarks.ports import free_ports
 
 T = TypeVar("T")
-START_LIMIT_S = 10.0
+START_LIMIT_S = 30.0
 
 
 def program(name: str, *, package: str | None = None) -> str:
