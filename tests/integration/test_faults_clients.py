@@ -141,7 +141,8 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
         assert figures["answered, P99 ms"] < 50, figures
         assert figures["shed, median ms"] < 5, figures
         assert figures["grew MB"] < 30, figures
-        assert not run_load(replace(plan, qps=200, duration_s=1)).failures
+        # Fewer connections than calls may wait: none is shed now, not even by a machine that stands still.
+        assert not run_load(replace(plan, qps=200, duration_s=1, connections=CONNECTIONS, timeout_s=10)).failures
 
 
 async def test_a_burst_of_calls_over_one_grpc_connection_is_answered(server: Server) -> None:
@@ -176,7 +177,7 @@ async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave
             heads, bodies, gone = [
                 [await asyncio.open_connection(HOST, server.http_port) for _ in range(50)] for _ in range(3)
             ]
-            await until(lambda: open_files(server) > before + IDLE, within_s=10, what="all connections accepted")
+            await until(lambda: open_files(server) > before + IDLE, within_s=30, what="all connections accepted")
             for _, writer in heads:
                 writer.write(b"POST /predict HTTP/1.1\r\nHost: he")
             for _, writer in bodies:
@@ -185,16 +186,16 @@ async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave
                 writer.write(REQUEST)
                 writer.transport.abort()
             dripping = asyncio.create_task(drip([writer for _, writer in heads]))  # noqa: RUF006 (cancelled below)
-            late = await asyncio.gather(*(asyncio.wait_for(read_reply(reader), 5) for reader, _ in bodies))
+            late = await asyncio.gather(*(asyncio.wait_for(read_reply(reader), 20) for reader, _ in bodies))
             assert {reply.status for reply in late} == {504}
             assert await pipelined(server, 20) == [200] * 20
             # Half a head is waited for ten seconds, however often another byte comes.
-            await asyncio.gather(*(asyncio.wait_for(ended(reader), 20) for reader, _ in heads))
+            await asyncio.gather(*(asyncio.wait_for(ended(reader), 30) for reader, _ in heads))
             dripping.cancel()
             await traffic.stop()
             for _, writer in [*idle, *heads, *bodies]:
                 writer.close()
-        await until(lambda: open_files(server) <= before + 5, within_s=10, what="all files closed")
+        await until(lambda: open_files(server) <= before + 5, within_s=30, what="all files closed")
     assert len(traffic.outcomes) == traffic.sent
     assert traffic.results() == {"200": traffic.sent}
     assert latency_ms(traffic, 0.95) < 250
@@ -208,11 +209,11 @@ async def test_a_body_that_drips_has_the_deadline_and_no_longer(server: Server, 
     writer.write(f"{route} HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n".encode())
     dripping = asyncio.create_task(drip([writer]))
     began_s = time.monotonic()
-    late = await asyncio.wait_for(read_reply(reader), 5)
+    late = await asyncio.wait_for(read_reply(reader), 20)
     dripping.cancel()
     writer.close()
     assert (late.status, late.code) == (504, "deadline_exceeded")
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 5  # to its end, the body would drip for hours
 
 
 async def drip(writers: list[asyncio.StreamWriter]) -> None:
@@ -230,6 +231,6 @@ async def ended(reader: asyncio.StreamReader) -> None:
 async def pipelined(server: Server, count: int) -> list[int]:
     reader, writer = await asyncio.open_connection(HOST, server.http_port)
     writer.write(REQUEST * count)
-    replies = [await asyncio.wait_for(read_reply(reader), 5) for _ in range(count)]
+    replies = [await asyncio.wait_for(read_reply(reader), 20) for _ in range(count)]
     writer.close()
     return [reply.status for reply in replies]
