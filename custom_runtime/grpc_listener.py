@@ -16,6 +16,7 @@ from mlserver.grpc.server import GRPCServer
 from mlserver.settings import Settings
 
 from custom_runtime.access import read_tokens
+from custom_runtime.grpc_calls import COUNTED, CallCounts
 from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S, close_door, connections
 from custom_runtime.models import LoadedModels
 from custom_runtime.rpc import INFERENCE, REPOSITORY, ChurnServicer, LockedRepositoryServicer
@@ -46,7 +47,11 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
         self._create_server()
         await self._server.start()
         self.started.set()
-        await self._server.wait_for_termination()
+        counting = asyncio.create_task(CallCounts(self._serving.predictor).follow())
+        try:
+            await self._server.wait_for_termination()
+        finally:
+            counting.cancel()
 
     def _create_server(self) -> aio.Server:
         limit_bytes = self._serving.max_body_bytes
@@ -57,6 +62,7 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
             ("grpc.max_send_message_length", limit_bytes),
             # Several workers share the port; a single one must find it free.
             ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
+            COUNTED,
         ]
         # Calls that wait do so in gRPC, where nobody sees or times them: gRPC cancels those that are too many. A limit
         # of streams for each connection would not do: clients that keep to it are still refused 2 % of their calls.

@@ -63,7 +63,7 @@ class ServingSettings(BaseSettings):
         128,
         ge=1,
         description="gRPC calls that wait to be looked at; gRPC cancels one more. A client's burst must fit in; where "
-        "the core is overloaded, 40 keep the wait below 50 ms.",
+        "the core is overloaded, 16 keep the wait below 50 ms.",
     )
     grpc_connection_age_s: float = Field(
         10.0,

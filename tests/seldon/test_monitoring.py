@@ -68,11 +68,13 @@ def exported() -> dict[str, set[str]]:
     """Return the labels of every sample that a loaded model exports, as /metrics has them."""
     from prometheus_client import REGISTRY
 
+    from custom_runtime.grpc_calls import CallCounts
     from custom_runtime.metrics import ServingMetrics
 
     metrics = ServingMetrics(model="churn", version="1", predictor="v1", store="memory")
     metrics.count_rows("hit", 1)
     metrics.observe_scores([0.5])
+    CallCounts(predictor="v1")
     names: dict[str, set[str]] = {}
     for family in REGISTRY.collect():
         for sample in family.samples:
