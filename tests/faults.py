@@ -107,15 +107,18 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        writers = [writer]
         try:
             up_reader, up_writer = await asyncio.open_connection(HOST, self.to)
+            writers.append(up_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._asked(reader, up_writer))
                 group.create_task(self._answered(up_reader, writer))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
+            for one in writers:
+                one.close()
             self._tasks.discard(task)
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
