@@ -6,6 +6,7 @@ Exit code 0 after a signal, 1 when the model, the feature store or a port is not
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,8 +28,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error(f"--workers is {arguments.workers}; allowed: 1 or more")
-    if arguments.prepare and not prepared():
-        return 1
+    if arguments.prepare:
+        if not prepared():
+            return 1
+        # Training leaves hundreds of megabytes behind: serve as a program that never did.
+        options = ["--models", str(arguments.models), "--workers", str(arguments.workers)]
+        os.execv(sys.executable, [sys.executable, __file__, *options])  # noqa: S606 (no shell is wanted)
     if arguments.workers > 1:
         from custom_runtime.supervisor import supervise
 
