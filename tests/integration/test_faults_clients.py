@@ -120,7 +120,7 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
     with serving(world.environment | {"CHURN_GRPC_MAX_WAITING": "16"}, tmp_path / "log") as server:
         bodies = tuple(customer_bodies(Protocol.V2_GRPC, "churn", range(1, 1_000)))
         target = parse_target(f"grpc://{server.grpc}")
-        cut = 0
+        cut = left = 0
         for _ in range(ATTEMPTS):
             loop = Loop(target, GRPC_PATH, bodies, True, connections=CONNECTIONS, cpu=1)
             limit_qps = run_closed_loop(loop, duration_s=2).requests_per_s
@@ -139,8 +139,9 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
                 "grew MB": resident_mb(server) - before_mb,
             }
             print(json.dumps(figures))
-            cut += load.failures
-            eventually(lambda wanted=cut: calls_cut(server) == wanted)
+            # Those that the closed loop left behind at its end may have got no status either.
+            cut, left = cut + load.failures, left + CONNECTIONS
+            eventually(lambda fewest=cut, most=cut + left: fewest <= calls_cut(server) <= most)
             if figures["answered, P99 ms"] < 50 and figures["shed, median ms"] < 5:
                 break
         assert set(load.errors) == {"HTTP/2 reset 0"}, figures
@@ -150,7 +151,7 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
         assert figures["shed, median ms"] < 5, figures
         assert figures["grew MB"] < 30, figures
         # Fewer connections than calls may wait: none is shed now, not even by a machine that stands still.
-        assert not run_load(replace(plan, qps=200, duration_s=1, connections=CONNECTIONS, timeout_s=10)).failures
+        assert not run_load(replace(plan, qps=200, duration_s=1, connections=8, timeout_s=10)).failures
 
 
 async def test_a_burst_of_calls_over_one_grpc_connection_is_answered(server: Server) -> None:
