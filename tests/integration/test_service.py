@@ -120,11 +120,11 @@ def test_the_series_are_those_of_the_design_and_an_unknown_model_adds_none(
     of_the_process = [
         line for line in ours if line.startswith(("churn_event_loop_", "churn_grpc_calls_", "churn_unauthorized_"))
     ]
-    assert [line.split()[0] for line in of_the_process] == [  # nobody was refused: no token is wanted here
+    assert {line.split()[0] for line in of_the_process} == {  # nobody was refused: no token is wanted here
         "churn_event_loop_tasks",
         'churn_grpc_calls_started_total{predictor="local"}',
         'churn_grpc_calls_answered_total{predictor="local"}',
-    ]
+    }
     ours = [line for line in ours if line not in of_the_process]
     assert all('model="churn"' in line and 'version="1"' in line and 'predictor="local"' in line for line in ours)
     edges = {match[1] for line in ours if (match := re.match(r'churn_request_seconds_bucket\{.*le="([^"]+)"', line))}
