@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -134,22 +135,18 @@ class RedisStore:
         return Redis.from_pool(self._new_pool(socket_timeout=COMMAND_TIMEOUT_S))
 
     def _new_cluster(self, *, socket_timeout: float) -> RedisCluster:
-        return RedisCluster.from_url(
-            self._url,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=MAX_CONNECTIONS,
-            protocol=2,
-            socket_timeout=socket_timeout,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-        )
+        return RedisCluster.from_url(self._url, **_connecting(socket_timeout))
 
     def _new_pool(self, *, socket_timeout: float | None) -> ConnectionPool:
+        return ConnectionPool.from_url(self._url, **_connecting(socket_timeout))
+
+
+def _connecting(socket_timeout_s: float | None) -> dict[str, Any]:
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
         # RESP2: nothing here needs RESP3, whose handshake costs another round trip for each new connection.
-        return ConnectionPool.from_url(
-            self._url,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=MAX_CONNECTIONS,
-            protocol=2,
-            socket_timeout=socket_timeout,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-        )
+        "protocol": 2,
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
