@@ -82,6 +82,10 @@ class Session:
             )
         return snapshot, state
 
+    def last(self) -> RolloutState | None:
+        """Return the last rollout, under way or over; None when there was none."""
+        return read_state(self.place.read().deployment.metadata.annotations)
+
     def preview_abort(self) -> Sequence[Operation]:
         """Return the first rung's patch."""
         snapshot, state = self.active()

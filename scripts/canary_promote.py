@@ -39,10 +39,10 @@ from rollout.command_line.options import (
     Where,
 )
 from rollout.command_line.plan_flags import Manual, Pace, PlanFlags, read_settings
-from rollout.errors import LeaseHeld
+from rollout.errors import LeaseHeld, StateError
 from rollout.opening import NoEvidence, open_source
 from rollout.session import Session
-from rollout.state import Command
+from rollout.state import Command, Phase
 
 STATUS_INTERVAL_S = 2.0
 
@@ -183,7 +183,7 @@ def undo(*, name: Name, config: ConfigFile = None, retreat: Retreat) -> None:
     """
     settings = read_settings(config, webhook=retreat.webhook)
     session = retreat.session(name)
-    found = read_state(session.place.read().deployment.metadata.annotations)
+    found = session.last()
     if found is not None and not found.phase.over:
         _abort(session, retreat, settings.webhook)
         return
@@ -209,6 +209,13 @@ def _abort(session: Session, retreat: Retreat, webhook: str) -> None:
     except LeaseHeld as error:
         typer.echo(f"the promoter at work was told to abort ({error})", err=True)
         return
+    except StateError:
+        found = session.last()
+        if found is None or found.phase not in (Phase.ROLLED_BACK, Phase.FAILED):
+            raise
+        # The promoter at work carried it out before this process had its turn.
+        print_state(found, retreat.change.output)
+        raise typer.Exit(exit_code(found)) from None
     end_with_outcome(ended, retreat.change.output)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from rollout.session import Session
+from rollout.state import Command
 from tests.programs import eventually
 from tests.rollout.targets.cluster import Cluster, clustered
 
@@ -52,13 +55,23 @@ class Shell:
     def __init__(self, app: typer.Typer, cluster: Cluster) -> None:
         self.app = app
         self.cluster = cluster
+        self._begun: list[subprocess.Popen[str]] = []
 
     def run(self, line: str) -> Result:
         return CliRunner(env={"COLUMNS": "200"}).invoke(self.app, shlex.split(line))
 
     def begin(self, line: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(SCRIPT), *shlex.split(line)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._begun.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self._begun:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     @property
     def rollout(self) -> str:
@@ -72,8 +85,8 @@ class Shell:
 @pytest.fixture
 def shell(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     monkeypatch.chdir(tmp_path)
-    with clustered(tmp_path) as cluster:
-        yield Shell(app, cluster)
+    with clustered(tmp_path) as cluster, closing(Shell(app, cluster)) as shell:
+        yield shell
 
 
 def printed(done: Result) -> dict[str, object]:
@@ -182,6 +195,24 @@ def test_abort_reaches_the_promoter_at_work(shell: Shell) -> None:
     output, _ = running.communicate(timeout=60)
     assert running.returncode in (1, 4), output  # 4: the other process took over
     shell.cluster.until({"v7": 100})  # v8 is at 0 % before it goes
+
+
+def test_abort_says_how_it_ended_when_the_promoter_at_work_carries_it_out_first(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 10")
+    shell.cluster.until({"v7": 90, "v8": 10})
+    say = Session.say
+
+    def say_and_dawdle(session: Session, word: Command) -> None:
+        say(session, word)
+        output, _ = running.communicate(timeout=60)
+        assert running.returncode == 1, output
+
+    monkeypatch.setattr(Session, "say", say_and_dawdle)
+    done = shell.run("abort churn -o json")
+    assert done.exit_code == 1, done.stdout + done.stderr
+    assert printed(done)["phase"] == "RolledBack"
 
 
 @pytest.mark.parametrize(
