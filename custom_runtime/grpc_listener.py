@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +21,7 @@ from custom_runtime.models import LoadedModels
 from custom_runtime.rpc import INFERENCE, REPOSITORY, ChurnServicer, LockedRepositoryServicer
 from custom_runtime.rpc_methods import REPOSITORY_METHODS, readable_methods
 from custom_runtime.settings import ServingSettings
-from custom_runtime.sockets import LISTEN_FD
+from custom_runtime.sockets import is_inherited
 from custom_runtime.tls import read_certificates
 from custom_runtime.token_gate import TokenInterceptor
 
@@ -61,7 +60,7 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
             ("grpc.max_receive_message_length", limit_bytes),
             ("grpc.max_send_message_length", limit_bytes),
             # Several workers share the port; a single one must find it free.
-            ("grpc.so_reuseport", int(LISTEN_FD in os.environ)),
+            ("grpc.so_reuseport", int(is_inherited())),
             COUNTED,
         ]
         # Calls that wait do so in gRPC, where nobody sees or times them: gRPC cancels those that are too many. A limit

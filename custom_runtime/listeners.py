@@ -24,7 +24,7 @@ from custom_runtime.process_metrics import observe_event_loop
 from custom_runtime.rest import FastRoutes
 from custom_runtime.settings import ServingSettings
 from custom_runtime.slow_clients import SlowClients
-from custom_runtime.sockets import BACKLOG, listener_socket
+from custom_runtime.sockets import BACKLOG, is_inherited, listener_socket, refuse_handshakes
 from custom_runtime.tls import read_certificates
 from custom_runtime.token_gate import TokenGate
 from custom_runtime.translation import unify_errors
@@ -53,10 +53,15 @@ class _Uvicorn(uvicorn.Server):
         self.answering.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nothing more, wait for the requests of connections that were just accepted, then end."""
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(LAST_REQUESTS_S)
+        """Let nobody connect any more, wait for the requests of those who just did, then end."""
+        if sockets and not is_inherited():
+            for listener in sockets:
+                refuse_handshakes(listener)
+        else:  # what waits in the queue of a supervisor's socket is another worker's
+            for server in self.servers:
+                server.close()
+        for _ in range(5):  # a loop that stood still for a moment has read nothing in it
+            await asyncio.sleep(LAST_REQUESTS_S / 5)
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:

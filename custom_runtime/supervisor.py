@@ -22,7 +22,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from custom_runtime.errors import StartupError
 from custom_runtime.process import banner, configure_logs
-from custom_runtime.sockets import BACKLOG, bound_socket
+from custom_runtime.settings import ServingSettings
+from custom_runtime.sockets import BACKLOG, bound_socket, refuse_handshakes
 from custom_runtime.worker import Worker, start_worker
 from custom_runtime.worker_metrics import serve_metrics
 
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 RESTART_FIRST_S, RESTART_LONGEST_S = 0.1, 5.0
 # A worker that served this long did not die of its start: its replacement starts at once.
 SETTLED_S = 10.0
+HEAD_START_S = 0.1
 
 
 class Supervisor:
@@ -65,7 +67,7 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._drain()
+        await self._drain(ServingSettings().drain_delay_s)
         return 0
 
     async def _start(self, listener: socket.socket) -> Worker:
@@ -109,11 +111,17 @@ class Supervisor:
             await old.process.wait()
             log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
 
-    async def _drain(self) -> None:
+    async def _drain(self, delay_s: float = 0.0) -> None:
+        """End all workers, which accept for `delay_s` seconds more."""
         for worker in self._started:  # one that was about to replace another, too
             if worker.process.returncode is None:
                 worker.process.send_signal(signal.SIGTERM)
-        await asyncio.gather(*(worker.process.wait() for worker in self._started))
+        ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._started]
+        # Just before the workers accept no more: whoever connects after that would wait for nobody.
+        await asyncio.wait(ends, timeout=max(0.0, delay_s - HEAD_START_S))
+        for listener in self._listeners:
+            refuse_handshakes(listener)
+        await asyncio.gather(*ends)
         for listener in self._listeners:
             listener.close()
 

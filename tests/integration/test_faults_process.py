@@ -53,9 +53,11 @@ def lasted_s(outcomes: list[Outcome]) -> float:
     return max(sent_s) - min(sent_s)
 
 
-async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_path: Path, workers: int) -> None:
     environment = world.environment | {"CHURN_DRAIN_DELAY_S": "2", "CHURN_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
-    with serving(environment, tmp_path / "log") as server:
+    command = ("scripts/serve.py", "--workers", str(workers))
+    with serving(environment, tmp_path / "log", command=command) as server:
         async with mixed(server) as traffic:
             await asyncio.sleep(2)
             server.process.send_signal(signal.SIGTERM)
