@@ -46,6 +46,11 @@ class SoakResult:
         return Counter(one.result for one in self.outcomes)
 
     @property
+    def lost(self) -> int:
+        """How many requests were sent and got no answer."""
+        return sum(one.is_lost for one in self.outcomes)
+
+    @property
     def complaints(self) -> list[str]:
         """Why the run failed; empty when it did not."""
         found = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from benchmarks.load_plan import MIN_QUERIES, LoadPlan
 from benchmarks.load_result import LoadResult
 from benchmarks.load_result import Progress as LoadProgress
 from benchmarks.open_loop import run_load
+from benchmarks.output import Output
 from benchmarks.payload import Protocol, customer_bodies, parse_customers, path_of
 from benchmarks.target import parse_target
 
@@ -33,13 +33,6 @@ DEFAULT_URLS = {
     Protocol.V2_REST: "http://127.0.0.1:8080",
     Protocol.V2_GRPC: "grpc://127.0.0.1:8081",
 }
-
-
-class Output(StrEnum):
-    """What is printed on stdout."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 @app.command(

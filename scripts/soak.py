@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.status import Status
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.output import Output
 from benchmarks.soak import SoakPlan, soak
+from benchmarks.soak_report import as_json, as_text
 from benchmarks.soak_result import SoakResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -30,6 +32,7 @@ def main(
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.", min=0)] = 0,
     bundle: Annotated[Path, typer.Option(help="The model bundle.", envvar="CHURN_BUNDLE")] = Path("var/bundle"),
     directory: Annotated[Path, typer.Option(help="Where logs and the plot go.")] = Path("var/soak"),
+    output: Annotated[Output, typer.Option("-o", "--output", help="What is printed.")] = Output.TEXT,
 ) -> None:
     """Kill, pause and restart the store, roll the workers, abandon requests; print a report and draw a plot."""
     plan = SoakPlan(seconds, qps, bundle.resolve(), directory.resolve(), workers, seed)
@@ -42,22 +45,13 @@ def main(
     from benchmarks.soak_plot import draw  # a second of imports that --help does not need
 
     draw(plan.directory / "soak.png", result)
-    report = {
-        "sent": result.sent,
-        "results": dict(result.results),
-        "lost": sum(one.is_lost for one in result.outcomes),
-        "growth": result.growth._asdict(),
-        "faults": [fault._asdict() for fault in result.faults],
-        "complaints": result.complaints,
-        "plot": str(directory / "soak.png"),
-    }
-    typer.echo(json.dumps(report))
+    plot = directory / "soak.png"
+    typer.echo(json.dumps(as_json(result, plot)) if output is Output.JSON else as_text(result, plot))
     raise typer.Exit(1 if result.complaints else 0)
 
 
 def _line(result: SoakResult) -> str:
-    lost = sum(one.is_lost for one in result.outcomes)
-    return f"{len(result.outcomes):,} requests, {lost} lost, {len(result.faults)} faults"
+    return f"{len(result.outcomes):,} requests, {result.lost} lost, {len(result.faults)} faults"
 
 
 if __name__ == "__main__":

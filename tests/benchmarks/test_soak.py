@@ -18,7 +18,7 @@ def test_a_short_soak_loses_nothing(world: World, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "scripts/soak.py", "--seconds", "22", "--qps", "150",
-            "--bundle", str(world.bundle), "--directory", str(tmp_path),
+            "--bundle", str(world.bundle), "--directory", str(tmp_path), "-o", "json",
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
