@@ -32,6 +32,7 @@ def main() -> int:
         if not prepared():
             return 1
         # Training leaves hundreds of megabytes behind: serve as a program that never did.
+        sys.stdout.flush()
         options = ["--models", str(arguments.models), "--workers", str(arguments.workers)]
         os.execv(sys.executable, [sys.executable, __file__, *options])  # noqa: S606 (no shell is wanted)
     if arguments.workers > 1:
