@@ -26,7 +26,15 @@ def close_door(port: int) -> None:
 
 def connections(port: int) -> int:
     """Return how many connections to a TCP port this process has open."""
-    return sum(not listening for listening, _ in _sockets(port))
+    return sum(_has_peer(found) for _, found in _sockets(port))
+
+
+def _has_peer(found: socket.socket) -> bool:
+    try:
+        found.getpeername()
+    except OSError:  # the door itself: shut, it does not listen, and gRPC keeps it open
+        return False
+    return True
 
 
 def _sockets(port: int) -> Iterator[tuple[bool, socket.socket]]:

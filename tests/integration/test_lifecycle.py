@@ -231,6 +231,15 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
+def test_without_grpc_clients_the_end_does_not_wait_for_them(world: World, tmp_path: Path) -> None:
+    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.2", "CHURN_GRPC_CONNECTION_AGE_S": "60"}
+    with serving(environment, tmp_path / "log") as server:
+        with grpc.insecure_channel(server.grpc) as channel:
+            grpc.channel_ready_future(channel).result(timeout=20)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
 def counted(server: Server) -> float:
     return server.samples("churn_request_seconds_count", route="predict", code="200")
 
