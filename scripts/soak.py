@@ -44,8 +44,8 @@ def main(
         raise typer.Exit(1) from error
     from benchmarks.soak_plot import draw  # a second of imports that --help does not need
 
-    draw(plan.directory / "soak.png", result)
     plot = directory / "soak.png"
+    draw(plot, result)
     typer.echo(json.dumps(as_json(result, plot)) if output is Output.JSON else as_text(result, plot))
     raise typer.Exit(1 if result.complaints else 0)
 
