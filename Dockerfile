@@ -50,7 +50,7 @@ ENV PATH=/opt/churn/python/bin:$PATH \
     PYTHONPATH=/opt/churn \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    CHURN_BUNDLE=/mnt/models
+    SERVING_BUNDLE=/mnt/models
 USER 1000:1000
 EXPOSE 8080 8081 8082
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\

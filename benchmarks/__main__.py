@@ -28,7 +28,7 @@ def bench(
     # Told to end, it ends the servers that it started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Every load process imports this module again before it starts: what is heavy is imported here, once.
-    from benchmarks.comparison import check, compare
+    from benchmarks.compare.comparison import check, compare
 
     began_s = time.monotonic()
     try:

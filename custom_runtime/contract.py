@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from custom_runtime.feature import Origin, category, features_of, fingerprint_of, numeric
+from custom_runtime.schema import Origin, category, features_of, fingerprint_of, numeric
 
 NAME = "churn"
 KEY = "customer_id"

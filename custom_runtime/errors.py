@@ -22,11 +22,14 @@
 
 A message says what happened, which value was received and what is allowed; `code` is stable, for programs.
 The tree knows no framework: `status` is an HTTP status, `grpc` the name of a gRPC status code.
+
+What a client sent, shown in an error message: bounded in time, depth and length, whatever it is.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import reprlib
+from typing import Any, ClassVar
 
 
 class ServingError(Exception):
@@ -128,3 +131,24 @@ class ContractMismatch(StartupError):
 
 class StoreError(StartupError):
     """The feature store cannot be opened, or a row cannot be loaded."""
+
+
+# A body has at most this many of its problems explained.
+MOST_PROBLEMS = 10
+_LENGTH = 80
+# repr() walks all of a value before it is cut: seconds for megabytes of lists, RecursionError for 1,000 nested ones.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxstring = _REPR.maxother = _LENGTH
+
+
+def quoted(value: Any) -> str:
+    """Return a value as Python writes it, in at most 80 characters; what is left out is `...`."""
+    if isinstance(value, bytes):
+        return repr(value[:_LENGTH])[:_LENGTH]  # reprlib would write all of it
+    return _REPR.repr(value)[:_LENGTH]
+
+
+def listed(problems: list[str], total: int) -> str:
+    """Join the first problems of a body, and tell how many more it has: an answer is not longer than its question."""
+    return "; ".join(problems) + (f"; and {total - len(problems)} more" if total > len(problems) else "")

@@ -3,10 +3,13 @@
 MLServer exports whatever is there, and nothing that goes through `mlserver.register` with `parallel_workers: 0`.
 Every series carries model, version and predictor: a rollout compares predictors by them. With
 PROMETHEUS_MULTIPROC_DIR set (several workers), the same metrics live in files that the supervisor adds up.
+
+What is measured of the process rather than of a model; only our own server exports it, `mlserver start` does not.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -23,20 +26,22 @@ OUTCOMES = ("hit", "miss", "stale", "timeout", "error")
 _COMMON = ("model", "version", "predictor")
 
 REQUEST_SECONDS = Histogram(
-    "churn_request_seconds", "Time from a request's arrival to its answer.", (*_COMMON, "route", "code"),
+    "serving_request_seconds", "Time from a request's arrival to its answer.", (*_COMMON, "route", "code"),
     buckets=REQUEST_EDGES_S,
 )  # fmt: skip
 FETCH_SECONDS = Histogram(
-    "churn_feature_fetch_seconds", "Time of one fetch from the feature store.", (*_COMMON, "store"),
+    "serving_feature_fetch_seconds", "Time of one fetch from the feature store.", (*_COMMON, "store"),
     buckets=FETCH_EDGES_S,
 )  # fmt: skip
 FEATURE_ROWS = Counter(
-    "churn_feature_rows", "Rows asked of the feature store, by outcome; stale rows are hits that are too old.",
+    "serving_feature_rows", "Rows asked of the feature store, by outcome; stale rows are hits that are too old.",
     (*_COMMON, "outcome"),
 )  # fmt: skip
-BATCH_ROWS = Histogram("churn_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
-SCORE = Histogram("churn_score", "Predicted probabilities, in 20 equal bins.", _COMMON, buckets=SCORE_EDGES)
-INFLIGHT = Gauge("churn_inflight", "Requests in flight.", _COMMON, multiprocess_mode="livesum")
+BATCH_ROWS = Histogram("serving_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
+SCORE = Histogram("serving_score", "Predicted probabilities, in 20 equal bins.", _COMMON, buckets=SCORE_EDGES)
+INFLIGHT = Gauge("serving_inflight", "Requests in flight.", _COMMON, multiprocess_mode="livesum")
+_TASKS = Gauge("serving_event_loop_tasks", "Unfinished tasks of the event loop.", multiprocess_mode="livesum")
+_UNAUTHORIZED = Counter("serving_unauthorized", "Requests without a valid bearer token, by protocol.", ("protocol",))
 
 
 class ServingMetrics:
@@ -82,3 +87,13 @@ class ServingMetrics:
         series = REQUEST_SECONDS.labels(**self._common, route=route, code=str(code))
         self._requests[(route, code)] = series
         return series
+
+
+def observe_event_loop() -> None:
+    """Set the gauge of tasks; costs some microseconds for each task, so not for each request."""
+    _TASKS.set(len(asyncio.all_tasks()))
+
+
+def count_unauthorized(protocol: str) -> None:
+    """Count one refused request; protocol: "rest" or "grpc"."""
+    _UNAUTHORIZED.labels(protocol).inc()

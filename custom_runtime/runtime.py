@@ -23,23 +23,23 @@ from mlserver.types import (
 from starlette.requests import Request
 from starlette.responses import Response
 
-from custom_runtime import predict_body, v2
-from custom_runtime.bundle import MANIFEST, read_bundle
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
 from custom_runtime.errors import Internal, NotReady, ServingError, StartupError
-from custom_runtime.features.opening import open_store
+from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.mlserver_request import read_body, route_of, tensor_of
-from custom_runtime.predictor import Predictor
-from custom_runtime.query import Prediction, Query
-from custom_runtime.refusal import RefusedRequest, render
-from custom_runtime.scoring import open_scorer
+from custom_runtime.model.bundle import MANIFEST, read_bundle
+from custom_runtime.model.scoring import open_scorer
+from custom_runtime.prediction.predictor import Predictor
+from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.protocol import predict_json as predict_body
+from custom_runtime.protocol import v2
+from custom_runtime.protocol.mlserver_messages import RefusedRequest, body_of, render, route_of, tensor_of
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
 
 
-class ChurnRuntime(MLModel):  # type: ignore[misc]
+class TabularRuntime(MLModel):  # type: ignore[misc]
     """Serves one bundle: features from the store, scores from ONNX Runtime."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -137,7 +137,7 @@ class ChurnRuntime(MLModel):  # type: ignore[misc]
         try:
             if not self.ready:  # MLServer mounts handlers before load() has ended
                 raise NotReady(f"model {self.name!r} is loading; retry later")
-            content = await self.answer(await read_body(request, self.serving.max_predict_bytes))
+            content = await self.answer(await body_of(request, self.serving.max_predict_bytes))
         except ServingError as error:
             content, status, headers = render(error)
         except Exception:

@@ -1,6 +1,6 @@
 """The same predictor as a component of Seldon's own protocol, for gateways that still speak `/api/v1.0/predictions`.
 
-    seldon-core-microservice custom_runtime.seldon_component.ChurnComponent --service-type MODEL
+    seldon-core-microservice custom_runtime.seldon_component.TabularComponent --service-type MODEL
 
 `data` takes a column named customer_id (the only one may go without a name), further columns are features; it answers
 one probability a row. `jsonData` takes and answers what /predict does. The wrapper calls from its own threads; they
@@ -20,16 +20,17 @@ import orjson
 from seldon_core.flask_utils import SeldonMicroserviceException
 from seldon_core.user_model import SeldonComponent, SeldonResponse
 
-from custom_runtime import predict_body, v2
-from custom_runtime.bundle import read_bundle
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
-from custom_runtime.encoding import POSITIONS
 from custom_runtime.errors import InvalidInput, NotReady, ServingError
-from custom_runtime.features.opening import open_store
+from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.predictor import Predictor
-from custom_runtime.query import FEATURE_SOURCES, Prediction, Query
-from custom_runtime.scoring import open_scorer
+from custom_runtime.model.bundle import read_bundle
+from custom_runtime.model.encoding import POSITIONS
+from custom_runtime.model.scoring import open_scorer
+from custom_runtime.prediction.predictor import Predictor
+from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.protocol import predict_json as predict_body
+from custom_runtime.protocol import v2
 from custom_runtime.settings import ServingSettings
 
 Result = TypeVar("Result")
@@ -37,8 +38,8 @@ Result = TypeVar("Result")
 EXACT_FLOAT = 2**53
 
 
-class ChurnComponent(SeldonComponent):  # type: ignore[misc]
-    """Serves one bundle over Seldon's protocol, REST and gRPC; settings are the CHURN_* variables of the service."""
+class TabularComponent(SeldonComponent):  # type: ignore[misc]
+    """Serves one bundle over Seldon's protocol, REST and gRPC; settings are the SERVING_* variables of the service."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class ChurnComponent(SeldonComponent):  # type: ignore[misc]
                 prediction = self._predict(v2.decode(_tensors(X, names)))
                 answer = np.array(prediction.probabilities).reshape(-1, 1)
         sources = [FEATURE_SOURCES[source] for source in prediction.sources]
-        counted = [_count("churn_rows", sources.count(source), features=source) for source in sorted(set(sources))]
+        counted = [_count("serving_rows", sources.count(source), features=source) for source in sorted(set(sources))]
         return SeldonResponse(data=answer, tags={v2.SOURCE: sources}, metrics=counted)
 
     def class_names(self) -> list[str]:
@@ -79,7 +80,7 @@ class ChurnComponent(SeldonComponent):  # type: ignore[misc]
     def metrics(self) -> list[dict[str, Any]]:
         """Say which model serves; the counts of a request come with its answer."""
         tags = {"model": NAME, "version": self._bundle.version, "predictor": self._settings.predictor}
-        return [{"type": "GAUGE", "key": "churn_model_info", "value": 1, "tags": tags}]
+        return [{"type": "GAUGE", "key": "serving_model_info", "value": 1, "tags": tags}]
 
     def health_status(self) -> dict[str, Any]:
         """Read the feature store once: readiness is being able to answer."""
@@ -104,7 +105,7 @@ class ChurnComponent(SeldonComponent):  # type: ignore[misc]
     ) -> SeldonResponse:
         """Count a feedback, and whether it told what became of the customer. Nothing learns from it."""
         known = "given" if np.size(truth) and truth is not None else "missing"
-        return SeldonResponse(data=[], metrics=[_count("churn_feedback", 1, truth=known)])
+        return SeldonResponse(data=[], metrics=[_count("serving_feedback", 1, truth=known)])
 
     async def _open(self) -> Predictor:
         await self._store.open()

@@ -1,4 +1,4 @@
-"""Every setting of the service, read once from CHURN_* environment variables.
+"""Every setting of the service, read once from SERVING_* environment variables.
 
 Ports, the model's name and its URI are MLServer's own (MLSERVER_*): the operator injects them.
 """
@@ -13,9 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ServingSettings(BaseSettings):
-    """What an operator can change without a new image. Each field is CHURN_<NAME> in the environment."""
+    """What an operator can change without a new image. Each field is SERVING_<NAME> in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="CHURN_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SERVING_", extra="ignore", frozen=True)
 
     bundle: Path = Field(Path("var/bundle"), description="The bundle directory, where MLSERVER_MODEL_URI names none.")
     feature_store: str = Field(
@@ -73,6 +73,6 @@ class ServingSettings(BaseSettings):
     )
     predictor: str = Field(
         "local",
-        validation_alias=AliasChoices("CHURN_PREDICTOR", "PREDICTOR_ID"),
+        validation_alias=AliasChoices("SERVING_PREDICTOR", "PREDICTOR_ID"),
         description="The metrics' predictor label; the operator injects PREDICTOR_ID.",
     )

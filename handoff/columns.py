@@ -2,6 +2,10 @@
 
 Names are compared in snake_case, so that `StreamingTV`, `streaming_tv` and `customerID` are found without being
 listed anywhere.
+
+Arrow columns, as people write them -> what the contract wants: feature codes and numbers, customer ids, labels.
+
+Every function takes a whole column of a chunk and raises Refused for the first value that is not allowed.
 """
 
 from __future__ import annotations
@@ -9,14 +13,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from custom_runtime.contract import FEATURES, KEY, LABEL
-from custom_runtime.feature import Feature
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, LABEL, LABEL_NEGATIVE, LABEL_POSITIVE
+from custom_runtime.errors import InvalidInput
+from custom_runtime.model.encoding import encode_column
+from custom_runtime.schema import Feature
 from handoff.errors import DataError
 
 # "StreamingTV" -> streaming|TV, "customerID" -> customer|ID, "HTTPPort" -> HTTP|Port
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[\s\-./_]+")
+LABELS = {LABEL_POSITIVE: 1, LABEL_NEGATIVE: 0, "1": 1, "0": 0, "true": 1, "false": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +102,112 @@ def _names_of(feature: Feature) -> list[str]:
 
 def _wanted(feature: Feature) -> str:
     return " or ".join(_names_of(feature))
+
+
+class Refused(ValueError):
+    """The value at `row` of a column is not allowed; `allowed` says what is."""
+
+    def __init__(self, row: int, allowed: str) -> None:
+        super().__init__(f"row {row}; allowed: {allowed}")
+        self.row = row
+        self.allowed = allowed
+
+
+def feature_values(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
+    """Encode one feature of n customers -> float32 [n]."""
+    return _categories(values, column) if column.feature.is_category else _numbers(values, column)
+
+
+def customer_ids(values: Any) -> NDArray[np.int64]:
+    """Read ids written as integers, as text or as whole floats -> int64 [n]."""
+    text = as_text(values)
+    allowed = pc.match_substring_regex(text, r"^[0-9]{1,19}(\.0*)?$").to_numpy(zero_copy_only=False)
+    if allowed.all():
+        # float64 would round above 2**53, so the text is read as an integer.
+        numbers = pc.cast(pc.replace_substring_regex(text, r"\.0*$", ""), pa.uint64()).to_numpy()
+        allowed = numbers <= KEY_MAXIMUM
+        if allowed.all():
+            return np.asarray(numbers, dtype=np.int64)
+    raise Refused(int(np.argmin(allowed)), f"an integer from 0 to {KEY_MAXIMUM}")
+
+
+def labels(values: Any) -> NDArray[np.int8]:
+    """Read labels -> int8 [n]: 1 is the contract's positive label."""
+    encoded = as_text(values).dictionary_encode()
+    written = encoded.dictionary.to_pylist()
+    places = encoded.indices.to_numpy(zero_copy_only=False)
+    unknown = [place for place, text in enumerate(written) if text not in LABELS]
+    if unknown:
+        raise Refused(_first_of(unknown, places), f"{LABEL_NEGATIVE!r} or {LABEL_POSITIVE!r}, or 0 and 1")
+    codes: NDArray[np.int8] = np.array([LABELS[text] for text in written], dtype=np.int8)[places]
+    return codes
+
+
+def as_text(values: Any) -> Any:
+    """Return a column as trimmed text without nulls: a null becomes the empty string."""
+    text = values if pa.types.is_string(values.type) else pc.cast(values, pa.string())
+    return pc.utf8_trim_whitespace(pc.fill_null(text, ""))
+
+
+def is_number(text: str) -> bool:
+    """Whether text reads as a number (nan and inf included)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _categories(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
+    # A chunk has a handful of different values: each is mapped once, whatever the number of rows.
+    encoded = as_text(values).dictionary_encode()
+    written = [text or str(column.missing or "") for text in encoded.dictionary.to_pylist()]
+    known = column.feature.categories
+    categories = [text if text in known else column.values.get(text, text) for text in written]
+    places = encoded.indices.to_numpy(zero_copy_only=False)
+    try:
+        codes: NDArray[np.float32] = encode_column(column.feature, categories)[places]
+    except InvalidInput:
+        unknown = [place for place, category in enumerate(categories) if category not in known]
+        raise Refused(_first_of(unknown, places), _allowed(column)) from None
+    return codes
+
+
+def _numbers(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        values = _parsed(as_text(values), column)
+    numbers = np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+    if column.missing is not None:
+        # NaN is how pandas writes a blank cell, so both are one thing here.
+        numbers[np.isnan(numbers)] = float(column.missing)
+    try:
+        return encode_column(column.feature, numbers)
+    except InvalidInput:
+        raise Refused(_first_not_encoded(column.feature, numbers), _allowed(column)) from None
+
+
+def _parsed(text: Any, column: FeatureColumn) -> Any:
+    numbers = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    try:
+        return pc.cast(numbers, pa.float64())
+    except pa.ArrowInvalid:
+        row = next(row for row, value in enumerate(text.to_pylist()) if value and not is_number(value))
+        raise Refused(row, _allowed(column)) from None
+
+
+def _first_not_encoded(feature: Feature, numbers: Sequence[Any] | NDArray[Any]) -> int:
+    for row, number in enumerate(numbers):
+        try:
+            encode_column(feature, [number])
+        except InvalidInput:
+            return row
+    raise AssertionError(f"{feature.name}: refused as a column, allowed value by value")
+
+
+def _first_of(codes: list[int], places: NDArray[Any]) -> int:
+    return int(np.argmax(np.isin(places, codes)))
+
+
+def _allowed(column: FeatureColumn) -> str:
+    blank = "" if column.missing is None else f", or blank for {column.missing!r}"
+    return column.feature.allowed + "".join(f", {written!r}" for written in column.values) + blank

@@ -17,8 +17,8 @@ import structlog
 from numpy.typing import NDArray
 
 from custom_runtime.contract import KEY, LABEL
-from custom_runtime.encoding import WIDTH, Matrix
-from handoff import cells
+from custom_runtime.model.encoding import WIDTH, Matrix
+from handoff import columns as cells
 from handoff.columns import match_columns
 from handoff.errors import DataError
 from handoff.table import Table, open_table

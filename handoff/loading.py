@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_runtime.contract import FINGERPRINT, NAME, REFERENCE_TABLE
-from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch, StoreError
-from custom_runtime.features.load import BulkLoad, open_load
-from custom_runtime.features.opening import open_store, without_credentials
+from custom_runtime.features.adapters import open_load, open_store
+from custom_runtime.features.store import BulkLoad, without_credentials
+from custom_runtime.model.encoding import Matrix
 from handoff.errors import DataError
 
 # 10,000 rows are under 1 MB of records, and a tenth of a second of work that an interruption repeats.

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from custom_runtime.bundle import read_bundle
 from custom_runtime.contract import FINGERPRINT, NAME
 from custom_runtime.errors import StartupError
+from custom_runtime.model.bundle import read_bundle
 from handoff.registered import CHALLENGER, CHAMPION, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def prepare(
     # Here, because it takes seconds that a second start has no use for.
     from handoff.importing import check_model
     from handoff.registry import Registry
-    from handoff.stock import write_stock
+    from handoff.training import write_stock
 
     registry = Registry()
     _register_missing(registry, say)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_runtime.contract import NAME
-from custom_runtime.encoding import Matrix
+from custom_runtime.model.encoding import Matrix
 from handoff.errors import RegistryError
 
 DEFAULT_TRACKING_URI = "sqlite:///var/mlflow.db"

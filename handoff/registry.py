@@ -35,7 +35,7 @@ from mlflow.types import ColSpec, Schema
 
 from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
 from handoff.errors import RegistryError
-from handoff.reference import log_reference, read_reference
+from handoff.importing import log_reference, read_reference
 from handoff.registered import CHAMPION, ModelUri, ModelVersion, RegisteredModel, sqlite_file, tracking_uri
 from handoff.training import TrainedModel
 

@@ -1,11 +1,21 @@
-"""Trains the churn model on encoded rows: XGBoost, or a scikit-learn pipeline; both say how good they are."""
+"""Trains the churn model on encoded rows: XGBoost, or a scikit-learn pipeline; both say how good they are.
+
+The files that MLServer's own runtimes serve: raw feature vectors in, the same registered model's probabilities out.
+
+The XGBoost file is the booster alone: that runtime loads it as a regressor, whose `predict` is the probability of
+the positive class. The scikit-learn file is a pickle: serve it only when it comes from your own registry.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import joblib
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -15,8 +25,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import FEATURES
-from custom_runtime.encoding import Matrix, decode_row
+from custom_runtime.contract import FEATURES, NAME
+from custom_runtime.model.encoding import Matrix, decode_row
 from handoff.dataset import Dataset
 from handoff.errors import TrainingRefused
 
@@ -37,6 +47,8 @@ XGBOOST_PARAMETERS: Mapping[str, Any] = {
     "tree_method": "hist",
     "objective": "binary:logistic",
 }
+XGBOOST_FILE = f"{NAME}-xgboost.ubj"
+SKLEARN_FILE = f"{NAME}-sklearn.joblib"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +124,17 @@ def _classifier(flavor: Flavor, seed: int) -> tuple[Any, dict[str, Any]]:
     parameters = {"C": 1.0, "max_iter": 2000}
     classifier = LogisticRegression(**parameters, random_state=seed)
     return Pipeline([("encode", encode), ("classify", classifier)]), {**parameters, "seed": seed}
+
+
+def write_stock(model: Any, directory: Path) -> Path:
+    """Write the file of a fitted model in one rename and return its path."""
+    if isinstance(model, XGBClassifier):
+        name, content = XGBOOST_FILE, bytes(model.get_booster().save_raw("ubj"))
+    else:
+        buffer = io.BytesIO()
+        joblib.dump(model, buffer)
+        name, content = SKLEARN_FILE, buffer.getvalue()
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".{name}.{os.getpid()}"
+    temporary.write_bytes(content)
+    return temporary.replace(directory / name)

@@ -22,8 +22,8 @@ from local_seldon.replica import Replica
 from local_seldon.report import Report
 from local_seldon.routes import Routes
 from rollout.errors import RolloutError
-from rollout.manifest import parse
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.parsing import parse
+from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.caddy import read_weights
 from rollout.targets.local_store import LocalStore
 

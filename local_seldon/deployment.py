@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from local_seldon.errors import Unsupported
-from rollout.documents import read_documents
 from rollout.errors import ManifestError
-from rollout.manifest import parse, to_dict
-from rollout.predictor import Predictor
-from rollout.seldon import API_VERSION, KIND, SeldonDeployment
+from rollout.manifest.parsing import parse, read_documents, to_dict
+from rollout.manifest.predictor import Predictor
+from rollout.manifest.seldon import API_VERSION, KIND, SeldonDeployment
 
 TERMINATION_GRACE_S = 20.0
 """What the operator sets where a pod has no terminationGracePeriodSeconds."""

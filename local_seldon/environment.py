@@ -12,8 +12,8 @@ from typing import Any
 
 from local_seldon.errors import MissingArtifact, Unsupported
 from local_seldon.ports import Ports
-from rollout.predictor import Container, Predictor
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.predictor import Container, Predictor
+from rollout.manifest.seldon import SeldonDeployment
 
 ARTIFACTS = "local-seldon/artifacts"
 """Annotation of the deployment: a JSON object, image or modelUri -> directory on this machine."""

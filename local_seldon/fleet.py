@@ -17,8 +17,8 @@ from local_seldon.probe import ReadinessProbe
 from local_seldon.process import Command, Process
 from local_seldon.replica import Replica
 from local_seldon.routes import Endpoint
-from rollout.predictor import Predictor
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.predictor import Predictor
+from rollout.manifest.seldon import SeldonDeployment
 
 log = structlog.get_logger()
 

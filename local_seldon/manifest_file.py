@@ -9,7 +9,7 @@ import structlog
 
 from local_seldon.deployment import read_manifest
 from rollout.errors import RolloutError
-from rollout.manifest import to_dict
+from rollout.manifest.parsing import to_dict
 from rollout.targets.local_store import LocalStore
 
 log = structlog.get_logger()

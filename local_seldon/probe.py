@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from local_seldon.ports import HOST, Ports
-from rollout.predictor import Container
+from rollout.manifest.predictor import Container
 
 # A new replica is asked often, so that a rollout on one machine takes seconds; later as the manifest says, but at
 # least once a second.

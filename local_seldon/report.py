@@ -11,7 +11,7 @@ from local_seldon import leftovers
 from local_seldon.deployment import status
 from local_seldon.fleet import Fleet
 from local_seldon.proxy import Proxy
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.local_store import LocalStore, write_json
 
 

@@ -10,8 +10,29 @@ from collections.abc import Callable
 
 import typer
 
-from rollout.annotation import read_state
-from rollout.command_line.answer import (
+from rollout.cli.driving import NoEvidence, drive, open_source
+from rollout.cli.grouping import grouped
+from rollout.cli.options import (
+    LEASE_S,
+    Adopt,
+    Change,
+    ConfigFile,
+    Driving,
+    Full,
+    LeaseS,
+    Manual,
+    Name,
+    NewVersion,
+    Output,
+    Pace,
+    PlanFlags,
+    RollbackOptions,
+    Sources,
+    Watch,
+    Where,
+    read_settings,
+)
+from rollout.cli.output import (
     ExitCode,
     answering,
     end_with_outcome,
@@ -20,29 +41,9 @@ from rollout.command_line.answer import (
     print_plan,
     print_state,
 )
-from rollout.command_line.driving import drive
-from rollout.command_line.grouping import grouped
-from rollout.command_line.options import (
-    LEASE_S,
-    Adopt,
-    Change,
-    ConfigFile,
-    Driving,
-    Full,
-    LeaseS,
-    Name,
-    NewVersion,
-    Output,
-    Retreat,
-    Sources,
-    Watch,
-    Where,
-)
-from rollout.command_line.plan_flags import Manual, Pace, PlanFlags, read_settings
+from rollout.engine.session import Session
+from rollout.engine.state import Command, Phase, read_state
 from rollout.errors import LeaseHeld, StateError
-from rollout.opening import NoEvidence, open_source
-from rollout.session import Session
-from rollout.state import Command, Phase
 
 STATUS_INTERVAL_S = 2.0
 
@@ -66,8 +67,8 @@ def run(*, name: Name, new: NewVersion, flags: PlanFlags, sources: Sources, driv
     release = new.release()
     session = driving.session(name)
     if change.dry_run:
-        end_with_patch(session.place, session.prepare(release, settings.plan).operations)
-    source = open_source(settings.evidence, session.place, namespace=driving.where.namespace)
+        end_with_patch(session.target, session.prepare(release, settings.plan).operations)
+    source = open_source(settings.evidence, session.target, namespace=driving.where.namespace)
     session.begin(lambda: session.prepare(release, settings.plan))
     end_with_outcome(drive(session, source, driving.log, settings.webhook, driving.metrics_port), change.output)
 
@@ -92,7 +93,7 @@ def start(
     release = new.release()
     session = where.session(name, lease_s=lease)
     if change.dry_run:
-        end_with_patch(session.place, session.prepare(release, settings.plan).operations)
+        end_with_patch(session.target, session.prepare(release, settings.plan).operations)
     print_state(session.begin(lambda: session.prepare(release, settings.plan)), change.output)
 
 
@@ -106,7 +107,7 @@ def resume(*, name: Name, adopt: Adopt = False, sources: Sources, driving: Drivi
     settings = read_settings(sources.config, evidence=sources.evidence, webhook=sources.webhook)
     session = driving.session(name)
     session.active()
-    source = open_source(settings.evidence, session.place, namespace=driving.where.namespace)
+    source = open_source(settings.evidence, session.target, namespace=driving.where.namespace)
     word = Command.ADOPT if adopt else None
     end_with_outcome(drive(session, source, driving.log, settings.webhook, driving.metrics_port, command=word), output)
 
@@ -120,14 +121,14 @@ def status(*, name: Name, watch: Watch = False, where: Where, output: Output = "
     """
     session = where.session(name)
     while True:
-        snapshot = session.place.read()
+        snapshot = session.target.read()
         found = read_state(snapshot.deployment.metadata.annotations)
         if found is None:
             typer.echo(
                 "null" if output == "json" else f"{name} has no rollout; it runs {snapshot.deployment.traffic()}"
             )
             return
-        print_state(found, output, mesh=dict(snapshot.mesh_weights), holder=session.place.read_lease().holder)
+        print_state(found, output, mesh=dict(snapshot.mesh_weights), holder=session.target.read_lease().holder)
         if not watch or found.phase.over:
             goes_on = not (found.phase.over or found.phase.resting)
             raise typer.Exit(ExitCode.PROMOTED if goes_on else exit_code(found))
@@ -165,7 +166,7 @@ def promote(*, name: Name, full: Full = False, where: Where, change: Change) -> 
 
 
 @command
-def abort(*, name: Name, retreat: Retreat) -> None:
+def abort(*, name: Name, retreat: RollbackOptions) -> None:
     """Roll back now, through the promoter that drives the rollout, or here when there is none.
 
     Example:
@@ -175,7 +176,7 @@ def abort(*, name: Name, retreat: Retreat) -> None:
 
 
 @command
-def undo(*, name: Name, config: ConfigFile = None, retreat: Retreat) -> None:
+def undo(*, name: Name, config: ConfigFile = None, retreat: RollbackOptions) -> None:
     """Bring the previous version back: during the rollout and its bake at once, afterwards by adding it again.
 
     Example:
@@ -188,21 +189,21 @@ def undo(*, name: Name, config: ConfigFile = None, retreat: Retreat) -> None:
         _abort(session, retreat, settings.webhook)
         return
     if retreat.change.dry_run:
-        end_with_patch(session.place, session.prepare_undo(settings.plan).operations)
+        end_with_patch(session.target, session.prepare_undo(settings.plan).operations)
     session.begin(lambda: session.prepare_undo(settings.plan))
     end_with_outcome(drive(session, NoEvidence(), retreat.log, settings.webhook), retreat.change.output)
 
 
 def _say(session: Session, word: Command, change: Change) -> None:
     if change.dry_run:
-        end_with_patch(session.place, session.preview(word))
+        end_with_patch(session.target, session.preview(word))
     session.say(word)
     print_state(session.active()[1], change.output)
 
 
-def _abort(session: Session, retreat: Retreat, webhook: str) -> None:
+def _abort(session: Session, retreat: RollbackOptions, webhook: str) -> None:
     if retreat.change.dry_run:
-        end_with_patch(session.place, session.preview_abort())
+        end_with_patch(session.target, session.preview_abort())
     session.say(Command.ABORT)
     try:
         ended = drive(session, NoEvidence(), retreat.log, webhook, command=Command.ABORT)

@@ -31,9 +31,8 @@ def image_test(
     configure_log()
     with fail_with_one_line():
         from custom_runtime.contract import KEY, NAME
-        from handoff.image.buildah import Buildah, require_programs
-        from handoff.image.proof import prove
-        from handoff.image.report import render
+        from image.build import Buildah, require_programs
+        from image.proof import prove, render
 
         require_programs()
         body = {KEY: customer_id}

@@ -35,7 +35,7 @@ def import_model(
         # Imported here, so that --help does not wait for MLflow and ONNX.
         from handoff.importing import check_model
         from handoff.registry import Registry
-        from handoff.stock import write_stock
+        from handoff.training import write_stock
 
         checked = check_model(Registry(), model_uri, reference=reference)
         stock_file = None

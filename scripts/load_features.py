@@ -20,7 +20,7 @@ def load_features(
     store: Annotated[
         str,
         typer.Option(
-            envvar="CHURN_FEATURE_STORE",
+            envvar="SERVING_FEATURE_STORE",
             help="sqlite:///relative.db, sqlite:////absolute.db, redis://, rediss://, redis+cluster://.",
         ),
     ] = "sqlite:///var/features.db",

@@ -15,15 +15,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.capacity import find_peak
 from benchmarks.errors import BenchmarkError, UsageError
-from benchmarks.load_plan import MIN_QUERIES, LoadPlan
-from benchmarks.load_result import LoadResult
-from benchmarks.load_result import Progress as LoadProgress
-from benchmarks.open_loop import run_load
-from benchmarks.output import Output
-from benchmarks.payload import Protocol, customer_bodies, parse_customers, path_of
-from benchmarks.target import parse_target
+from benchmarks.load.capacity import find_peak
+from benchmarks.load.open_loop import run_load
+from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Output
+from benchmarks.load.result import Progress as LoadProgress
+from benchmarks.load.target import Protocol, customer_bodies, parse_customers, parse_target, path_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 screen = Console(stderr=True)
@@ -103,7 +100,7 @@ def load_test(
     plan = replace(plan, qps=result.qps)
     picture = None if no_plot else plot
     if picture is not None:
-        from benchmarks.latency_plot import draw  # a second of imports that --help does not need
+        from benchmarks.load.latency_plot import draw  # a second of imports that --help does not need
 
         draw(picture, f"{protocol.value} on {target.authority}{target.prefix}", result, trials, bound_ms=bound_ms)
     _report(plan, result, trials, at_least=at_least, picture=picture, output=output)
@@ -145,7 +142,7 @@ def _report(
     picture: Path | None,
     output: Output,
 ) -> None:
-    from benchmarks.load_report import as_json, as_table
+    from benchmarks.load.result import as_json, as_table
 
     if output is Output.JSON:
         report = as_json(plan, result) | {"plot": str(picture) if picture else None}

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from rollout.capacity import read_capacity
-from rollout.documents import read_documents
 from rollout.errors import ManifestError
-from rollout.finding import Finding, error
-from rollout.rendering import BASE, bundle_version, kustomized, rendered_objects
-from rollout.seldon import KIND
-from rollout.validation import findings
+from rollout.manifest.capacity import read_capacity
+from rollout.manifest.parsing import read_documents
+from rollout.manifest.problems import Problem, error
+from rollout.manifest.rendering import BASE, bundle_version, kustomized, rendered_objects
+from rollout.manifest.seldon import KIND
+from rollout.manifest.service_checks import find_problems
 
 Output = Literal["text", "json"]
 
@@ -28,16 +28,16 @@ def validate(
     files: Annotated[list[str], typer.Argument(help="Manifests; - is standard input. Other kinds are passed over.")],
     output: Annotated[Output, typer.Option("-o", help="What is printed.")] = "text",
 ) -> None:
-    """Print every finding with its path and what is allowed. Exit code 1 when there is an error."""
-    found = [(file, name, finding) for file in files for name, finding in _findings_of(file)]
+    """Print every problem with its path and what is allowed. Exit code 1 when there is an error."""
+    found = [(file, name, problem) for file in files for name, problem in _findings_of(file)]
     if output == "json":
-        typer.echo(json.dumps([{"file": file, "name": name} | finding.to_dict() for file, name, finding in found]))
+        typer.echo(json.dumps([{"file": file, "name": name} | problem.to_dict() for file, name, problem in found]))
     else:
-        for file, name, finding in found:
-            typer.echo(": ".join(part for part in (file, name, str(finding)) if part))
-        errors = sum(finding.severity == "error" for _, _, finding in found)
+        for file, name, problem in found:
+            typer.echo(": ".join(part for part in (file, name, str(problem)) if part))
+        errors = sum(problem.severity == "error" for _, _, problem in found)
         typer.echo(f"{errors} errors, {len(found) - errors} warnings", err=True)
-    if any(finding.severity == "error" for _, _, finding in found):
+    if any(problem.severity == "error" for _, _, problem in found):
         raise typer.Exit(1)
 
 
@@ -65,7 +65,7 @@ def render(
     except ManifestError as wrong:
         raise _failed(str(wrong)) from wrong
     (deployment,) = (one for one in objects if one["kind"] == KIND)
-    refused = [str(finding) for finding in findings(deployment) if finding.severity == "error"]
+    refused = [str(problem) for problem in find_problems(deployment) if problem.severity == "error"]
     if refused:
         raise _failed("\n".join(refused))
     chosen = list(objects) if everything else [deployment]
@@ -98,7 +98,7 @@ def capacity(
     )
 
 
-def _findings_of(file: str) -> list[tuple[str, Finding]]:
+def _findings_of(file: str) -> list[tuple[str, Problem]]:
     try:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         objects = [one for one in read_documents(text) if one.get("kind") == KIND]
@@ -108,7 +108,7 @@ def _findings_of(file: str) -> list[tuple[str, Finding]]:
         return [("", error("", str(wrong)))]
     if not objects:
         return [("", error("", f"there is no {KIND} in it"))]
-    return [(_name(one), finding) for one in objects for finding in findings(one)]
+    return [(_name(one), problem) for one in objects for problem in find_problems(one)]
 
 
 def _name(document: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ def up(
 
     Example:
     scripts/seldon_local.py up seldon/base/seldondeployment.yaml --artifact churn-serving:1=var/bundle
-    --env CHURN_FEATURE_STORE=sqlite:///var/features.db
+    --env SERVING_FEATURE_STORE=sqlite:///var/features.db
 
     curl -d '{"customer_id": 42}' http://127.0.0.1:8080/seldon/default/churn/predict
     """

@@ -19,8 +19,8 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Ports: MLSERVER_HTTP_PORT (8080), MLSERVER_GRPC_PORT (8081), MLSERVER_METRICS_PORT (8082).\n"
-        "Everything else is a CHURN_* variable of custom_runtime/settings.py.\n\n"
-        "example: CHURN_MISSING_CUSTOMER=default python scripts/serve.py --workers 2",
+        "Everything else is a SERVING_* variable of custom_runtime/settings.py.\n\n"
+        "example: SERVING_MISSING_CUSTOMER=default python scripts/serve.py --workers 2",
     )
     parser.add_argument("--models", type=Path, default=ROOT / "model-settings" / "churn", help="folder of models")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the ports")
@@ -36,10 +36,10 @@ def main() -> int:
         options = ["--models", str(arguments.models), "--workers", str(arguments.workers)]
         os.execv(sys.executable, [sys.executable, __file__, *options])  # noqa: S606 (no shell is wanted)
     if arguments.workers > 1:
-        from custom_runtime.supervisor import supervise
+        from custom_runtime.server.supervisor import supervise
 
         return supervise([sys.executable, __file__, "--models", str(arguments.models)], workers=arguments.workers)
-    from custom_runtime.process import run  # seconds of imports that --help does not need
+    from custom_runtime.server.process import run  # seconds of imports that --help does not need
 
     return run(arguments.models)
 

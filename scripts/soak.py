@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.status import Status
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.output import Output
-from benchmarks.soak import SoakPlan, soak
-from benchmarks.soak_report import as_json, as_text
-from benchmarks.soak_result import SoakResult
+from benchmarks.load.result import Output
+from benchmarks.soak.result import SoakResult, as_json, as_text
+from benchmarks.soak.soak import SoakPlan, soak
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 screen = Console(stderr=True)
@@ -30,7 +29,7 @@ def main(
     qps: Annotated[float, typer.Option(help="Requests a second, all protocols together.", min=1)] = 300,
     workers: Annotated[int, typer.Option(help="Serving processes.", min=2)] = 2,
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.", min=0)] = 0,
-    bundle: Annotated[Path, typer.Option(help="The model bundle.", envvar="CHURN_BUNDLE")] = Path("var/bundle"),
+    bundle: Annotated[Path, typer.Option(help="The model bundle.", envvar="SERVING_BUNDLE")] = Path("var/bundle"),
     directory: Annotated[Path, typer.Option(help="Where logs and the plot go.")] = Path("var/soak"),
     output: Annotated[Output, typer.Option("-o", "--output", help="What is printed.")] = Output.TEXT,
 ) -> None:
@@ -42,7 +41,7 @@ def main(
     except BenchmarkError as error:
         screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    from benchmarks.soak_plot import draw  # a second of imports that --help does not need
+    from benchmarks.soak.result import draw  # a second of imports that --help does not need
 
     plot = directory / "soak.png"
     draw(plot, result)

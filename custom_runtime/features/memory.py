@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
+from custom_runtime.model.encoding import Matrix
 
 Shelf = dict[str, dict[int, bytes]]
 

@@ -15,10 +15,8 @@ from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from custom_runtime.encoding import Matrix
 from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
 from custom_runtime.features.breaker import Breaker
-from custom_runtime.features.opening import without_credentials
 from custom_runtime.features.redis_link import (
     CLUSTER_NODE_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
@@ -26,10 +24,11 @@ from custom_runtime.features.redis_link import (
     ClusterLink,
     Link,
     ServerLink,
+    check_records,
 )
 from custom_runtime.features.redis_table import RedisTable, said
-from custom_runtime.features.redis_wire import check_records
-from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
+from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, without_credentials
+from custom_runtime.model.encoding import Matrix
 
 # For open, put and count; a fetch brings its own timeout.
 COMMAND_TIMEOUT_S = 10.0
@@ -150,3 +149,30 @@ def _connecting(socket_timeout_s: float | None) -> dict[str, Any]:
         "socket_timeout": socket_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
     }
+
+
+class RedisLoad:
+    """Upserts. The contract is published at the end, so that a store loaded for the first time opens complete."""
+
+    def __init__(self, url: str, *, name: str, fingerprint: str) -> None:
+        self._table = RedisStore(url, name=name, fingerprint=fingerprint).table
+        self._job = ""
+
+    async def begin(self, job: str) -> int:
+        """See BulkLoad.begin."""
+        self._job = job
+        return await self._table.position(job)
+
+    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
+        """See BulkLoad.write. A load cut off in between writes the same rows again."""
+        await self._table.write(customer_ids, rows, updated_at=updated_at)
+        await self._table.set_position(self._job, position)
+
+    async def finish(self) -> None:
+        """See BulkLoad.finish."""
+        await self._table.publish()
+        await self._table.set_position(self._job, None)
+
+    async def close(self) -> None:
+        """See BulkLoad.close."""
+        await self._table.release()

@@ -1,18 +1,27 @@
-"""How one batch reaches Redis: over a connection of our own, or through the cluster client."""
+"""How one batch reaches Redis: over a connection of our own, or through the cluster client.
+
+An attempt to connect, in a task that outlives the request that asked for it.
+
+A TLS handshake or a cluster's topology may take longer than a request may wait: the next request finds the connection
+made.
+
+What goes over a Redis connection for one batch: the packed MGET, and the checks of its reply.
+
+Packed here because redis-py packs keys one by one: a whole MGET of 128 keys costs it 130 us of CPU, this way 55 us.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio import Connection, ConnectionPool, RedisCluster
 
 from custom_runtime.errors import StoreUnavailable
-from custom_runtime.features.connecting import Connecting
-from custom_runtime.features.redis_wire import check_reply, pack_mget
+from custom_runtime.features.store import RECORD_BYTES
 
 CONNECT_TIMEOUT_S = 1.0
 # Reads the whole topology and the table of commands (200 kB).
@@ -154,3 +163,69 @@ class ClusterLink:
         await self._client.aclose()
         await self._client.initialize()
         self._ready = True
+
+
+class Connecting:
+    """One attempt to connect at a time, shared by all who wait; who gives up waiting does not end it."""
+
+    def __init__(self, connect: Callable[[], Awaitable[None]], *, timeout_s: float) -> None:
+        self._connect = connect
+        self._timeout_s = timeout_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Return the running attempt; begin one when there is none."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._attempt())
+            self._task.add_done_callback(_retrieve)
+        return self._task
+
+    async def wait(self) -> None:
+        """Return when the running attempt has succeeded; raise as it does."""
+        await asyncio.shield(self.start())
+
+    async def cancel(self) -> None:
+        """End the running attempt."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _attempt(self) -> None:
+        async with asyncio.timeout(self._timeout_s):
+            await self._connect()
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    # Everyone who waited may be gone; asyncio would log the exception as never retrieved.
+    if not task.cancelled():
+        task.exception()
+
+
+def pack_mget(prefix: bytes, customer_ids: Sequence[int]) -> bytes:
+    """Return MGET of `<prefix><customer_id>` for each id in RESP, the wire format of Redis."""
+    parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(customer_ids) + 1)]
+    for customer_id in customer_ids:
+        key = b"%b%d" % (prefix, customer_id)
+        parts.append(b"$%d\r\n%b\r\n" % (len(key), key))
+    return b"".join(parts)
+
+
+def check_reply(reply: Any, *, count: int) -> list[Any]:
+    """Return the reply when it answers an MGET of `count` keys. Raises StoreUnavailable: that is no Redis."""
+    if isinstance(reply, list) and len(reply) == count:
+        return reply
+    received = f"{len(reply)} values" if isinstance(reply, list) else type(reply).__name__
+    raise StoreUnavailable(f"the reply to MGET is {received}; expected {count} values")
+
+
+def check_records(values: list[Any]) -> list[bytes | None]:
+    """Return the values when each is a record or None. Raises StoreUnavailable naming the first that is not."""
+    for value in values:
+        if value is not None and (type(value) is not bytes or len(value) != RECORD_BYTES):
+            received = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
+            raise StoreUnavailable(
+                f"a stored value is {received}; expected {RECORD_BYTES} bytes; load the features again"
+            )
+    return values

@@ -3,6 +3,8 @@
 A value is a record (store.py) under `<name>:<fingerprint>:<customer_id>`. `<name>:contract` is the set of fingerprints
 that are loaded: the rows of two contracts live side by side, so that during a canary with a new feature the pods of
 the old contract still start.
+
+A bulk load into Redis: key by key in place, each customer's row old or new.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from custom_runtime.encoding import Matrix
 from custom_runtime.errors import StoreError
 from custom_runtime.features.store import WrittenIds, encode_records
+from custom_runtime.model.encoding import Matrix
 
 # Keys of one MSET: ~1 ms during which Redis serves nobody else.
 WRITE_ROWS = 1_000

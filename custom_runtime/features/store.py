@@ -1,15 +1,29 @@
-"""The feature store's port: what serving and loading ask of a store, whichever it is."""
+"""The feature store's ports: what serving and loading ask of a store, how a store is named, what a record is.
+
+A store is named by a URL. A bulk load writes rows in batches, is resumable, and becomes visible to readers as its
+adapter promises.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.encoding import ROW_BYTES, WIDTH, Matrix
+from custom_runtime.errors import StoreError
+from custom_runtime.model.encoding import ROW_BYTES, WIDTH, Matrix
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+SCHEMES = ("sqlite", *REDIS_SCHEMES, "memory")
+ALLOWED = (
+    "sqlite:///relative.db, sqlite:////absolute.db, redis://HOST:PORT/DB, rediss://, redis+cluster://, "
+    "rediss+cluster:// or memory://"
+)
 
 # What is written may come as a column; what is asked for is a list, as requests bring it.
 WrittenIds = Sequence[int] | NDArray[np.int64]
@@ -52,6 +66,48 @@ class FeatureStore(Protocol):
 
     async def close(self) -> None:
         """Release connections. May be called twice."""
+
+
+class BulkLoad(Protocol):
+    """One load of a whole table. The position is kept in the store itself: what loses the rows loses it too."""
+
+    async def begin(self, job: str) -> int:
+        """Start or go on with `job` (an identifier of the data); return how many of its rows are written already."""
+
+    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
+        """Write rows (float32 [n, WIDTH]), then that `position` rows of the job are written. Raises StoreError."""
+
+    async def finish(self) -> None:
+        """Make the rows visible and forget the position."""
+
+    async def close(self) -> None:
+        """Release connections; an unfinished load stays as it is, to be gone on with."""
+
+
+def scheme_of(url: str) -> str:
+    """Return the URL's scheme. Raises StoreError when no adapter knows it."""
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise StoreError(f"feature store {without_credentials(url)!r}: unknown scheme {scheme!r}; allowed: {ALLOWED}")
+    return scheme
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file of a sqlite:// URL: three slashes are relative, four are absolute, as in SQLAlchemy."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc or parts.query or len(path) < 2:
+        raise StoreError(
+            f"feature store {url!r} names no file; allowed: sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    return Path(path[1:])
+
+
+def without_credentials(url: str) -> str:
+    """Return the URL as it may be logged: without user, password and query."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    # Up to the last @: a password that holds an unquoted / must not show either.
+    return scheme + separator + (rest.rpartition("@")[2] if scheme in REDIS_SCHEMES else rest)
 
 
 def decode_records(records: Sequence[bytes | None]) -> FetchedRows:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from local_seldon.demo.commands import ROOT, script
 from local_seldon.deployment import read_manifest
-from rollout.manifest import to_yaml
-from rollout.predictor import EnvVar
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.parsing import to_yaml
+from rollout.manifest.predictor import EnvVar
+from rollout.manifest.seldon import SeldonDeployment
 
-STORE = "CHURN_FEATURE_STORE"
+STORE = "SERVING_FEATURE_STORE"
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
 PLAN = """\
 # The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
@@ -121,11 +121,11 @@ def _served_from(features: Path) -> SeldonDeployment:
     (predictor,) = base.predictors
     (component,) = predictor.component_specs
     container = predictor.model_container
-    kept = [variable for variable in container.env if variable.name not in (STORE, "CHURN_DRAIN_DELAY_S")]
+    kept = [variable for variable in container.env if variable.name not in (STORE, "SERVING_DRAIN_DELAY_S")]
     env = (
         *kept,
         EnvVar(name=STORE, value=f"sqlite:///{features}"),
-        EnvVar(name="CHURN_DRAIN_DELAY_S", value="0.5"),  # no mesh of many nodes has to notice
+        EnvVar(name="SERVING_DRAIN_DELAY_S", value="0.5"),  # no mesh of many nodes has to notice
     )
     pod = component.spec.but(containers=(container.but(env=env),))
     served = predictor.but(component_specs=(component.but(spec=pod),))

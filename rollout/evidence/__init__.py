@@ -1,1 +1,1 @@
-"""Where the counts come from."""
+"""Where the counts come from: Prometheus, or the predictors themselves. Imports `analysis` for its values."""

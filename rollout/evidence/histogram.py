@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rollout.counts import LATENCY_EDGES_MS, SCORE_BINS, Counts
+from rollout.analysis.counts import LATENCY_EDGES_MS, SCORE_BINS, Counts
 from rollout.errors import EvidenceMalformed
 
-REQUESTS: Final = "churn_request_seconds_bucket"
-SCORES: Final = "churn_score_bucket"
+REQUESTS: Final = "serving_request_seconds_bucket"
+SCORES: Final = "serving_score_bucket"
 ROUTES: Final = ("predict", "v2_rest", "v2_grpc")
 """The routes that serve predictions; anything else would dilute the rates."""
 

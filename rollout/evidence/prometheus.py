@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import httpx
 
-from rollout.counts import Counts
+from rollout.analysis.counts import Counts
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.evidence.histogram import REQUESTS, SCORES, Histogram, Sample, read
 from rollout.evidence.http import exchange
-from rollout.evidence.ledger import Ledger
+from rollout.evidence.source import Ledger
 
 AUTHORIZATION_ENV: Final = "ROLLOUT_PROMETHEUS_AUTHORIZATION"
 """The environment variable that holds the Authorization header, such as `Bearer ...`; unset sends none."""

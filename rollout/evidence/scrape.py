@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollout.counts import Counts
+from rollout.analysis.counts import Counts
 from rollout.errors import EvidenceMalformed
 from rollout.evidence.histogram import REQUESTS, SCORES, Histogram, Sample, read
 from rollout.evidence.http import exchange
-from rollout.evidence.ledger import Ledger
+from rollout.evidence.source import Ledger
 
 
 class ScrapeSource:

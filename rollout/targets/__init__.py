@@ -1,1 +1,1 @@
-"""Where a SeldonDeployment lives: target.py is the port, its siblings are the adapters."""
+"""Where a SeldonDeployment lives: `target.py` is the port, its siblings are the adapters. Imports `manifest`."""

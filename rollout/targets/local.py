@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from rollout.errors import Conflict, NotFound, Rejected, Unavailable
-from rollout.manifest import parse
+from rollout.manifest.parsing import parse
 from rollout.targets.caddy import read_weights, with_weights
 from rollout.targets.local_store import LocalStore
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot

@@ -7,11 +7,14 @@ lease.json          the rollout's lock
 events.jsonl        the audit trail; it outlives the deployment
 
 The resourceVersion grows with every change and the generation with every change of the spec, as in the cluster.
+
+JSON Patch (RFC 6902) as an API server applies it: for the adapters that are their own store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import json
 import os
@@ -20,11 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
+import jsonpointer
+
 from rollout.errors import Conflict, ManifestError, NotFound, Rejected
-from rollout.manifest import parse
-from rollout.targets.patching import apply
+from rollout.manifest.parsing import parse
+from rollout.manifest.webhook_rules import webhook
 from rollout.targets.target import LeaseRecord, Operation
-from rollout.webhook import webhook
 
 DEFAULT_NAMESPACE = "default"
 Document = dict[str, Any]
@@ -125,11 +130,11 @@ class LocalStore:
 
     def _store(self, document: Document, live: Mapping[str, Any], *, dry_run: bool = False) -> Document:
         try:
-            broken = [finding for finding in webhook(parse(document)) if finding.severity == "error"]
+            broken = [problem for problem in webhook(parse(document)) if problem.severity == "error"]
         except ManifestError as error:
             raise Rejected(str(error)) from error
         if broken:
-            raise Rejected("; ".join(str(finding) for finding in broken))
+            raise Rejected("; ".join(str(problem) for problem in broken))
         old = live.get("metadata", {})
         version, generation = int(old.get("resourceVersion", 0)), int(old.get("generation", 0))
         changed = document.get("spec") != live.get("spec")
@@ -169,3 +174,27 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(json.dumps(document, indent=1))
     os.replace(temporary, file)
+
+
+def apply(manifest: Mapping[str, Any], operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return a patched copy. Raises Conflict naming the `test` that does not hold, Rejected for any other failure."""
+    document: dict[str, Any] = copy.deepcopy(dict(manifest))
+    for operation in operations:
+        try:
+            document = jsonpatch.apply_patch(document, [copy.deepcopy(dict(operation))])
+        except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
+            if operation.get("op") == "test":
+                raise Conflict(f"{operation['path']} is not what it was when the patch was written") from error
+            raise Rejected(f"{operation.get('op')} {operation.get('path')} cannot be applied: {error}") from error
+    return document
+
+
+def first_conflict(manifest: Mapping[str, Any], operations: Sequence[Operation]) -> str | None:
+    """Return the path of the first `test` that the manifest does not meet, or None."""
+    for operation in operations:
+        if operation.get("op") == "test":
+            try:
+                apply(manifest, [operation])
+            except Conflict:
+                return str(operation["path"])
+    return None

@@ -12,8 +12,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
 
-from rollout.manifest import parse
-from rollout.seldon import SeldonDeployment
+from rollout.manifest.parsing import parse
+from rollout.manifest.seldon import SeldonDeployment
 
 Operation = Mapping[str, Any]
 """One JSON Patch operation (RFC 6902): {"op": "test" | "add" | "replace" | "remove", "path": ..., "value": ...}."""

@@ -1,7 +1,7 @@
 """The manifests against a real API server: strict field validation, RBAC, and the operator's webhook where it runs.
 
 KUBECONFIG names the cluster; every run has a fresh namespace and deletes it. Kinds of other projects are only applied
-where their CRDs are installed. CHURN_TEST_INSTALL_CRDS=1 installs the SeldonDeployment's from ../shared/crds.
+where their CRDs are installed. SERVING_TEST_INSTALL_CRDS=1 installs the SeldonDeployment's from ../shared/crds.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from rollout.rendering import kustomized
-from tests.rollout.test_webhook import VALID, WEBHOOK
+from rollout.manifest.rendering import kustomized
+from tests.support.manifest_cases import VALID, WEBHOOK
 
 pytestmark = pytest.mark.cluster
 
@@ -65,13 +65,13 @@ def kinds(kubectl: Kubectl) -> set[str]:
         listed = kubectl("api-resources", "--no-headers").stdout
         return {line.split()[-1] for line in listed.splitlines() if line.split()}
 
-    if "SeldonDeployment" not in known() and os.environ.get("CHURN_TEST_INSTALL_CRDS") == "1":
+    if "SeldonDeployment" not in known() and os.environ.get("SERVING_TEST_INSTALL_CRDS") == "1":
         applied = kubectl("apply", "--server-side", "-f", str(CRD))
         assert applied.returncode == 0, applied.stderr
         waited = kubectl("wait", "--for=condition=Established", f"crd/{SELDON}", "--timeout=30s")
         assert waited.returncode == 0, waited.stderr
     if "SeldonDeployment" not in known():
-        pytest.skip("the cluster has no SeldonDeployment: install Seldon Core, or set CHURN_TEST_INSTALL_CRDS=1")
+        pytest.skip("the cluster has no SeldonDeployment: install Seldon Core, or set SERVING_TEST_INSTALL_CRDS=1")
     return known()
 
 

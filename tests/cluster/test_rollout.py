@@ -1,7 +1,7 @@
 """The rollout's contract and whole rollouts against a real API server, as the promoter's own account.
 
 KUBECONFIG names the cluster. The operator is the suite's stand-in (a label keeps Seldon's own away from the test's
-deployment), so neither Seldon Core nor Istio has to run: their CRDs are enough. CHURN_TEST_INSTALL_CRDS=1 installs
+deployment), so neither Seldon Core nor Istio has to run: their CRDs are enough. SERVING_TEST_INSTALL_CRDS=1 installs
 those that are missing, the SeldonDeployment's from ../shared/crds.
 """
 
@@ -18,18 +18,18 @@ import yaml
 from kubernetes import client, config, utils
 from kubernetes.client.exceptions import ApiException
 
+from rollout.engine.session import Session
+from rollout.engine.start import Release
+from rollout.engine.state import Phase
 from rollout.errors import Conflict, Denied, NotFound, Rejected
-from rollout.plan import Plan, Step
-from rollout.release import Release
-from rollout.session import Session
-from rollout.state import Phase
+from rollout.plan.plan import Plan, Step
 from rollout.targets.kubernetes import ISTIO, SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
-from tests.rollout.conftest import Diary, manifest
-from tests.rollout.targets.contract import Contract
-from tests.rollout.targets.scene import Scene
-from tests.stand_ins.prometheus_api import Traffic, prometheus_api
-from tests.stand_ins.seldon_operator import SeldonOperator
+from tests.support.prometheus_api import Traffic, prometheus_api
+from tests.support.rollout_world import Diary, manifest
+from tests.support.seldon_operator import SeldonOperator
+from tests.support.targets.contract import Contract
+from tests.support.targets.scene import Scene
 
 pytestmark = [
     pytest.mark.cluster,
@@ -63,8 +63,8 @@ def _installed(api: client.ApiClient, kind: dict[str, str], definition: Any) -> 
     except ApiException as error:
         if error.status != 404:
             raise
-        if os.environ.get("CHURN_TEST_INSTALL_CRDS") != "1":
-            pytest.skip(f"the cluster has no {kind['plural']}: install them, or set CHURN_TEST_INSTALL_CRDS=1")
+        if os.environ.get("SERVING_TEST_INSTALL_CRDS") != "1":
+            pytest.skip(f"the cluster has no {kind['plural']}: install them, or set SERVING_TEST_INSTALL_CRDS=1")
         body = definition()
         client.ApiextensionsV1Api(api).create_custom_resource_definition(body)
         Scene(None, lambda name, on: None).until(lambda: _served(custom, where))
@@ -145,9 +145,9 @@ def scene(operator: SeldonOperator, promoter: Path, monkeypatch: pytest.MonkeyPa
     def unready(name: str, on: bool) -> None:
         (operator.unready.add if on else operator.unready.discard)(name)
 
-    place = KubernetesTarget("churn", Connection())
-    scene = Scene(place, unready)
-    scene.until(lambda: (seen := place.read()).available and seen.mesh_weights == {"v7": 100})
+    target = KubernetesTarget("churn", Connection())
+    scene = Scene(target, unready)
+    scene.until(lambda: (seen := target.read()).available and seen.mesh_weights == {"v7": 100})
     return scene
 
 
@@ -159,23 +159,23 @@ class TestContract(Contract):
 
 def test_a_rollout_ends_with_the_new_version_alone(scene: Scene, operator: SeldonOperator) -> None:
     traffic = Traffic(lambda: operator.mesh_history[-1])
-    session = Session(scene.place, lease_s=1)
+    session = Session(scene.target, lease_s=1)
     session.begin(lambda: session.prepare(Release("v8", image="churn:8"), PLAN))
     outcome = _drive(session, traffic)
     assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
-    scene.until(lambda: scene.place.read().mesh_weights == {"v8": 100})
+    scene.until(lambda: scene.target.read().mesh_weights == {"v8": 100})
     assert all(sum(weights.values()) == 100 for weights in operator.mesh_history)
     session.begin(lambda: session.prepare_undo(PLAN))
     assert _drive(session, traffic).state.phase is Phase.SUCCEEDED
-    assert set(scene.place.read().deployment.traffic()) == {"v7"}
+    assert set(scene.target.read().deployment.traffic()) == {"v7"}
 
 
 @pytest.mark.parametrize("crashes", [True, False], ids=["crash-loop", "errors"])
 def test_a_bad_version_is_taken_back(scene: Scene, operator: SeldonOperator, crashes: bool) -> None:
     traffic = Traffic(lambda: operator.mesh_history[-1])
-    session = Session(scene.place, lease_s=1)
+    session = Session(scene.target, lease_s=1)
     session.begin(lambda: session.prepare(Release("v8", image="churn:8"), PLAN))
-    scene.until(lambda: scene.place.read().mesh_weights == {"v7": 100, "v8": 0})
+    scene.until(lambda: scene.target.read().mesh_weights == {"v7": 100, "v8": 0})
 
     def crash() -> bool:
         if operator.mesh_history[-1].get("v8") == 10:
@@ -187,7 +187,7 @@ def test_a_bad_version_is_taken_back(scene: Scene, operator: SeldonOperator, cra
     outcome = _drive(session, traffic, stop=crash if crashes else lambda: False)
     assert outcome.state.rung == ("removal" if crashes else "weights")
     assert outcome.state.phase is Phase.ROLLED_BACK, outcome.state.message
-    assert set(scene.place.read().deployment.traffic()) == {"v7"}
+    assert set(scene.target.read().deployment.traffic()) == {"v7"}
 
 
 def _drive(session: Session, traffic: Traffic, stop: Callable[[], bool] = lambda: False) -> Any:
@@ -203,28 +203,28 @@ def _drive(session: Session, traffic: Traffic, stop: Callable[[], bool] = lambda
 
 def test_an_unknown_field_is_refused_by_strict_validation(scene: Scene) -> None:
     with pytest.raises(Rejected, match="unknown field"):
-        scene.place.patch([{"op": "add", "path": "/spec/predictors/0/trafic", "value": 100}])
+        scene.target.patch([{"op": "add", "path": "/spec/predictors/0/trafic", "value": 100}])
 
 
 def test_a_value_of_the_wrong_type_is_refused(scene: Scene) -> None:
     with pytest.raises(Rejected):
-        scene.place.patch([{"op": "add", "path": "/spec/predictors/0/traffic", "value": "many"}])
+        scene.target.patch([{"op": "add", "path": "/spec/predictors/0/traffic", "value": "many"}])
 
 
 def test_a_stale_resource_version_is_a_conflict(scene: Scene) -> None:
-    version = scene.place.read().manifest["metadata"]["resourceVersion"]
-    scene.place.patch(
+    version = scene.target.read().manifest["metadata"]["resourceVersion"]
+    scene.target.patch(
         [{"op": "add", "path": "/metadata/annotations", "value": {"changed": "yes"}}],
     )
     with pytest.raises(Conflict):
-        scene.place.patch(
+        scene.target.patch(
             [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": version},
                 {"op": "add", "path": "/metadata/annotations/again", "value": "yes"},
             ]
         )
     with pytest.raises(Conflict):  # the API server's own check: a patch that names an old version
-        scene.place.patch([{"op": "replace", "path": "/metadata/resourceVersion", "value": version}])
+        scene.target.patch([{"op": "replace", "path": "/metadata/resourceVersion", "value": version}])
 
 
 def test_what_the_account_may_not_do_is_denied_in_words(scene: Scene, promoter: Path) -> None:

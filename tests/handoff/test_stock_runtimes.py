@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.ports import free_ports
-from handoff.stock import write_stock
+from benchmarks.programs import free_ports
+from handoff.training import write_stock
 
 START_S = 60.0
 FOLDERS = ("churn-xgboost", "churn-sklearn")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from custom_runtime.contract import FEATURES
-from custom_runtime.encoding import encode_table
+from custom_runtime.model.encoding import encode_table
 from handoff.errors import TrainingRefused
 from handoff.training import FLAVORS, MINIMUM_AUC, train
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from custom_runtime.features.opening import sqlite_path
+from custom_runtime.features.adapters import sqlite_path
 from handoff.errors import ImageError
-from handoff.image.buildah import Buildah, require_programs
-from handoff.image.proof import prove
-from tests.serving import ROOT
+from image.build import Buildah, require_programs
+from image.proof import prove
+from tests.support.serving import ROOT
 
 # A first run makes the base with debootstrap and fetches every wheel; a later one takes 20 s.
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]

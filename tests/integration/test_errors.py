@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.serving import Server, World, serving
+from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
 
@@ -212,7 +212,7 @@ def test_plain_routes_answer_byte_for_byte_as_the_fast_ones(client: httpx.Client
     ]
     bad = [{"id": "a", "inputs": inputs} for inputs, *_ in V2] + [{"inputs": [{"name": 3}]}, {"id": 4}, []]
     with (
-        serving(world.environment | {"CHURN_FAST_ROUTES": "0"}, tmp_path / "log") as slow_server,
+        serving(world.environment | {"SERVING_FAST_ROUTES": "0"}, tmp_path / "log") as slow_server,
         httpx.Client(base_url=slow_server.rest) as slow,
     ):
         for request in good + bad:

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.callers import GrpcCaller, RestCaller, read_reply
-from benchmarks.closed_loop import Loop, run_closed_loop
-from benchmarks.load_plan import LoadPlan
-from benchmarks.open_loop import run_load
-from benchmarks.payload import GRPC_PATH, Protocol, customer_bodies, v2_rest_body
-from benchmarks.target import parse_target
-from benchmarks.traffic import Traffic
-from benchmarks.wrk import CONNECTIONS
-from tests.faults import HOST, latency_ms, predict, until, v2_rest
-from tests.programs import eventually
-from tests.serving import Server, World, serving
+from benchmarks.compare.closed_loop import CONNECTIONS, Loop, run_closed_loop
+from benchmarks.load.open_loop import run_load
+from benchmarks.load.result import LoadPlan
+from benchmarks.load.target import GRPC_PATH, Protocol, customer_bodies, parse_target, v2_rest_body
+from benchmarks.soak.traffic import GrpcCaller, RestCaller, Traffic, read_reply
+from tests.support.faults import HOST, latency_ms, predict, until, v2_rest
+from tests.support.programs import eventually
+from tests.support.serving import Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -83,7 +80,7 @@ async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]
 
 
 def answered_within(server: Server, code: str, edge: str) -> float:
-    return server.samples("churn_request_seconds_bucket", route="v2_rest", code=code, le=edge)
+    return server.samples("serving_request_seconds_bucket", route="v2_rest", code=code, le=edge)
 
 
 async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(
@@ -91,7 +88,7 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
 ) -> None:
     # Heavy requests: a client in Python can send three times what the server can answer.
     rows = 256
-    heavy = {"CHURN_OFFLOAD_ROWS": "256", "CHURN_COALESCE_ROWS": "256"}
+    heavy = {"SERVING_OFFLOAD_ROWS": "256", "SERVING_COALESCE_ROWS": "256"}
     with serving(world.environment | heavy, tmp_path / "log") as server:
         for _ in range(ATTEMPTS):
             limit_qps = await capacity(server, rows)
@@ -113,11 +110,11 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
 
 
 def calls_cut(server: Server) -> float:
-    return server.samples("churn_grpc_calls_started_total") - server.samples("churn_grpc_calls_answered_total")
+    return server.samples("serving_grpc_calls_started_total") - server.samples("serving_grpc_calls_answered_total")
 
 
 def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, tmp_path: Path) -> None:
-    with serving(world.environment | {"CHURN_GRPC_MAX_WAITING": "16"}, tmp_path / "log") as server:
+    with serving(world.environment | {"SERVING_GRPC_MAX_WAITING": "16"}, tmp_path / "log") as server:
         bodies = tuple(customer_bodies(Protocol.V2_GRPC, "churn", range(1, 1_000)))
         target = parse_target(f"grpc://{server.grpc}")
         cut = left = 0

@@ -12,21 +12,19 @@ import grpc
 import httpx
 import pytest
 
-from benchmarks.callers import RestCaller, read_reply
-from benchmarks.payload import v2_grpc_message
-from benchmarks.traffic import Outcome, Traffic
-from tests.faults import HOST, predict, until, v2_grpc, v2_rest
-from tests.integration.test_lifecycle import children
-from tests.programs import is_listening
-from tests.serving import Server, World, serving
+from benchmarks.load.target import v2_grpc_message
+from benchmarks.soak.traffic import Outcome, RestCaller, Traffic, read_reply
+from tests.support.faults import HOST, predict, until, v2_grpc, v2_rest
+from tests.support.programs import is_listening
+from tests.support.serving import Server, World, children, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 # What is shed because the machine stood still says nothing here, and a call that gRPC sheds looks like one cut off.
 PATIENT = {
-    "CHURN_GRPC_MAX_WAITING": "1000",
-    "CHURN_MAX_INFLIGHT": "5000",
-    "CHURN_MAX_QUEUE_MS": "10000",
-    "CHURN_DEADLINE_MS": "10000",
+    "SERVING_GRPC_MAX_WAITING": "1000",
+    "SERVING_MAX_INFLIGHT": "5000",
+    "SERVING_MAX_QUEUE_MS": "10000",
+    "SERVING_DEADLINE_MS": "10000",
 }
 
 
@@ -55,7 +53,7 @@ def lasted_s(outcomes: list[Outcome]) -> float:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_path: Path, workers: int) -> None:
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "2", "CHURN_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
+    environment = world.environment | {"SERVING_DRAIN_DELAY_S": "2", "SERVING_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
     command = ("scripts/serve.py", "--workers", str(workers))
     with serving(environment, tmp_path / "log", command=command) as server:
         async with mixed(server) as traffic:
@@ -84,7 +82,7 @@ async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_pat
 async def test_what_is_in_flight_when_the_ports_close_is_answered(world: World, tmp_path: Path) -> None:
     body = b'{"customer_id": 42}'
     request = v2_grpc_message("churn", "customer_id", "INT64", [42])
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0", "CHURN_DEADLINE_MS": "10000"}
+    environment = world.environment | {"SERVING_DRAIN_DELAY_S": "0", "SERVING_DEADLINE_MS": "10000"}
     with serving(environment, tmp_path / "log") as server:
         reader, writer = await asyncio.open_connection(HOST, server.http_port)
         async with grpc.aio.insecure_channel(server.grpc) as channel:
@@ -113,7 +111,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     world: World, tmp_path: Path
 ) -> None:
     # The default: long enough for every kept connection to hear that it shall leave.
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "3", "CHURN_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
+    environment = world.environment | {"SERVING_DRAIN_DELAY_S": "3", "SERVING_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with mixed(server, share=0.4) as traffic:
             await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
@@ -151,7 +149,11 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
 
 async def test_rolls_under_many_grpc_connections_cut_no_call(world: World, tmp_path: Path) -> None:
     # Without an age, gRPC's server cancels about one call for every two workers that stop under this load.
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.5", "CHURN_GRPC_CONNECTION_AGE_S": "1.5", **PATIENT}
+    environment = world.environment | {
+        "SERVING_DRAIN_DELAY_S": "0.5",
+        "SERVING_GRPC_CONNECTION_AGE_S": "1.5",
+        **PATIENT,
+    }
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with Traffic([v2_grpc(server, qps=80) for _ in range(5)]) as traffic:
             for roll in range(2):
@@ -177,7 +179,7 @@ async def test_a_new_version_through_the_repository_api_fails_no_request(world: 
     bundle = tmp_path / "bundle"
     shutil.copytree(world.bundle, bundle)
     manifest = json.loads((bundle / "bundle.json").read_text())
-    environment = world.environment | {"CHURN_BUNDLE": str(bundle), "CHURN_ADMIN_API": "1", **PATIENT}
+    environment = world.environment | {"SERVING_BUNDLE": str(bundle), "SERVING_ADMIN_API": "1", **PATIENT}
     versions = [manifest["version"], "next-1", "next-2"]
     with serving(environment, tmp_path / "log") as server:
         async with mixed(server, share=0.4) as traffic, httpx.AsyncClient(timeout=30) as client:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from benchmarks.traffic import Traffic
-from tests.faults import HOST, Proxy, given, latency_ms, predict, until, v2_grpc
-from tests.programs import RedisServer, eventually, free_port
-from tests.serving import ROOT, Server, World, serving
+from benchmarks.soak.traffic import Traffic
+from tests.support.faults import HOST, Proxy, given, latency_ms, predict, until, v2_grpc
+from tests.support.programs import RedisServer, eventually, free_port
+from tests.support.serving import ROOT, Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def on_redis(world: World, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    environment = world.environment | {"CHURN_FEATURE_STORE": redis.url}
+    environment = world.environment | {"SERVING_FEATURE_STORE": redis.url}
     with serving(environment, tmp_path_factory.mktemp("redis") / "log") as server:
         yield server
 
@@ -57,8 +57,8 @@ def proxy(redis: RedisServer) -> Iterator[Proxy]:
 @pytest.fixture(scope="module")
 def with_defaults(world: World, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = world.environment | {
-        "CHURN_FEATURE_STORE": f"redis://127.0.0.1:{proxy.port}",
-        "CHURN_STORE_FAILURE": "default",
+        "SERVING_FEATURE_STORE": f"redis://127.0.0.1:{proxy.port}",
+        "SERVING_STORE_FAILURE": "default",
     }
     with serving(environment, tmp_path_factory.mktemp("defaults") / "log") as server:
         yield server
@@ -222,8 +222,8 @@ def on_pair(world: World, pair: FailingOver, tmp_path_factory: pytest.TempPathFa
     # What a planned failover costs is counted to the request, and on a busy machine a healthy Redis, too, may now and
     # then need more than the usual 25 ms.
     environment = world.environment | {
-        "CHURN_FEATURE_STORE": f"redis://{HOST}:{pair.address.port}",
-        "CHURN_STORE_TIMEOUT_MS": "150",
+        "SERVING_FEATURE_STORE": f"redis://{HOST}:{pair.address.port}",
+        "SERVING_STORE_TIMEOUT_MS": "150",
     }
     with serving(environment, tmp_path_factory.mktemp("pair") / "log") as server:
         yield server
@@ -304,7 +304,7 @@ async def test_new_loads_into_sqlite_under_load_fail_no_request_and_a_lost_or_br
     store = tmp_path / "features.db"
     shutil.copy(world.root / "features.db", store)
     spare = tmp_path / "spare.db"
-    with serving(world.environment | {"CHURN_FEATURE_STORE": f"sqlite:///{store}"}, tmp_path / "log") as server:
+    with serving(world.environment | {"SERVING_FEATURE_STORE": f"sqlite:///{store}"}, tmp_path / "log") as server:
         async with traffic_for(server) as traffic:
             for _ in range(2):
                 await asyncio.to_thread(load_features, f"sqlite:///{store}")

@@ -14,7 +14,6 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,7 +27,7 @@ from schemathesis import GenerationMode
 from tritonclient.grpc import service_pb2 as pb
 
 from custom_runtime.contract import FEATURES
-from tests.serving import Server, World, serving
+from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -186,14 +185,9 @@ class Doors:
 @pytest.fixture(scope="module")
 def patient_server(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose deadlines a loaded machine does not break: a 504 would say nothing about the input."""
-    patient = {"CHURN_DEADLINE_MS": "30000", "CHURN_STORE_TIMEOUT_MS": "10000"}
+    patient = {"SERVING_DEADLINE_MS": "30000", "SERVING_STORE_TIMEOUT_MS": "10000"}
     with serving(world.environment | patient, tmp_path_factory.mktemp("fuzz") / "log") as running:
         yield running
-
-
-def memory_mb(server: Server, field: str = "VmRSS") -> int:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) // 1024
 
 
 def to_json(value: Any) -> bytes:

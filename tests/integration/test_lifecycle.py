@@ -19,9 +19,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from benchmarks.ports import free_ports
-from tests.programs import eventually
-from tests.serving import ROOT, Server, World, serving
+from benchmarks.programs import free_ports
+from tests.support.programs import eventually
+from tests.support.serving import ROOT, Server, World, assert_refuses_to_start, children, serving
 
 pytestmark = pytest.mark.integration
 BODY = b'{"customer_id": 42}'
@@ -66,16 +66,16 @@ def test_a_broken_bundle_ends_the_start_with_one_line_and_exit_code_1(
 ) -> None:
     bundle = copy_bundle(world, tmp_path / "bundle")
     break_it(bundle)  # type: ignore[operator]
-    assert_refuses_to_start(world.environment | {"CHURN_BUNDLE": str(bundle)}, message)
+    assert_refuses_to_start(world.environment | {"SERVING_BUNDLE": str(bundle)}, message)
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
-        ("CHURN_FEATURE_STORE", "sqlite:////nowhere/features.db", r"/nowhere/features.db"),
-        ("CHURN_FEATURE_STORE", "mysql://db/features", r"mysql"),
-        ("CHURN_FEATURE_STORE", "redis://127.0.0.1:1/0", r"127\.0\.0\.1:1"),
-        ("CHURN_MAX_INFLIGHT", "none", r"max_inflight is 'none'"),
+        ("SERVING_FEATURE_STORE", "sqlite:////nowhere/features.db", r"/nowhere/features.db"),
+        ("SERVING_FEATURE_STORE", "mysql://db/features", r"mysql"),
+        ("SERVING_FEATURE_STORE", "redis://127.0.0.1:1/0", r"127\.0\.0\.1:1"),
+        ("SERVING_MAX_INFLIGHT", "none", r"max_inflight is 'none'"),
         ("MLSERVER_MODEL_URI", "/nowhere/bundle", r"no bundle at /nowhere/bundle"),
     ],
 )
@@ -83,21 +83,6 @@ def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
     world: World, setting: str, value: str, message: str
 ) -> None:
     assert_refuses_to_start(world.environment | {setting: value}, message)
-
-
-def assert_refuses_to_start(environment: dict[str, str], message: str) -> None:
-    ports = dict(
-        zip(("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"), map(str, free_ports(3)), strict=True)
-    )
-    done = subprocess.run(
-        [sys.executable, "scripts/serve.py"],
-        cwd=ROOT, env=os.environ | environment | ports, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("churn-serving cannot start: ")]
-    assert len(lines) == 1, done.stderr
-    assert re.search(message, lines[0]), lines[0]
-    assert "Traceback" not in done.stderr
 
 
 def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server: Server) -> None:
@@ -119,7 +104,7 @@ def test_the_ports_the_name_and_the_metrics_path_are_those_that_the_operator_inj
         "MLSERVER_MODEL_URI": str(world.bundle),
         "MLSERVER_METRICS_ENDPOINT": "/prometheus",
         "PREDICTOR_ID": "v7",
-        "CHURN_BUNDLE": "/nowhere",
+        "SERVING_BUNDLE": "/nowhere",
     }
     with serving(
         world.environment | injected, tmp_path / "log", model="classifier", metrics_path="/prometheus"
@@ -130,7 +115,7 @@ def test_the_ports_the_name_and_the_metrics_path_are_those_that_the_operator_inj
             json={"inputs": [{"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}]},
         )
         assert answer.json()["model_name"] == "classifier"
-        assert server.samples("churn_request_seconds_count", predictor="v7", model="classifier", code="200") == 2
+        assert server.samples("serving_request_seconds_count", predictor="v7", model="classifier", code="200") == 2
         assert httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics").status_code == 404
 
 
@@ -191,7 +176,7 @@ def test_sigterm_turns_unready_first_then_serves_on_then_ends_with_0(world: Worl
     seen: Counter[str] = Counter()
     stop = threading.Event()
     # Long enough for all that is asked meanwhile, on a busy machine too.
-    with serving(world.environment | {"CHURN_DRAIN_DELAY_S": "4"}, tmp_path / "log") as server:
+    with serving(world.environment | {"SERVING_DRAIN_DELAY_S": "4"}, tmp_path / "log") as server:
         with load(server, per_second=150, seen=seen, stop=stop):
             eventually(lambda: seen["rest 200"] > 50 and seen["grpc OK"] > 20)
             server.process.send_signal(signal.SIGTERM)
@@ -232,7 +217,7 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
 
 
 def test_without_grpc_clients_the_end_does_not_wait_for_them(world: World, tmp_path: Path) -> None:
-    environment = world.environment | {"CHURN_DRAIN_DELAY_S": "0.2", "CHURN_GRPC_CONNECTION_AGE_S": "60"}
+    environment = world.environment | {"SERVING_DRAIN_DELAY_S": "0.2", "SERVING_GRPC_CONNECTION_AGE_S": "60"}
     with serving(environment, tmp_path / "log") as server:
         with grpc.insecure_channel(server.grpc) as channel:
             grpc.channel_ready_future(channel).result(timeout=20)
@@ -241,9 +226,4 @@ def test_without_grpc_clients_the_end_does_not_wait_for_them(world: World, tmp_p
 
 
 def counted(server: Server) -> float:
-    return server.samples("churn_request_seconds_count", route="predict", code="200")
-
-
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"serve.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return server.samples("serving_request_seconds_count", route="predict", code="200")

@@ -16,10 +16,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from benchmarks.ports import free_ports
-from tests.certificates import Authority
-from tests.integration.test_lifecycle import assert_refuses_to_start
-from tests.serving import ROOT, Server, World, serving, wait_until_ready
+from benchmarks.programs import free_ports
+from tests.support.certificates import Authority
+from tests.support.serving import ROOT, Server, World, assert_refuses_to_start, serving, wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -53,12 +52,12 @@ def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("guarded")
     tokens = folder / "tokens"
     tokens.write_text(f"{OLD}\n\n{NEW}\n")
-    with serving(world.environment | {"CHURN_TOKEN_FILE": str(tokens)}, folder / "log") as running:
+    with serving(world.environment | {"SERVING_TOKEN_FILE": str(tokens)}, folder / "log") as running:
         yield running
 
 
 def test_rest_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
-    counted = guarded.samples("churn_unauthorized_total", protocol="rest")
+    counted = guarded.samples("serving_unauthorized_total", protocol="rest")
     with httpx.Client(base_url=guarded.rest) as client:
         for method, path, body in LOCKED:
             for header in (None, "", "Bearer", f"Bearer {OLD}x", f"Bearer {OLD[:-1]}", f"Basic {OLD}", OLD):
@@ -75,7 +74,7 @@ def test_rest_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
             assert client.post("/v2/models/churn/infer", json=INFER, headers=bearer).status_code == 200
             assert client.get("/docs", headers=bearer).status_code == 200
         assert [client.get(path).status_code for path in HEALTH] == [200] * 4
-    assert guarded.samples("churn_unauthorized_total", protocol="rest") == counted + 7 * len(LOCKED)
+    assert guarded.samples("serving_unauthorized_total", protocol="rest") == counted + 7 * len(LOCKED)
 
 
 def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
@@ -91,14 +90,14 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
             lambda sent: second(b"", timeout=5, metadata=sent),
             lambda sent: list(stream(iter([to_pb().SerializeToString()]), timeout=5, metadata=sent)),
         ]
-        counted = guarded.samples("churn_unauthorized_total", protocol="grpc")
+        counted = guarded.samples("serving_unauthorized_total", protocol="grpc")
         for call in locked:
             for sent in ((), (("authorization", "Bearer wrong"),), (("authorization", OLD),)):
                 with pytest.raises(grpc.RpcError) as caught:
                     call(sent)
                 assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
                 assert dict(caught.value.trailing_metadata())["error-code"] == "unauthorized"
-        assert guarded.samples("churn_unauthorized_total", protocol="grpc") == counted + 3 * len(locked)
+        assert guarded.samples("serving_unauthorized_total", protocol="grpc") == counted + 3 * len(locked)
         for token in (OLD, NEW):
             bearer = (("authorization", f"Bearer {token}"),)
             assert locked[0](bearer).outputs[0].contents.fp64_contents
@@ -111,16 +110,23 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"CHURN_TOKEN": "short"}, r"CHURN_TOKEN: token 1 is not allowed; allowed: 16 or more"),
-        ({"CHURN_TOKEN_FILE": "/nowhere/token"}, r"CHURN_TOKEN_FILE /nowhere/token cannot be read: No such file"),
-        ({"CHURN_TOKEN_FILE": "/dev/null"}, r"CHURN_TOKEN_FILE /dev/null has no token"),
-        ({"CHURN_TOKEN": OLD, "CHURN_TOKEN_FILE": "/dev/null"}, r"both set"),
-        ({"CHURN_TLS_CERT": "{server}.pem"}, r"needs both CHURN_TLS_CERT and CHURN_TLS_KEY"),
-        ({"CHURN_TLS_CERT": "/nowhere.pem", "CHURN_TLS_KEY": "{server}.key"}, r"/nowhere.pem cannot be read"),
-        ({"CHURN_TLS_CERT": "{server}.pem", "CHURN_TLS_KEY": "{other}.key"}, r"are no pair \(KEY_VALUES_MISMATCH\)"),
+        ({"SERVING_TOKEN": "short"}, r"SERVING_TOKEN: token 1 is not allowed; allowed: 16 or more"),
+        ({"SERVING_TOKEN_FILE": "/nowhere/token"}, r"SERVING_TOKEN_FILE /nowhere/token cannot be read: No such file"),
+        ({"SERVING_TOKEN_FILE": "/dev/null"}, r"SERVING_TOKEN_FILE /dev/null has no token"),
+        ({"SERVING_TOKEN": OLD, "SERVING_TOKEN_FILE": "/dev/null"}, r"both set"),
+        ({"SERVING_TLS_CERT": "{server}.pem"}, r"needs both SERVING_TLS_CERT and SERVING_TLS_KEY"),
+        ({"SERVING_TLS_CERT": "/nowhere.pem", "SERVING_TLS_KEY": "{server}.key"}, r"/nowhere.pem cannot be read"),
         (
-            {"CHURN_TLS_CERT": "{server}.pem", "CHURN_TLS_KEY": "{server}.key", "CHURN_TLS_CLIENT_CA": "/dev/null"},
-            r"CHURN_TLS_CLIENT_CA /dev/null is no PEM",
+            {"SERVING_TLS_CERT": "{server}.pem", "SERVING_TLS_KEY": "{other}.key"},
+            r"are no pair \(KEY_VALUES_MISMATCH\)",
+        ),
+        (
+            {
+                "SERVING_TLS_CERT": "{server}.pem",
+                "SERVING_TLS_KEY": "{server}.key",
+                "SERVING_TLS_CLIENT_CA": "/dev/null",
+            },
+            r"SERVING_TLS_CLIENT_CA /dev/null is no PEM",
         ),
     ],
     ids=lambda value: str(value)[:30],
@@ -138,9 +144,9 @@ def test_a_lock_that_cannot_work_ends_the_start_with_one_line(
 @contextmanager
 def over_tls(world: World, folder: Path, authority: Authority, *, mutual: bool) -> Iterator[Server]:
     pair = authority.issue("server")
-    settings = {"CHURN_TLS_CERT": str(pair.cert), "CHURN_TLS_KEY": str(pair.key)}
+    settings = {"SERVING_TLS_CERT": str(pair.cert), "SERVING_TLS_KEY": str(pair.key)}
     if mutual:
-        settings["CHURN_TLS_CLIENT_CA"] = str(authority.pair.cert)
+        settings["SERVING_TLS_CLIENT_CA"] = str(authority.pair.cert)
     with serving(world.environment | settings, folder / "log", ready=False) as server:
         wait_for_line(server, "try:")
         yield server
@@ -212,7 +218,7 @@ def test_plain_mlserver_start_refuses_to_run_with_a_lock_that_it_does_not_know(w
     names = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT")
     done = subprocess.run(
         [str(Path(sys.executable).parent / "mlserver"), "start", str(world.model_settings)],
-        cwd=ROOT, env=os.environ | world.environment | dict(zip(names, ports, strict=True)) | {"CHURN_TOKEN": OLD},
+        cwd=ROOT, env=os.environ | world.environment | dict(zip(names, ports, strict=True)) | {"SERVING_TOKEN": OLD},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "`mlserver start` knows neither; run: scripts/serve.py" in done.stdout + done.stderr
@@ -220,7 +226,7 @@ def test_plain_mlserver_start_refuses_to_run_with_a_lock_that_it_does_not_know(w
 
 
 def test_the_admin_api_works_where_it_is_open(world: World, tmp_path: Path) -> None:
-    with serving(world.environment | {"CHURN_ADMIN_API": "1"}, tmp_path / "log") as server:
+    with serving(world.environment | {"SERVING_ADMIN_API": "1"}, tmp_path / "log") as server:
         with httpx.Client(base_url=server.rest, timeout=30) as client:
             (listed,) = client.post("/v2/repository/index", json={}).json()
             assert (listed["name"], listed["state"]) == ("churn", "READY")
@@ -244,7 +250,7 @@ def test_the_admin_api_works_where_it_is_open(world: World, tmp_path: Path) -> N
 # A scorer that fails as third-party code does: with the values in its message.
 BROKEN = """
 import runpy, sys
-from custom_runtime import scoring
+from custom_runtime.model import scoring
 opened = scoring.open_scorer
 def open_scorer(*arguments):
     scorer = opened(*arguments)
@@ -270,7 +276,9 @@ def test_no_feature_value_and_no_token_is_ever_logged(world: World, tmp_path: Pa
     for command in ((), ("-c", BROKEN)):
         log = tmp_path / f"log{len(command)}"
         with (
-            serving(world.environment | {"CHURN_TOKEN": NEW}, log, command=command or ("scripts/serve.py",)) as server,
+            serving(
+                world.environment | {"SERVING_TOKEN": NEW}, log, command=command or ("scripts/serve.py",)
+            ) as server,
             httpx.Client(base_url=server.rest, headers=bearer) as client,
         ):
             tensor = {"name": "tenure_months", "shape": [1], "datatype": "FP64", "data": [SECRET_MONTHS]}

@@ -12,9 +12,9 @@ import tritonclient.grpc
 import tritonclient.http
 
 from custom_runtime.contract import FEATURES
-from custom_runtime.encoding import decode_row
-from tests.programs import redis_server
-from tests.serving import ROOT, Server, World, serving
+from custom_runtime.model.encoding import decode_row
+from tests.support.programs import redis_server
+from tests.support.serving import ROOT, Server, World, serving
 
 pytestmark = pytest.mark.integration
 TOLERANCE = 1e-5
@@ -140,8 +140,8 @@ def test_the_scores_are_the_same_with_features_in_redis(world: World, expected: 
             [sys.executable, "scripts/load_features.py", "--store", url], cwd=ROOT, check=True, capture_output=True
         )
         # Of 700 fetches one may be late on a busy machine: not what is asked here.
-        patient = {"CHURN_STORE_TIMEOUT_MS": "10000", "CHURN_DEADLINE_MS": "20000"}
-        with serving(world.environment | patient | {"CHURN_FEATURE_STORE": url}, tmp_path / "log") as server:
+        patient = {"SERVING_STORE_TIMEOUT_MS": "10000", "SERVING_DEADLINE_MS": "20000"}
+        with serving(world.environment | patient | {"SERVING_FEATURE_STORE": url}, tmp_path / "log") as server:
             bodies = [b'{"customer_id": %d}' % customer_id for customer_id in expected.ids[::10].tolist()]
             scores = [answer["churn_probability"] for answer in over_predict(server, bodies)]
             np.testing.assert_allclose(scores, expected.scores[::10], rtol=0, atol=TOLERANCE)

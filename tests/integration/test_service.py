@@ -11,7 +11,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from custom_runtime.contract import FEATURES
 from custom_runtime.metrics import OUTCOMES, SCORE_EDGES
-from tests.serving import Server
+from tests.support.serving import Server
 
 pytestmark = pytest.mark.integration
 KEY = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
@@ -76,14 +76,14 @@ def test_openapi_and_docs_are_served(client: httpx.Client) -> None:
 def test_every_request_is_counted_once_with_its_route_and_code(client: httpx.Client, server: Server) -> None:
     def counts() -> dict[tuple[str, str], float]:
         return {
-            (route, code): server.samples("churn_request_seconds_count", route=route, code=code)
+            (route, code): server.samples("serving_request_seconds_count", route=route, code=code)
             for route in ("predict", "v2_rest", "v2_grpc")
             for code in ("200", "404", "422", "413")
         }
 
     before = counts()
-    fetches = server.samples("churn_feature_fetch_seconds_count", store="sqlite")
-    hits, scores = server.samples("churn_feature_rows_total", outcome="hit"), server.samples("churn_score_count")
+    fetches = server.samples("serving_feature_fetch_seconds_count", store="sqlite")
+    hits, scores = server.samples("serving_feature_rows_total", outcome="hit"), server.samples("serving_score_count")
     client.post("/predict", json={"customer_id": 42})
     client.post("/predict", json={"customer_id": 10**9})
     client.post("/predict", json={"customer_id": -1})
@@ -102,10 +102,10 @@ def test_every_request_is_counted_once_with_its_route_and_code(client: httpx.Cli
         ("predict", "200"): 1, ("predict", "404"): 1, ("predict", "422"): 1, ("predict", "413"): 1,
         ("v2_rest", "200"): 2, ("v2_rest", "422"): 1, ("v2_grpc", "200"): 1,
     }  # fmt: skip
-    assert server.samples("churn_feature_fetch_seconds_count", store="sqlite") == fetches + 5
-    assert server.samples("churn_feature_rows_total", outcome="hit") == hits + 5
-    assert server.samples("churn_score_count") == scores + 5
-    assert server.samples("churn_inflight") == 0
+    assert server.samples("serving_feature_fetch_seconds_count", store="sqlite") == fetches + 5
+    assert server.samples("serving_feature_rows_total", outcome="hit") == hits + 5
+    assert server.samples("serving_score_count") == scores + 5
+    assert server.samples("serving_inflight") == 0
 
 
 def test_the_series_are_those_of_the_design_and_an_unknown_model_adds_none(
@@ -116,21 +116,23 @@ def test_the_series_are_those_of_the_design_and_an_unknown_model_adds_none(
     client.get("/v2/models/invented-by-a-client")
     text = httpx.get(server.metrics).text
     assert "invented-by-a-client" not in text
-    ours = [line for line in text.splitlines() if line.startswith("churn_")]
+    ours = [line for line in text.splitlines() if line.startswith("serving_")]
     of_the_process = [
-        line for line in ours if line.startswith(("churn_event_loop_", "churn_grpc_calls_", "churn_unauthorized_"))
+        line
+        for line in ours
+        if line.startswith(("serving_event_loop_", "serving_grpc_calls_", "serving_unauthorized_"))
     ]
     # Nobody was refused: no token is wanted here.
     assert {line.split()[0] for line in of_the_process if "_created{" not in line} == {
-        "churn_event_loop_tasks",
-        'churn_grpc_calls_started_total{predictor="local"}',
-        'churn_grpc_calls_answered_total{predictor="local"}',
+        "serving_event_loop_tasks",
+        'serving_grpc_calls_started_total{predictor="local"}',
+        'serving_grpc_calls_answered_total{predictor="local"}',
     }
     ours = [line for line in ours if line not in of_the_process]
     assert all('model="churn"' in line and 'version="1"' in line and 'predictor="local"' in line for line in ours)
-    edges = {match[1] for line in ours if (match := re.match(r'churn_request_seconds_bucket\{.*le="([^"]+)"', line))}
+    edges = {match[1] for line in ours if (match := re.match(r'serving_request_seconds_bucket\{.*le="([^"]+)"', line))}
     assert edges == {"0.001", "0.002", "0.005", "0.01", "0.02", "0.035", "0.05", "0.075", "0.1", "0.25", "1.0", "+Inf"}
-    bins = {match[1] for line in ours if (match := re.match(r'churn_score_bucket\{.*le="([^"]+)"', line))}
+    bins = {match[1] for line in ours if (match := re.match(r'serving_score_bucket\{.*le="([^"]+)"', line))}
     assert len(bins - {"+Inf"}) == len(SCORE_EDGES) == 20
     outcomes = {match[1] for line in ours if (match := re.search(r'outcome="(\w+)"', line))}
     assert outcomes == set(OUTCOMES)

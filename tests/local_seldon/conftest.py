@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.local_seldon.world import Local, manifest
+from tests.support.local_seldon_world import Local, manifest
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from scipy.stats import binomtest
 from local_seldon.demo.load import Load
 from rollout.errors import Rejected, Unavailable
 from rollout.targets.target import Readiness
-from tests.local_seldon.world import BASE, Local, is_alive, manifest, predictor
-from tests.programs import eventually
+from tests.support.local_seldon_world import BASE, Local, is_alive, manifest, predictor
+from tests.support.programs import eventually
 
 Begin = Callable[..., Local]
 pytestmark = pytest.mark.integration
@@ -43,8 +43,8 @@ def test_callers_reach_the_service_by_the_operators_path_and_by_the_plain_one(
 def test_a_predictor_sees_what_the_operator_injects_and_nothing_of_the_shell(
     local: Begin, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CHURN_FEATURE_STORE", "of the shell")
-    running = local(predictor("v1", 100, env={"CHURN_DEADLINE_MS": "400"}))
+    monkeypatch.setenv("SERVING_FEATURE_STORE", "of the shell")
+    running = local(predictor("v1", 100, env={"SERVING_DEADLINE_MS": "400"}))
     seen = client.get(f"{running.url}/environment").json()
     (replica,) = running.replicas("v1")
     assert seen["MLSERVER_HTTP_PORT"] == str(replica["http"])
@@ -53,8 +53,8 @@ def test_a_predictor_sees_what_the_operator_injects_and_nothing_of_the_shell(
     assert seen["MLSERVER_MODEL_URI"] == "/bundles/1"
     assert seen["PREDICTOR_ID"] == "v1"
     assert seen["SELDON_DEPLOYMENT_ID"] == "churn"
-    assert seen["CHURN_DEADLINE_MS"] == "400"
-    assert "CHURN_FEATURE_STORE" not in seen
+    assert seen["SERVING_DEADLINE_MS"] == "400"
+    assert "SERVING_FEATURE_STORE" not in seen
 
 
 def test_requests_are_split_by_the_weights(local: Begin, client: httpx.Client) -> None:

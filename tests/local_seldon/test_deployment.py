@@ -9,8 +9,8 @@ from local_seldon.backoff import Backoff
 from local_seldon.deployment import check_supported, grace_s, read_manifest, replicas, template
 from local_seldon.errors import Unsupported
 from rollout.errors import ManifestError
-from rollout.manifest import parse
-from tests.local_seldon.world import manifest, predictor
+from rollout.manifest.parsing import parse
+from tests.support.local_seldon_world import manifest, predictor
 
 
 def test_only_what_a_new_pod_is_needed_for_changes_the_template() -> None:

@@ -8,8 +8,8 @@ import pytest
 from local_seldon.environment import ARTIFACTS, Overrides, environment
 from local_seldon.errors import MissingArtifact, Unsupported
 from local_seldon.ports import Ports
-from rollout.manifest import parse
-from tests.local_seldon.world import manifest, predictor
+from rollout.manifest.parsing import parse
+from tests.support.local_seldon_world import manifest, predictor
 
 PORTS = Ports(9001, 9501, 6001)
 KNOWN = Overrides(artifacts={"churn-serving:1": "/bundles/1"})
@@ -45,7 +45,7 @@ def test_everything_that_the_operator_injects_is_there() -> None:
 
 
 def test_a_pod_inherits_paths_and_language_only() -> None:
-    assert "CHURN_DOCS" not in seen(manifest(predictor("v1", 100)), PATH="/bin", CHURN_DOCS="false")
+    assert "SERVING_DOCS" not in seen(manifest(predictor("v1", 100)), PATH="/bin", SERVING_DOCS="false")
     assert seen(manifest(predictor("v1", 100)), PATH="/bin")["PATH"] == "/bin"
 
 
@@ -77,10 +77,10 @@ def test_a_secret_is_asked_for_by_the_variables_name() -> None:
     document = manifest(predictor("v1", 100))
     container = document["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
     source = {"secretKeyRef": {"name": "store", "key": "url"}}
-    container["env"] = [{"name": "CHURN_FEATURE_STORE", "valueFrom": source}]
-    with pytest.raises(Unsupported, match="say `up --env CHURN_FEATURE_STORE=VALUE`"):
+    container["env"] = [{"name": "SERVING_FEATURE_STORE", "valueFrom": source}]
+    with pytest.raises(Unsupported, match="say `up --env SERVING_FEATURE_STORE=VALUE`"):
         seen(document)
-    given = Overrides(artifacts=KNOWN.artifacts, env={"CHURN_FEATURE_STORE": "sqlite:///x.db"})
-    assert seen(document, given)["CHURN_FEATURE_STORE"] == "sqlite:///x.db"
+    given = Overrides(artifacts=KNOWN.artifacts, env={"SERVING_FEATURE_STORE": "sqlite:///x.db"})
+    assert seen(document, given)["SERVING_FEATURE_STORE"] == "sqlite:///x.db"
     source["secretKeyRef"]["optional"] = True  # type: ignore[assignment]
-    assert "CHURN_FEATURE_STORE" not in seen(document)
+    assert "SERVING_FEATURE_STORE" not in seen(document)

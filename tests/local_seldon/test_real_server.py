@@ -17,8 +17,8 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from local_seldon.deployment import read_manifest
-from rollout.manifest import to_dict
-from tests.serving import ROOT, World
+from rollout.manifest.parsing import to_dict
+from tests.support.serving import ROOT, World
 
 pytestmark = pytest.mark.integration
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
@@ -40,7 +40,7 @@ def runtime(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         argv = [sys.executable, "scripts/seldon_local.py", *arguments, "--state", str(directory / "state")]
         return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
 
-    env = ["--env", f"CHURN_FEATURE_STORE={world.store}", "--env", "CHURN_DRAIN_DELAY_S=0"]
+    env = ["--env", f"SERVING_FEATURE_STORE={world.store}", "--env", "SERVING_DRAIN_DELAY_S=0"]
     up = run("up", str(file), "--port", "0", "-d", "-o", "json", "--artifact", f"churn-serving:1={world.bundle}", *env)
     assert up.returncode == 0, up.stderr
     try:
@@ -84,7 +84,7 @@ def _v2_grpc(runtime: dict[str, Any], predictor: str) -> int:
     counts = [
         float(line.rpartition(" ")[2])
         for line in text.splitlines()
-        if line.startswith("churn_request_seconds_count")
+        if line.startswith("serving_request_seconds_count")
         and 'route="v2_grpc"' in line
         and f'predictor="{predictor}"' in line
     ]

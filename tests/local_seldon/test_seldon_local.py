@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.local_seldon.world import BASE, STUB, is_alive, manifest, predictor
-from tests.programs import eventually
+from tests.support.local_seldon_world import BASE, STUB, is_alive, manifest, predictor
+from tests.support.programs import eventually
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,7 +12,7 @@ import kubernetes.client
 import pytest
 import yaml
 
-from rollout.rendering import kustomized
+from rollout.manifest.rendering import kustomized
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT.parent / "shared/crds/seldondeployments.machinelearning.seldon.io-1.17.1.yaml"

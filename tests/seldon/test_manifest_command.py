@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rollout.documents import read_documents
-from rollout.manifest import parse
+from rollout.manifest.parsing import parse, read_documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +41,7 @@ def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1():
 def test_findings_as_json_for_programs(tmp_path: Path):
     done = manifest("validate", str(tmp_path / "none.yaml"), "seldon/base/serviceaccounts.yaml", "-o", "json")
     assert done.returncode == 1
-    assert [finding["message"] for finding in json.loads(done.stdout)] == [
+    assert [problem["message"] for problem in json.loads(done.stdout)] == [
         "cannot be read: No such file or directory",
         "there is no SeldonDeployment in it",
     ]

@@ -20,7 +20,7 @@ ELSEWHERE = {
     "kube_horizontalpodautoscaler_status_current_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_status_desired_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_spec_max_replicas": {"namespace", "horizontalpodautoscaler"},
-    "churn_rollout_phase": {"namespace", "deployment", "phase"},
+    "serving_rollout_phase": {"namespace", "deployment", "phase"},
 }
 TARGET_LABELS = {"namespace", "pod", "container", "job", "instance"}  # what the PodMonitor adds
 WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan"}
@@ -68,7 +68,7 @@ def exported() -> dict[str, set[str]]:
     """Return the labels of every sample that a loaded model exports, as /metrics has them."""
     from prometheus_client import REGISTRY
 
-    from custom_runtime.grpc_calls import CallCounts
+    from custom_runtime.grpc.listener import CallCounts
     from custom_runtime.metrics import ServingMetrics
 
     metrics = ServingMetrics(model="churn", version="1", predictor="v1", store="memory")
@@ -165,7 +165,7 @@ def test_a_bucket_that_is_asked_for_is_an_edge_of_the_histogram():
 def test_the_dashboard_shows_what_a_rollout_is_watched_by():
     titles = {panel["title"] for panel in panels()}
     assert titles >= {"Traffic share", "P50", "P99", "Failed requests", "Feature rows by outcome", "Autoscaler"}
-    (scores,) = (panel for panel in panels() if "churn_score_bucket" in panel["targets"][0]["expr"])
+    (scores,) = (panel for panel in panels() if "serving_score_bucket" in panel["targets"][0]["expr"])
     assert scores["repeat"] == "predictor"
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
@@ -186,14 +186,14 @@ def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built):
 
 
 def test_the_rollouts_metric_and_its_phases_are_the_promoters():
-    from rollout.metrics import Metrics
-    from rollout.state import Phase
+    from rollout.engine.state import Phase
+    from rollout.reporting.metrics import Metrics
 
     exposed = {family.name for family in Metrics().registry.collect()}
     asked = {
-        name for expression in expressions() for name in metric_names(expression) if name.startswith("churn_rollout")
+        name for expression in expressions() for name in metric_names(expression) if name.startswith("serving_rollout")
     }
-    assert asked == {"churn_rollout_phase"}
+    assert asked == {"serving_rollout_phase"}
     assert asked <= exposed
     phases = {phase for expression in expressions() for phase in re.findall(r'phase="(\w+)"', expression)}
     assert phases == {"Held"}

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_runtime.grpc_port import AGE_SPREAD, GOODBYE_S
+from custom_runtime.grpc.port import AGE_SPREAD, GOODBYE_S
 from custom_runtime.settings import ServingSettings
-from rollout.capacity import Capacity, read_capacity
 from rollout.errors import ManifestError
-from rollout.manifest import parse, to_dict
-from rollout.seldon import SeldonDeployment
-from rollout.validation import findings
+from rollout.manifest.capacity import Capacity, read_capacity
+from rollout.manifest.parsing import parse, to_dict
+from rollout.manifest.seldon import SeldonDeployment
+from rollout.manifest.service_checks import find_problems
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("kind", "production", "canary", "shadow")
@@ -28,7 +28,7 @@ def of_kind(objects: tuple[dict[str, Any], ...], kind: str) -> list[dict[str, An
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deployment, crd_errors):
     assert crd_errors(deployment(overlay)) == []
-    assert [str(finding) for finding in findings(deployment(overlay))] == []
+    assert [str(problem) for problem in find_problems(deployment(overlay))] == []
     assert to_dict(parse(deployment(overlay))) == deployment(overlay)
 
 
@@ -85,7 +85,7 @@ def test_pods_are_locked_down(overlay: str, deployment):
             "capabilities": {"drop": ["ALL"]},
         }
         assert [volume["name"] for volume in pod["volumes"] if "emptyDir" in volume] == ["tmp"]
-        (store,) = (one for one in container["env"] if one["name"] == "CHURN_FEATURE_STORE")
+        (store,) = (one for one in container["env"] if one["name"] == "SERVING_FEATURE_STORE")
         assert store["valueFrom"] == {"secretKeyRef": {"name": "churn-feature-store", "key": "url"}}
 
 
@@ -95,14 +95,14 @@ def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment):
     env = {one["name"]: one.get("value") for one in container["env"]}
     pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][-1].rpartition(" ")[2])  # "/bin/sleep 10"
     see_off_s = ServingSettings.model_fields["grpc_connection_age_s"].default * AGE_SPREAD + GOODBYE_S
-    deadline_s = float(env["CHURN_DEADLINE_MS"]) / 1000
-    longest_s = pre_stop_s + float(env["CHURN_DRAIN_DELAY_S"]) + see_off_s + deadline_s
+    deadline_s = float(env["SERVING_DEADLINE_MS"]) / 1000
+    longest_s = pre_stop_s + float(env["SERVING_DRAIN_DELAY_S"]) + see_off_s + deadline_s
     assert pod.termination_grace_period_seconds is not None
     assert pod.termination_grace_period_seconds >= longest_s + 5
 
 
 def test_every_serving_setting_is_one_that_the_server_reads(deployment):
-    known = {f"CHURN_{name.upper()}" for name in ServingSettings.model_fields}
+    known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     container = parse(deployment("production")).stable.model_container
     assert {variable.name for variable in container.env} <= known
     assert len(container.env) >= 3

@@ -1,6 +1,6 @@
 """The overlay of Seldon's own protocol: what the wrapper answers, and what production says of everything else."""
 
-from rollout.validation import findings
+from rollout.manifest.service_checks import find_problems
 
 
 def container(deployment):
@@ -9,13 +9,13 @@ def container(deployment):
 
 def test_overlay_is_accepted_by_the_operators_rules_and_the_crd(deployment, crd_errors):
     built = deployment("seldon-protocol")
-    assert findings(built) == ()
+    assert find_problems(built) == ()
     assert crd_errors(built) == []
 
 
 def test_overlay_runs_the_component_and_probes_what_it_answers(deployment):
     ours = container(deployment("seldon-protocol"))
-    assert ours["command"][:2] == ["seldon-core-microservice", "custom_runtime.seldon_component.ChurnComponent"]
+    assert ours["command"][:2] == ["seldon-core-microservice", "custom_runtime.seldon_component.TabularComponent"]
     assert ours["readinessProbe"]["httpGet"] == {"path": "/health/status", "port": "http"}
     assert ours["livenessProbe"]["httpGet"] == {"path": "/health/ping", "port": "http"}
 

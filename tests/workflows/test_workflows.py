@@ -6,13 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.serving import ROOT
+from tests.support.programs import help_of
+from tests.support.serving import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 COMMAND = re.compile(r"\.venv/bin/python (scripts/\w+\.py[^|>&\n]*)")
@@ -37,20 +37,6 @@ def load(name: str) -> dict:
 
 def steps(workflow: dict):
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
-
-
-@cache
-def help_of(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def calls() -> list[list[str]]:

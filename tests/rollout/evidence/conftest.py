@@ -5,7 +5,7 @@ from typing import TypeVar
 import pytest
 
 from rollout.evidence.source import Source
-from tests.rollout.evidence.processes import Exporter, Prometheus
+from tests.support.metric_processes import Exporter, Prometheus
 
 S = TypeVar("S", bound=Source)
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from rollout.counts import ZERO
+from rollout.analysis.counts import ZERO
 from rollout.errors import EvidenceMalformed
 from rollout.evidence.prometheus import PrometheusSource
-from tests.rollout.evidence.processes import Exporter, Prometheus, counts_when, until
+from tests.support.metric_processes import Exporter, Prometheus, counts_when, until
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ class Cluster:
 
     def scraped(self, pods: int) -> None:
         """Wait until that many pods of the predictor are known."""
-        known = f'count(churn_score_count{{predictor="{self.name}",job="pods"}})'
+        known = f'count(serving_score_count{{predictor="{self.name}",job="pods"}})'
         until(partial(self.prometheus.ask, known), partial(operator.eq, pods))
 
     def source(self, **settings: object) -> PrometheusSource:
@@ -47,7 +47,7 @@ class Cluster:
     def watched(self, pods: int = 1) -> PrometheusSource:
         """A source whose origin is set: the pods are known with all that they have counted, and sampled once."""
         self.scraped(pods)
-        known = f'sum(churn_request_seconds_count{{predictor="{self.name}",job="pods"}})'
+        known = f'sum(serving_request_seconds_count{{predictor="{self.name}",job="pods"}})'
         until(partial(self.prometheus.ask, known), partial(operator.eq, self._counted))
         source = self.source()
         assert source.sample([self.name]) == {self.name: ZERO}
@@ -130,7 +130,7 @@ def test_a_pod_scraped_by_two_jobs_is_refused_until_one_is_selected(cluster: Clu
     """Adding the series would count each request twice."""
     cluster.prometheus.free.append(cluster.prometheus.doubled)  # the next that is taken
     cluster.pod()
-    doubled = f'count(churn_score_count{{predictor="{cluster.name}"}})'
+    doubled = f'count(serving_score_count{{predictor="{cluster.name}"}})'
     until(partial(cluster.prometheus.ask, doubled), partial(operator.eq, 2))
     with pytest.raises(
         EvidenceMalformed, match=r"exists twice, differing in \{'job': \('(pods', 'again|again', 'pods)'\)\}"

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from rollout.counts import LATENCY_EDGES_MS, Counts
+from rollout.analysis.counts import LATENCY_EDGES_MS, Counts
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.evidence.prometheus import AUTHORIZATION_ENV, PrometheusSource
-from tests.programs import free_port
-from tests.rollout.evidence.processes import misbehaving, reply
+from tests.support.metric_processes import misbehaving, reply
+from tests.support.programs import free_port
 
 EDGES = [*(str(edge / 1000) for edge in LATENCY_EDGES_MS), "+Inf"]
 
 
 def series(le: str, value: str, **labels: str) -> dict[str, Any]:
     own = {"model": "churn", "version": "7", "predictor": "v7", "route": "predict", "code": "200", "instance": "a:1"}
-    return {"metric": {"__name__": "churn_request_seconds_bucket", "le": le, **own, **labels}, "value": [1.0, value]}
+    return {"metric": {"__name__": "serving_request_seconds_bucket", "le": le, **own, **labels}, "value": [1.0, value]}
 
 
 def vector(*found: dict[str, Any], **extra: Any) -> bytes:

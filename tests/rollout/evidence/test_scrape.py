@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
-from rollout.counts import ZERO
+from rollout.analysis.counts import ZERO
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.evidence.scrape import ScrapeSource
-from tests.programs import free_port
-from tests.rollout.evidence.processes import Exporter, drip, misbehaving, reply
+from tests.support.metric_processes import Exporter, drip, misbehaving, reply
+from tests.support.programs import free_port
 
 PodStarter = Callable[..., Exporter]
 Open = Callable[..., ScrapeSource]
@@ -119,7 +119,7 @@ def test_a_failed_sample_changes_nothing(v7: Exporter, opened: Open) -> None:
 
 
 def test_a_page_that_is_no_metric_page_is_refused(opened: Open) -> None:
-    with misbehaving([reply('churn_score_bucket{le="0.05" 3\n')]) as url:
+    with misbehaving([reply('serving_score_bucket{le="0.05" 3\n')]) as url:
         reader = opened(urls=lambda _: [url])
         with pytest.raises(EvidenceMalformed, match="is no metric page"):
             reader.sample(["v7"])

@@ -10,13 +10,13 @@ from kubernetes import client
 
 from rollout.targets.kubernetes import SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
-from rollout.targets.memory import MemoryTarget
-from tests.local_seldon.world import Local, predictor
-from tests.local_seldon.world import manifest as local_manifest
-from tests.rollout.conftest import FakeClock, manifest
-from tests.rollout.targets.scene import Scene
-from tests.stand_ins.kube_api import kube_api
-from tests.stand_ins.seldon_operator import SeldonOperator
+from tests.support.kube_api import kube_api
+from tests.support.local_seldon_world import Local, predictor
+from tests.support.local_seldon_world import manifest as local_manifest
+from tests.support.rollout_world import FakeClock, manifest
+from tests.support.seldon_operator import SeldonOperator
+from tests.support.targets.memory import MemoryTarget
+from tests.support.targets.scene import Scene
 
 
 @pytest.fixture
@@ -59,5 +59,5 @@ def local(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.fixture(params=["memory", "kubernetes", "local"])
 def scene(request: pytest.FixtureRequest) -> Scene:
-    place: Scene = request.getfixturevalue(request.param)
-    return place
+    target: Scene = request.getfixturevalue(request.param)
+    return target

@@ -1,8 +1,8 @@
-"""The contract of every place, held in memory, behind a Kubernetes API over HTTP, and on this machine."""
+"""The contract of every target, held in memory, behind a Kubernetes API over HTTP, and on this machine."""
 
 from __future__ import annotations
 
-from tests.rollout.targets.contract import Contract
+from tests.support.targets.contract import Contract
 
 
 class TestContract(Contract):

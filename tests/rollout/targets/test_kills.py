@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from rollout.annotation import read_state
-from rollout.changes import same_weights
-from rollout.plan import Plan, Step
-from rollout.release import Release
-from rollout.session import Session
-from rollout.state import Phase, RolloutState
-from tests.rollout.targets.cluster import Cluster, clustered
-from tests.stand_ins import promoting
+from rollout.engine.observation import same_weights
+from rollout.engine.session import Session
+from rollout.engine.start import Release
+from rollout.engine.state import Phase, RolloutState, read_state
+from rollout.plan.plan import Plan, Step
+from tests.support import promoting
+from tests.support.targets.cluster import Cluster, clustered
 
 KILLS = 10
 STEPS = tuple(Step(weight, min_duration_s=0.6, max_duration_s=60) for weight in (10, 30, 50, 100))

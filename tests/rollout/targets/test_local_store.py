@@ -10,7 +10,7 @@ from rollout.errors import Conflict, NotFound, Rejected, Unavailable
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore, write_json
 from rollout.targets.target import Event, EventType, LeaseRecord
-from tests.rollout.conftest import manifest
+from tests.support.rollout_world import manifest
 
 
 @pytest.fixture

@@ -1,0 +1,183 @@
+"""The closed loop that wrk cannot run, gRPC and big batches in the background: the load client in a child process.
+
+Each connection asks again as soon as it has its answer, as with wrk.
+
+The closed loop over REST: Debian's wrk, every connection asking again as soon as it has its answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event as LocalEvent
+
+from benchmarks.errors import BenchmarkError, MeasurementError
+from benchmarks.load.client import Client, codec_factory
+from benchmarks.load.connection import Done
+from benchmarks.load.target import Target
+
+END_TIMEOUT_S = 60.0
+CONNECTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What is asked, over how many connections, from which core."""
+
+    target: Target
+    path: str
+    bodies: tuple[bytes, ...]
+    is_grpc: bool
+    connections: int
+    cpu: int
+    timeout_s: float = 30.0
+
+
+def run_closed_loop(loop: Loop, *, duration_s: float) -> ClosedLoop:
+    """Run a closed loop for a while. Raises MeasurementError when one answer was an error, or none came."""
+    with closed_loop(loop) as results:
+        time.sleep(duration_s)
+    return results[0]
+
+
+@contextmanager
+def closed_loop(loop: Loop) -> Iterator[list[ClosedLoop]]:
+    """Run a closed loop as long as the block runs; the list has the result afterwards."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    stop = context.Event()
+    process = context.Process(target=_child, args=(theirs, stop, loop), daemon=True)
+    process.start()
+    theirs.close()
+    results: list[ClosedLoop] = []
+    try:
+        _receive(ours)  # the first answer
+        yield results
+        stop.set()
+        result = _receive(ours)
+        assert isinstance(result, ClosedLoop)  # noqa: S101 (the child sends nothing else second)
+        results.append(result)
+    finally:
+        process.terminate()
+        process.join()
+        ours.close()
+
+
+def _receive(pipe: Pipe) -> object:
+    if not pipe.poll(END_TIMEOUT_S):
+        raise MeasurementError("the closed loop got no answer")
+    try:
+        message = pipe.recv()
+    except EOFError as error:
+        raise MeasurementError("the closed loop's process ended without a result") from error
+    if isinstance(message, BenchmarkError):
+        raise message
+    return message
+
+
+def _child(pipe: Pipe, stop: Event, loop: Loop) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.sched_setaffinity(0, {loop.cpu})
+    gc.disable()
+    try:
+        pipe.send(_measure(loop, pipe, stop))
+    except BenchmarkError as error:
+        pipe.send(error)
+
+
+def _measure(loop: Loop, pipe: Pipe, stop: Event) -> ClosedLoop:
+    latency_ms = array("d")
+    errors: Counter[str] = Counter()
+    indexes = (number % len(loop.bodies) for number in count())
+    first = LocalEvent()
+
+    def on_done(done: Sequence[Done]) -> None:
+        for one in done:
+            latency_ms.append((one.finished_s - one.request.issued_s) * 1e3)
+            if one.error is not None:
+                errors[f"{one.error} {one.detail}".strip()] += 1
+            client.submit([0], [next(indexes)])
+        first.set()
+
+    client = Client(
+        loop.target,
+        codec_factory(loop.target, loop.path, loop.bodies, is_grpc=loop.is_grpc),
+        alpn="h2" if loop.is_grpc else "http/1.1",
+        connections=loop.connections,
+        timeout_s=loop.timeout_s,
+        on_done=on_done,
+    )
+    client.open()
+    try:
+        client.submit([0] * loop.connections, [next(indexes) for _ in range(loop.connections)])
+        if not first.wait(END_TIMEOUT_S):
+            raise MeasurementError(f"no answer from {loop.target.authority}{loop.path}")
+        pipe.send("answering")
+        started_s, before = time.perf_counter(), len(latency_ms)
+        stop.wait()
+        elapsed_s, after = time.perf_counter() - started_s, len(latency_ms)
+    finally:
+        client.close()
+    if errors or after == before:
+        raise MeasurementError(f"{loop.path}: {after} answers, errors: {dict(errors) or 'no answer at all'}")
+    ordered = sorted(latency_ms[before:after])
+    return ClosedLoop((after - before) / elapsed_s, ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)])
+
+
+SCRIPT = Path(__file__).resolve().parent / "wrk_bodies.lua"
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """Answers per second, and the latency of a connection that is never idle."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def run_wrk(target: Target, path: str, bodies: Sequence[bytes], *, duration_s: float, cpu: int) -> ClosedLoop:
+    """Run wrk with one thread on one core. Raises MeasurementError when one answer was not a 200, or none came."""
+    with TemporaryDirectory(prefix="wrk-") as directory:
+        file = Path(directory) / "bodies"
+        file.write_bytes(b"\n".join(bodies) + b"\n")
+        url = f"http://{target.authority}{path}"
+        command = ["taskset", "-c", str(cpu), *wrk_arguments(duration_s), "-s", str(SCRIPT), url, "--", str(file)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 30, check=False)
+        except FileNotFoundError as error:
+            raise MeasurementError("wrk or taskset is missing; install them: apt-get install wrk util-linux") from error
+        except subprocess.TimeoutExpired as error:
+            raise MeasurementError(f"wrk did not end; {url} does not answer") from error
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines or not lines[-1].startswith("{"):
+        raise MeasurementError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
+    figures = json.loads(lines[-1])
+    failed = {kind: count for kind, count in figures["errors"].items() if count}
+    if failed or not figures["requests"]:
+        raise MeasurementError(f"{figures['requests']} answers, errors: {failed or 'no answer at all'}")
+    return ClosedLoop(
+        requests_per_s=figures["requests"] / figures["duration_us"] * 1e6,
+        p50_ms=figures["p50_us"] / 1e3,
+        p99_ms=figures["p99_us"] / 1e3,
+    )
+
+
+def wrk_arguments(duration_s: float) -> list[str]:
+    """Return wrk's command line without script, URL and bodies, also for the report."""
+    return ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(duration_s))}s", "--latency"]

@@ -1,0 +1,88 @@
+"""What every server of the comparison is given: the same customers, the same features, the same model.
+
+The project's servers read their own feature store. The peers read a plain table with a column for each feature, as a
+team would have it, and MLServer's stock runtime is sent the feature vectors themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import MeasurementError
+from custom_runtime.contract import FEATURES, KEY
+from custom_runtime.features.adapters import open_store
+from custom_runtime.model.bundle import read_bundle
+from custom_runtime.model.encoding import Matrix
+
+CUSTOMERS = range(1, 7044)
+FETCH_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """rows: float32 [len(customers), WIDTH], in the customers' order. table: the peers' SQLite file. model: .ubj."""
+
+    customers: range
+    rows: Matrix
+    table: Path
+    model: Path
+    version: str
+
+
+def prepare_inputs(root: Path, directory: Path, *, say: Callable[[str], None]) -> Inputs:
+    """Make the bundle and the features when they are missing, and the peers' table. Raises MeasurementError."""
+    from handoff.prepare import prepare
+
+    prepare(root / "var" / "bundle", root / "var" / "stock", say=say)
+    features = root / "var" / "features.db"
+    if not features.exists():
+        load_features(root, f"sqlite:///{features}")
+    return read_inputs(root / "var" / "bundle", f"sqlite:///{features}", directory)
+
+
+def read_inputs(bundle: Path, store: str, directory: Path) -> Inputs:
+    """Read what is served, and write the peers' table into `directory`. Raises MeasurementError."""
+    rows = asyncio.run(_rows(store))
+    directory.mkdir(parents=True, exist_ok=True)
+    table = directory / "customers.db"
+    _write_table(table, rows)
+    served = read_bundle(bundle)
+    return Inputs(CUSTOMERS, rows, table, served.path("xgboost"), served.version)
+
+
+def load_features(root: Path, store: str) -> None:
+    """Load the reference customers into a feature store with the project's own command."""
+    command = [sys.executable, "scripts/load_features.py", "--store", store]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise MeasurementError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+
+
+async def _rows(url: str) -> Matrix:
+    store = open_store(url)
+    await store.open()
+    try:
+        fetched = await store.fetch(CUSTOMERS, timeout_s=FETCH_TIMEOUT_S)
+    finally:
+        await store.close()
+    if not fetched.updated_at.all():
+        raise MeasurementError(f"{url} lacks reference customers; run scripts/load_features.py --store {url}")
+    return fetched.rows
+
+
+def _write_table(path: Path, rows: Matrix) -> None:
+    path.unlink(missing_ok=True)
+    columns = ", ".join(f"{feature.name} REAL NOT NULL" for feature in FEATURES)
+    marks = ", ".join("?" * (len(FEATURES) + 1))
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"CREATE TABLE customers ({KEY} INTEGER PRIMARY KEY, {columns})")
+        records = [(customer, *map(float, row)) for customer, row in zip(CUSTOMERS, rows, strict=True)]
+        connection.executemany(f"INSERT INTO customers VALUES ({marks})", records)  # noqa: S608 (query marks)
+    connection.close()

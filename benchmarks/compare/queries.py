@@ -1,0 +1,146 @@
+"""How each server is asked for the same thing, and where its answer has the probability.
+
+Do all servers answer the same? Asked before anything is measured, for a sample of the customers.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.compare.inputs import Inputs
+from benchmarks.errors import MeasurementError
+from benchmarks.load.target import Protocol, Target, customer_bodies, path_of, v2_grpc_message, v2_rest_body
+
+Json = dict[str, object]
+STOCK_NOTE = "is sent the feature vector: the client has looked the features up before the clock starts"
+TOLERANCE = 1e-5
+STRIDE = 293  # 25 of the 7,043 customers; a prime, so that no pattern of the table is followed
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Bodies in the order of the inputs's customers. note: what is unlike the others, for the report."""
+
+    path: str
+    bodies: tuple[bytes, ...]
+    read: Callable[[bytes], float]
+    is_grpc: bool = False
+    note: str = ""
+
+
+def predict(inputs: Inputs) -> Query:
+    """POST /predict with the customer's id."""
+    bodies = customer_bodies(Protocol.PREDICT, "churn", inputs.customers)
+    return Query("/predict", tuple(bodies), _predicted)
+
+
+def bento_predict(inputs: Inputs) -> Query:
+    """BentoML names the argument: {"input": {"customer_id": 42}}."""
+    bodies = customer_bodies(Protocol.PREDICT, "churn", inputs.customers)
+    return Query("/predict", tuple(b'{"input": %s}' % body for body in bodies), _predicted)
+
+
+def v2_rest(inputs: Inputs) -> Query:
+    """V2 REST, one row, the customer's id."""
+    bodies = customer_bodies(Protocol.V2_REST, "churn", inputs.customers)
+    return Query(path_of(Protocol.V2_REST, "churn"), tuple(bodies), _v2)
+
+
+def v2_grpc(inputs: Inputs) -> Query:
+    """V2 gRPC, one row, the customer's id."""
+    bodies = customer_bodies(Protocol.V2_GRPC, "churn", inputs.customers)
+    return Query(path_of(Protocol.V2_GRPC, "churn"), tuple(bodies), _v2_message, is_grpc=True)
+
+
+def stock_rest(inputs: Inputs) -> Query:
+    """V2 REST, one row, the feature vector."""
+    bodies = [v2_rest_body("features", "FP32", row.tolist()) for row in inputs.rows]
+    return Query(path_of(Protocol.V2_REST, "churn-xgboost"), tuple(bodies), _v2, note=STOCK_NOTE)
+
+
+def stock_grpc(inputs: Inputs) -> Query:
+    """V2 gRPC, one row, the feature vector."""
+    bodies = [v2_grpc_message("churn-xgboost", "features", "FP32", row.tolist()) for row in inputs.rows]
+    return Query(path_of(Protocol.V2_GRPC, "x"), tuple(bodies), _v2_message, is_grpc=True, note=STOCK_NOTE)
+
+
+def big_batch(inputs: Inputs, rows: int) -> Query:
+    """V2 REST with many customers in one request."""
+    ids = [inputs.customers[number % len(inputs.customers)] for number in range(rows)]
+    body = v2_rest_body("customer_id", "INT64", ids, rows=rows)
+    return Query(path_of(Protocol.V2_REST, "churn"), (body,), _v2)
+
+
+def constant(inputs: Inputs) -> Query:
+    """Return what the bare ASGI app is asked; it answers a constant, so there is nothing to agree on."""
+    return Query("/predict", predict(inputs).bodies, lambda answer: float("nan"))
+
+
+def _predicted(answer: bytes) -> float:
+    return float(json.loads(answer)["churn_probability"])
+
+
+def _v2(answer: bytes) -> float:
+    outputs = json.loads(answer)["outputs"]
+    return float(next(output for output in outputs if output["name"] in ("churn_probability", "predict"))["data"][0])
+
+
+def _v2_message(answer: bytes) -> float:
+    # MLServer's generated code reads what this package's own encoder asked for.
+    from mlserver.grpc.dataplane_pb2 import ModelInferResponse
+
+    message = ModelInferResponse.FromString(answer)
+    output = next(output for output in message.outputs if output.name in ("churn_probability", "predict"))
+    contents = output.contents
+    return float((contents.fp64_contents or contents.fp32_contents)[0])
+
+
+def sampled(inputs: Inputs) -> range:
+    """Return the positions of the customers who are asked for."""
+    return range(0, len(inputs.customers), STRIDE)
+
+
+def answers(target: Target, query: Query, inputs: Inputs) -> list[float]:
+    """Return a server's probabilities for the sample. Raises MeasurementError when it answers one with an error."""
+    ask = _ask_grpc if query.is_grpc else _ask_rest
+    return [ask(target, query, position) for position in sampled(inputs)]
+
+
+def check_agreement(title: str, given: list[float], reference: list[float]) -> float:
+    """Return the largest difference; NaN (a constant answer) is not compared. Raises MeasurementError beyond 1e-5."""
+    differences = [abs(one - other) for one, other in zip(given, reference, strict=True) if not math.isnan(one)]
+    largest = max(differences, default=0.0)
+    if largest > TOLERANCE:
+        raise MeasurementError(f"{title} disagrees by {largest:.2g}; allowed: {TOLERANCE:g}; nothing was measured")
+    return largest
+
+
+def _ask_rest(target: Target, query: Query, position: int) -> float:
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("POST", query.path, query.bodies[position], {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise MeasurementError(f"{target.authority}{query.path} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        raise MeasurementError(f"{target.authority}{query.path}: {response.status} {body[:200]!r}")
+    return query.read(body)
+
+
+def _ask_grpc(target: Target, query: Query, position: int) -> float:
+    import grpc  # a client that nobody here wrote
+
+    with grpc.insecure_channel(target.authority) as channel:
+        call = channel.unary_unary(query.path)
+        try:
+            return query.read(call(query.bodies[position], timeout=TIMEOUT_S))
+        except grpc.RpcError as error:
+            raise MeasurementError(f"{target.authority}{query.path}: {error}") from error

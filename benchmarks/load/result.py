@@ -1,0 +1,223 @@
+"""What an open-loop load test is to do.
+
+What an open-loop load test found: while it runs, and in the end, with the reasons to believe it or not.
+
+A load test's result as a person reads it, and as a program does.
+
+The forms in which the commands print their results.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.errors import MeasurementError
+from benchmarks.load.target import Target
+
+# LoadGen wants this many requests under the bound before it believes a P99 with 99 % confidence (459, rounded up).
+MIN_QUERIES = 512
+# The client is called the bottleneck beyond any of these.
+CPU_LIMIT = 0.95
+LAG_MEAN_LIMIT_MS = 1.0
+LAG_P99_LIMIT_MS = 5.0
+NS_PER_MS = 1e6
+FILE = "mlperf_log_summary.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """One test: what is asked of whom, how often, for how long. cpu pins the client to one core."""
+
+    target: Target
+    path: str
+    bodies: tuple[bytes, ...]
+    is_grpc: bool
+    qps: float
+    duration_s: float
+    bound_ms: float = 50.0
+    percentile: float = 0.99
+    connections: int = 64
+    timeout_s: float = 2.0
+    warmup_s: float = 1.0
+    seed: int = 0
+    cpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What happened. latency_ms: each request's time from being issued to its answer; issued_s: since the start."""
+
+    qps: float
+    summary: Summary
+    requests: int
+    errors: dict[str, int]
+    example: str
+    client_cpu: float
+    lag_mean_ms: float
+    lag_p99_ms: float
+    issued_s: array[float] = field(repr=False)
+    latency_ms: array[float] = field(repr=False)
+
+    @property
+    def failures(self) -> int:
+        """How many requests ended in an error."""
+        return sum(self.errors.values())
+
+    @property
+    def valid(self) -> bool:
+        """LoadGen's verdict, and no error."""
+        return self.summary.valid and not self.failures
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is INVALID; empty when it is VALID."""
+        share = f"{self.failures} of {self.requests} requests failed"
+        return ((share,) if self.failures else ()) + self.summary.reasons
+
+    @property
+    def bottleneck(self) -> str | None:
+        """Why the client, and not the server, set these figures; None when it did not."""
+        if self.client_cpu >= CPU_LIMIT:
+            return f"the client used {self.client_cpu:.0%} of a core"
+        if self.lag_mean_ms > LAG_MEAN_LIMIT_MS or self.lag_p99_ms > LAG_P99_LIMIT_MS:
+            return f"the client sent {self.lag_mean_ms:.2f} ms late on average, {self.lag_p99_ms:.2f} ms at P99"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A running test: seconds since it began, requests done, errors so far, and the latencies since the last report."""
+
+    elapsed_s: float
+    requests: int
+    failures: int
+    recent_ms: array[float]
+
+
+def as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
+    """Return what `-o json` prints; latencies in ms, from each request's scheduled arrival."""
+    summary = result.summary
+    return {
+        "valid": result.valid,
+        "reasons": list(result.reasons),
+        "target_qps": plan.qps,
+        "scheduled_qps": summary.scheduled_qps,
+        "achieved_qps": summary.completed_qps,
+        "requests": result.requests,
+        "errors": result.errors,
+        "error_example": result.example,
+        "bound_ms": plan.bound_ms,
+        "latency_ms": {
+            "mean": summary.mean_ms,
+            "p50": summary.p50_ms,
+            "p90": summary.p90_ms,
+            "p99": summary.p99_ms,
+            "p99.9": summary.p999_ms,
+            "max": summary.max_ms,
+        },
+        "client": {
+            "cpu": round(result.client_cpu, 3),
+            "lag_mean_ms": round(result.lag_mean_ms, 3),
+            "lag_p99_ms": round(result.lag_p99_ms, 3),
+            "bottleneck": result.bottleneck,
+        },
+    }
+
+
+def as_table(plan: LoadPlan, result: LoadResult) -> Table:
+    """Return the table that ends a test."""
+    summary = result.summary
+    table = Table(title=f"{plan.path} at {plan.qps:,.0f} requests/s (Poisson)", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("P50", f"{summary.p50_ms:.2f} ms")
+    table.add_row("P90", f"{summary.p90_ms:.2f} ms")
+    table.add_row("P99", f"{summary.p99_ms:.2f} ms (bound {plan.bound_ms:g} ms)")
+    table.add_row("P99.9", f"{summary.p999_ms:.2f} ms")
+    table.add_row("slowest", f"{summary.max_ms:.2f} ms")
+    table.add_row("scheduled", f"{summary.scheduled_qps:,.1f} requests/s")
+    table.add_row("achieved", f"{summary.completed_qps:,.1f} requests/s")
+    table.add_row("requests", f"{result.requests:,}")
+    errors = ", ".join(f"{count:,} x {label}" for label, count in result.errors.items())
+    table.add_row("errors", escape(f"{errors} (the first: {result.example})") if errors else "none")
+    table.add_row("client", f"{result.client_cpu:.0%} of a core, {result.lag_mean_ms:.2f} ms late on average")
+    table.add_row(
+        "verdict", "[green]VALID[/]" if result.valid else f"[red]INVALID[/]: {escape('; '.join(result.reasons))}"
+    )
+    return table
+
+
+class Output(StrEnum):
+    """What is printed on stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """LoadGen's verdict. Latencies in ms, counted from each query's scheduled arrival, whenever it was sent."""
+
+    valid: bool
+    reasons: tuple[str, ...]
+    scheduled_qps: float
+    completed_qps: float
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+
+
+def read_summary(directory: Path) -> Summary:
+    """Read the summary in a log directory. Raises MeasurementError when LoadGen wrote none that can be read."""
+    try:
+        text = (directory / FILE).read_text()
+        return Summary(
+            valid=_text(text, "Result is") == "VALID",
+            reasons=_reasons(text),
+            scheduled_qps=float(_text(text, "Scheduled samples per second")),
+            completed_qps=float(_text(text, "Completed samples per second")),
+            mean_ms=_ms(text, "Mean latency"),
+            p50_ms=_ms(text, "50.00 percentile latency"),
+            p90_ms=_ms(text, "90.00 percentile latency"),
+            p99_ms=_ms(text, "99.00 percentile latency"),
+            p999_ms=_ms(text, "99.90 percentile latency"),
+            max_ms=_ms(text, "Max latency"),
+        )
+    except (OSError, ValueError) as error:
+        raise MeasurementError(f"LoadGen's summary cannot be read: {error}") from error
+
+
+def _text(text: str, label: str) -> str:
+    found = re.search(rf"^\s*{re.escape(label)}(?: \(ns\))?\s*:\s*(\S+)", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"no {label!r} in {FILE}")
+    return found.group(1)
+
+
+def _ms(text: str, label: str) -> float:
+    return int(_text(text, label)) / NS_PER_MS
+
+
+def _reasons(text: str) -> tuple[str, ...]:
+    """Return which of LoadGen's conditions failed, in its own words."""
+    failed = re.findall(
+        r"^\s*(Performance constraints|Min duration|Min queries|Early stopping) satisfied\s*: N", text, re.M
+    )
+    words = {
+        "Performance constraints": "P99 is beyond the bound",
+        "Min duration": "the run ended early: too many requests were waiting",
+        "Min queries": "too few requests",
+        "Early stopping": "too few requests under the bound to be sure of P99 with 99 % confidence",
+    }
+    return tuple(words[name] for name in failed)

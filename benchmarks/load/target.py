@@ -1,0 +1,165 @@
+"""Where a load test sends its requests: a base URL with optional path prefix, TLS and extra headers.
+
+What is asked: one customer's request body in each protocol, as bytes made before the clock starts.
+
+The protobuf encoder knows just the fields of the V2 protocol's ModelInferRequest that a request of numbers needs, so
+that a load test needs no generated code; a test decodes its bytes with MLServer's own.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from benchmarks.errors import TargetError, UsageError
+
+TLS_SCHEMES = {"http": False, "https": True, "grpc": False, "grpcs": True}
+GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server, or a gateway in front of one. `prefix` starts with a slash, or is empty."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str
+    headers: tuple[tuple[str, str], ...] = ()
+    verify: bool = True
+
+    @property
+    def authority(self) -> str:
+        """The Host header; an explicit `Host` among the headers wins."""
+        for name, value in self.headers:
+            if name.lower() == "host":
+                return value
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    def connect(self, *, alpn: str, timeout_s: float) -> socket.socket:
+        """Return a connected non-blocking socket, TLS done. Raises TargetError."""
+        try:
+            plain = socket.create_connection((self.host, self.port), timeout=timeout_s)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected = self._secure(plain, alpn) if self.tls else plain
+        except OSError as error:
+            raise TargetError(f"cannot connect to {self.host}:{self.port}: {error}") from error
+        connected.setblocking(False)
+        return connected
+
+    def _secure(self, plain: socket.socket, alpn: str) -> ssl.SSLSocket:
+        context = ssl.create_default_context()
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols([alpn])
+        return context.wrap_socket(plain, server_hostname=self.host)
+
+
+def parse_target(url: str, headers: Sequence[str] = (), *, verify: bool = True) -> Target:
+    """Read a base URL and "Name: value" headers. Raises UsageError naming what is wrong."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in TLS_SCHEMES:
+        raise UsageError(f"the URL {url!r} has scheme {parts.scheme!r}; allowed: {', '.join(TLS_SCHEMES)}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"the URL {url!r} has no valid port: {error}") from error
+    if not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"the URL {url!r} is no base URL; give scheme://host[:port][/prefix]")
+    tls = TLS_SCHEMES[parts.scheme]
+    return Target(
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        tls=tls,
+        prefix=parts.path.rstrip("/"),
+        headers=tuple(_parse_header(header) for header in headers),
+        verify=verify,
+    )
+
+
+def _parse_header(header: str) -> tuple[str, str]:
+    name, colon, value = header.partition(":")
+    if not colon or not name.strip() or "\n" in header or "\r" in header:
+        raise UsageError(f"the header {header!r} is not of the form 'Name: value'")
+    return name.strip(), value.strip()
+
+
+class Protocol(StrEnum):
+    """How the server is asked."""
+
+    PREDICT = "predict"
+    V2_REST = "v2-rest"
+    V2_GRPC = "v2-grpc"
+
+
+def parse_customers(text: str) -> range:
+    """Read "1-7043" or "42" as a range of customer ids. Raises UsageError."""
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise UsageError(f"customers {text!r} is not a range of ids such as 1-7043")
+    customers = range(int(first), int(last if dash else first) + 1)
+    if not customers:
+        raise UsageError(f"customers {text!r} is empty: {last} is smaller than {first}")
+    return customers
+
+
+def path_of(protocol: Protocol, model: str) -> str:
+    """Return the URL path (gRPC: the method) that is asked, without the target's prefix."""
+    return {
+        Protocol.PREDICT: "/predict",
+        Protocol.V2_REST: f"/v2/models/{model}/infer",
+        Protocol.V2_GRPC: GRPC_PATH,
+    }[protocol]
+
+
+def customer_bodies(protocol: Protocol, model: str, customers: Sequence[int]) -> list[bytes]:
+    """Return one request body per customer, by customer_id alone: the server looks the features up."""
+    if protocol is Protocol.PREDICT:
+        return [b'{"customer_id": %d}' % customer for customer in customers]
+    if protocol is Protocol.V2_REST:
+        return [v2_rest_body("customer_id", "INT64", [customer]) for customer in customers]
+    return [v2_grpc_message(model, "customer_id", "INT64", [customer]) for customer in customers]
+
+
+def v2_rest_body(name: str, datatype: str, row: Sequence[float], *, rows: int = 1) -> bytes:
+    """Return a V2 REST request of one input of shape [rows, len(row) / rows]."""
+    tensor = {"name": name, "shape": [rows, len(row) // rows], "datatype": datatype, "data": list(row)}
+    return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
+
+
+def v2_grpc_message(model: str, name: str, datatype: str, row: Sequence[float]) -> bytes:
+    """Return a ModelInferRequest of one input of shape [1, len(row)], INT64 or FP32."""
+    if datatype == "INT64":
+        # InferTensorContents.int64_contents = 3, packed varints
+        contents = _bytes_field(3, b"".join(_varint(int(value)) for value in row))
+    else:
+        # InferTensorContents.fp32_contents = 6, packed
+        contents = _bytes_field(6, struct.pack(f"<{len(row)}f", *row))
+    tensor = (
+        _bytes_field(1, name.encode())
+        + _bytes_field(2, datatype.encode())
+        + _bytes_field(3, _varint(1) + _varint(len(row)))
+        + _bytes_field(5, contents)
+    )
+    return _bytes_field(1, model.encode()) + _bytes_field(5, tensor)
+
+
+def _bytes_field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

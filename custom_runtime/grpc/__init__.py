@@ -1,0 +1,1 @@
+"""The gRPC listener and its servicer. Imports `network`, `protocol` and the runtime."""

@@ -1,0 +1,55 @@
+"""The models that are loaded in this process, as the fast routes see them."""
+
+from __future__ import annotations
+
+from custom_runtime.errors import NotReady, UnknownModel, quoted
+from custom_runtime.runtime import TabularRuntime
+
+
+class LoadedModels:
+    """Name -> runtimes, newest first. During a reload the old one answers until the new one is ready."""
+
+    def __init__(self) -> None:
+        self._runtimes: dict[str, list[TabularRuntime]] = {}
+        self.draining = False
+
+    def add(self, runtime: TabularRuntime) -> None:
+        """Take a runtime that MLServer is about to load; those of the name that are ready answer until it is."""
+        answering = [other for other in self._runtimes.get(runtime.name, []) if other.ready]
+        self._runtimes[runtime.name] = [runtime, *answering]
+
+    def remove(self, runtime: TabularRuntime) -> None:
+        """Forget a runtime that MLServer has unloaded."""
+        remaining = [other for other in self._runtimes.get(runtime.name, []) if other is not runtime]
+        if remaining:
+            self._runtimes[runtime.name] = remaining
+        else:
+            self._runtimes.pop(runtime.name, None)
+
+    def names(self) -> list[str]:
+        """Return the names of all models, ready or not."""
+        return list(self._runtimes)
+
+    def find(self, name: str | None = None, version: str | None = None) -> TabularRuntime:
+        """Return the newest ready runtime of a name (None: the only model). Raises UnknownModel or NotReady."""
+        if name is None:
+            candidates = next(iter(self._runtimes.values()), [])
+        elif name in self._runtimes:
+            candidates = self._runtimes[name]
+        else:
+            raise UnknownModel(
+                f"model {quoted(name)} is not served here; served: {', '.join(self._runtimes) or 'none'}"
+            )
+        for runtime in candidates:
+            if runtime.ready and (not version or runtime.version == version):
+                return runtime
+        if version and not any(runtime.version == version for runtime in candidates):
+            versions = ", ".join(str(runtime.version) for runtime in candidates)
+            raise UnknownModel(f"version {quoted(version)} of model {name!r} is not served here; served: {versions}")
+        raise NotReady("the model is loading; retry later")
+
+    def check_ready(self, name: str | None = None, version: str | None = None) -> None:
+        """Raise NotReady while loading or draining: no new traffic should come, whatever is still answered."""
+        if self.draining:
+            raise NotReady("the server is draining; send new requests elsewhere")
+        self.find(name, version)

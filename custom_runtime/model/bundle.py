@@ -1,0 +1,178 @@
+"""The model bundle on disk: one directory that holds everything a pod needs to score, and can prove it.
+
+    bundle.json             version, run, source, contract fingerprint, defaults, parity, and each file's sha256
+    model-<sha256[:12]>.onnx    what ONNX Runtime scores
+    model-<sha256[:12]>.ubj     the same model as XGBoost saved it, where it is one
+
+Nothing here is a pickle. bundle_writing.py makes one.
+
+Writes a model bundle (bundle.py) so that a reader sees the old one or the new one, never half of each.
+
+Files are named by their content and bundle.json is replaced last, in one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.errors import BundleError, ContractMismatch
+
+MANIFEST = "bundle.json"
+SCHEMA = 1
+SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "xgboost": ".ubj"}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """One file of the bundle: its name in the directory, sha256 (hex) and size in bytes."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the import measured: ONNX Runtime against the registered model's own probabilities."""
+
+    rows: int
+    max_abs_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. `defaults` has a contract value for every feature (training medians and modes)."""
+
+    directory: Path
+    name: str
+    version: str
+    run_id: str
+    source: str
+    flavor: str
+    contract_fingerprint: str
+    defaults: Mapping[str, float | str]
+    parity: Parity
+    files: Mapping[str, BundleFile]
+
+    def path(self, role: str) -> Path:
+        """Return where a role's file is ("onnx" or "xgboost"). Raises BundleError when the bundle has none."""
+        if role not in self.files:
+            raise BundleError(f"bundle {self.directory} has no {role} file; it has: {', '.join(self.files)}")
+        return self.directory / self.files[role].name
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Read and verify a bundle: every file's sha256 and the contract's fingerprint.
+
+    Raises BundleError (missing, altered or unreadable) or ContractMismatch (made for another contract).
+    """
+    manifest = directory / MANIFEST
+    try:
+        stored = json.loads(manifest.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"no bundle at {directory}: {MANIFEST} is missing; "
+            f"make one: scripts/import_model.py models:/churn@champion --output {directory}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{manifest} cannot be read: {error}") from error
+    bundle = _parse(directory, stored)
+    if bundle.contract_fingerprint != FINGERPRINT:
+        raise ContractMismatch(
+            f"bundle {directory} was made for contract {bundle.contract_fingerprint}, this server has {FINGERPRINT}; "
+            "import the model again, or run the image that belongs to the bundle"
+        )
+    for file in bundle.files.values():
+        _verify(directory / file.name, file)
+    return bundle
+
+
+def _parse(directory: Path, stored: object) -> Bundle:
+    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+        raise BundleError(f"{directory / MANIFEST} is not a bundle manifest of schema {SCHEMA}; import the model again")
+    try:
+        bundle = Bundle(
+            directory=directory,
+            name=str(stored["name"]),
+            version=str(stored["version"]),
+            run_id=str(stored["run_id"]),
+            source=str(stored["source"]),
+            flavor=str(stored["flavor"]),
+            contract_fingerprint=str(stored["contract_fingerprint"]),
+            defaults=dict(stored["defaults"]),
+            parity=Parity(**stored["parity"]),
+            files={role: BundleFile(**file) for role, file in stored["files"].items()},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(
+            f"{directory / MANIFEST} lacks or misspells a field: {error!r}; import the model again"
+        ) from error
+    missing = [feature.name for feature in FEATURES if feature.name not in bundle.defaults]
+    if bundle.contract_fingerprint == FINGERPRINT and missing:
+        raise BundleError(f"{directory / MANIFEST} has no default for {', '.join(missing)}; import the model again")
+    return bundle
+
+
+def _verify(path: Path, file: BundleFile) -> None:
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"bundle file {path} cannot be read: {error.strerror}; import the model again") from error
+    if sha256 != file.sha256:
+        raise BundleError(f"bundle file {path} was altered: sha256 is {sha256}, bundle.json says {file.sha256}")
+
+
+def write_bundle(
+    directory: Path,
+    contents: Mapping[str, bytes],
+    *,
+    name: str,
+    version: str,
+    run_id: str,
+    source: str,
+    flavor: str,
+    defaults: Mapping[str, float | str],
+    parity: Parity,
+) -> Bundle:
+    """Write a bundle atomically; contents: role ("onnx", "xgboost") -> the file's bytes. Returns it, verified."""
+    directory.mkdir(parents=True, exist_ok=True)
+    previous = _named_files(directory)
+    files = {}
+    for role, content in contents.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        file = BundleFile(f"model-{sha256[:12]}{SUFFIXES[role]}", sha256, len(content))
+        _replace(directory / file.name, content)
+        files[role] = file
+    bundle = Bundle(directory, name, version, run_id, source, flavor, FINGERPRINT, dict(defaults), parity, files)
+    manifest = {"schema": SCHEMA} | {key: value for key, value in asdict(bundle).items() if key != "directory"}
+    _replace(directory / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+    # The bundle before this one stays whole for a reader that has just read its manifest; older files go.
+    kept = previous | {file.name for file in files.values()}
+    for path in directory.glob("model-*"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+    return read_bundle(directory)
+
+
+def _named_files(directory: Path) -> set[str]:
+    try:
+        stored = json.loads((directory / MANIFEST).read_bytes())
+        return {file["name"] for file in stored["files"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,81 @@
+"""Values -> float32 feature rows, derived from the contract; training, loading and serving share it.
+
+A numeric feature is its value, a category its index in the contract's list. A row is `WIDTH` float32 values in
+the contract's order; stored, it is those values little-endian, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from custom_runtime.contract import FEATURES
+from custom_runtime.errors import InvalidInput, quoted
+from custom_runtime.schema import Feature
+
+WIDTH = len(FEATURES)
+ROW_DTYPE = np.dtype("<f4")
+ROW_BYTES = WIDTH * ROW_DTYPE.itemsize
+POSITIONS: Mapping[str, int] = {feature.name: position for position, feature in enumerate(FEATURES)}
+CODES: Mapping[str, Mapping[str, float]] = {
+    feature.name: {category: float(code) for code, category in enumerate(feature.categories)}
+    for feature in FEATURES
+    if feature.is_category
+}
+
+Matrix = NDArray[np.float32]
+
+
+def encode_column(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
+    """Encode one feature for n customers: numbers [n] or category names [n] -> float32 [n].
+
+    Raises InvalidInput naming the first value that the contract does not allow, and its row.
+    """
+    if feature.is_category:
+        return _encode_categories(feature, values)
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{feature.name}: values are not all numbers; allowed: {feature.allowed}") from error
+    # NaN fails both comparisons, so one expression refuses NaN, infinities and values out of range.
+    allowed = (numbers >= feature.minimum) & (numbers <= feature.maximum)
+    if not allowed.all():
+        row = int(np.argmin(allowed))
+        raise InvalidInput(f"{feature.name}[{row}] is {numbers[row]:g}; allowed: {feature.allowed}")
+    return numbers.astype(np.float32)
+
+
+def encode_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Matrix:
+    """Encode a whole table that has every feature: name -> values [n] -> float32 [n, WIDTH], C order.
+
+    Raises InvalidInput when a feature is missing or a value is not allowed.
+    """
+    missing = [feature.name for feature in FEATURES if feature.name not in columns]
+    if missing:
+        raise InvalidInput(f"columns missing: {', '.join(missing)}; present: {', '.join(columns) or 'none'}")
+    encoded = [encode_column(feature, columns[feature.name]) for feature in FEATURES]
+    return np.ascontiguousarray(np.stack(encoded, axis=1))
+
+
+def decode_row(row: NDArray[np.float32]) -> dict[str, float | str]:
+    """Decode one float32 row [WIDTH] into values that the contract allows, as a person would read them."""
+    return {
+        feature.name: feature.categories[int(value)] if feature.is_category else float(value)
+        for feature, value in zip(FEATURES, row, strict=True)
+    }
+
+
+def _encode_categories(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
+    codes = CODES[feature.name]
+    try:
+        return np.fromiter((codes[value] for value in values), dtype=np.float32, count=len(values))
+    except (KeyError, TypeError):
+        row, value = next((row, value) for row, value in enumerate(values) if not _is_category(codes, value))
+        raise InvalidInput(f"{feature.name}[{row}] is {quoted(value)}; allowed: {feature.allowed}") from None
+
+
+def _is_category(codes: Mapping[str, float], value: Any) -> bool:
+    return isinstance(value, str) and value in codes

@@ -1,0 +1,4 @@
+"""What every listener needs: sockets, TLS, tokens, slow clients, basic ASGI.
+
+Imports `protocol` for error bodies.
+"""

@@ -1,0 +1,79 @@
+"""Queries and what the store gave -> the feature rows of one batch; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from custom_runtime.contract import FEATURES, KEY
+from custom_runtime.errors import StoreUnavailable, UnknownCustomer
+from custom_runtime.features.store import FetchedRows
+from custom_runtime.model.encoding import WIDTH, Matrix, encode_table
+from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Query
+
+_NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
+
+
+class Assembler:
+    """Puts the rows of a batch together; knows what is done where the store has no answer.
+
+    defaults: a contract value for every feature. when_missing, when_down: score the defaults for an unknown customer,
+    or while the store is down; otherwise such a query is an error.
+    """
+
+    def __init__(self, defaults: Mapping[str, float | str], *, when_missing: bool, when_down: bool) -> None:
+        self._default_row = encode_table({feature.name: [defaults[feature.name]] for feature in FEATURES})[0]
+        self._default_when_missing = when_missing
+        self._default_when_down = when_down
+
+    def assemble(
+        self, queries: Sequence[Query], fetched: FetchedRows | StoreUnavailable | None
+    ) -> tuple[Matrix, list[list[int] | Exception]]:
+        """Return the batch's rows (float32 [n, WIDTH]) and, for each query, its rows' sources or why there are none."""
+        size = sum(query.size for query in queries)
+        all_stored = complete = False
+        rows = _NO_ROWS
+        if isinstance(fetched, FetchedRows):
+            rows = fetched.rows  # the usual case: no copy
+            all_stored, complete = len(rows) == size, bool(fetched.updated_at.all())
+        if not all_stored:
+            rows = np.empty((size, WIDTH), dtype=np.float32)
+        sources: list[list[int] | Exception] = []
+        start = taken = 0
+        for query in queries:
+            stop = start + query.size
+            if not query.needs_store:
+                source: list[int] | Exception = [REQUEST] * query.size
+            elif isinstance(fetched, FetchedRows):
+                part = slice(taken, taken + query.size)
+                taken += query.size
+                if not all_stored:
+                    rows[start:stop] = fetched.rows[part]
+                source = (
+                    [STORE] * query.size if complete else self._fill(query, rows[start:stop], fetched.updated_at[part])
+                )
+            elif self._default_when_down:
+                rows[start:stop] = self._default_row
+                source = [DEFAULT] * query.size
+            else:
+                source = fetched or StoreUnavailable("the feature store gave no answer")
+            for position, values in query.given.items():
+                rows[start:stop, position] = values
+            sources.append(source)
+            start = stop
+        return rows, sources
+
+    def _fill(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
+        """Put the defaults where the store has no row, or say whom it does not know."""
+        missing = updated_at == 0.0
+        if missing.any() and not self._default_when_missing:
+            row = int(np.argmax(missing))
+            where = "" if query.size == 1 else f"[{row}]"
+            return UnknownCustomer(
+                f"{KEY}{where} {query.customer_ids[row]} is not in the feature store; "
+                f"load it, or give all {WIDTH} features in the request"
+            )
+        rows[missing] = self._default_row
+        return [DEFAULT if absent else STORE for absent in missing.tolist()]

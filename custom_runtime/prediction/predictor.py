@@ -1,0 +1,203 @@
+"""Inputs -> rows -> scores -> predictions. Knows no MLServer, no HTTP and no gRPC.
+
+Up to `offload_rows` rows a request joins the coalescer's next batch on the event loop; a bigger one is answered beside
+it (big_batches.py).
+
+One lookup in the feature store, within its timeout, timed and counted by outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from custom_runtime.errors import Overloaded, StoreUnavailable, TooLarge
+from custom_runtime.features.store import FeatureStore, FetchedRows
+from custom_runtime.metrics import ServingMetrics
+from custom_runtime.model.encoding import Matrix
+from custom_runtime.model.scoring import Scorer
+from custom_runtime.prediction.assembly import Assembler
+from custom_runtime.prediction.big_batches import BigBatches
+from custom_runtime.prediction.coalescer import Coalescer
+from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.settings import ServingSettings
+
+
+class Predictor:
+    """Answers queries for one loaded model."""
+
+    def __init__(
+        self,
+        *,
+        scorer: Scorer,
+        store: FeatureStore,
+        defaults: Mapping[str, float | str],
+        settings: ServingSettings,
+        metrics: ServingMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._scorer = scorer
+        self._metrics = metrics
+        self._clock = clock
+        # The bound method itself: one call from a batch to its fetch.
+        self._fetch = Lookup(store, settings=settings, metrics=metrics, clock=clock, wall_clock=wall_clock).fetch
+        self._assembler = Assembler(
+            defaults,
+            when_missing=settings.missing_customer == "default",
+            when_down=settings.store_failure == "default",
+        )
+        self._deadline_s = settings.deadline_ms / 1000
+        self._max_inflight = settings.max_inflight
+        self._max_queue_s = settings.max_queue_ms / 1000
+        self._max_rows = settings.max_rows
+        self._offload_rows = min(settings.offload_rows, settings.coalesce_rows)
+        self._inflight = 0
+        self._idle = asyncio.Event()
+        self._coalescer: Coalescer[Query, Prediction] = Coalescer(
+            self._run_batch, max_rows=settings.coalesce_rows, clock=clock
+        )
+        # Who brings every feature along never waits for a store that hangs.
+        self._storeless: Coalescer[Query, Prediction] = Coalescer(
+            self._run_batch, max_rows=settings.coalesce_rows, clock=clock
+        )
+        # One thread: a second one would only take turns with the first on the pod's core.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="big-batch")
+        self._big_batches = BigBatches(
+            fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread
+        )
+
+    @property
+    def inflight(self) -> int:
+        """Requests in flight now."""
+        return self._inflight
+
+    @property
+    def offload_rows(self) -> int:
+        """Batches with more rows than this are worth a worker thread, decoding included."""
+        return self._offload_rows
+
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """The worker thread of big batches."""
+        return self._thread
+
+    async def predict(self, query: Query, *, timeout_s: float | None = None) -> Prediction:
+        """Score a query within the deadline (or timeout_s, when that is shorter).
+
+        Raises Overloaded at once when too many requests are in flight; TooLarge, UnknownCustomer, StoreUnavailable
+        or DeadlineExceeded.
+        """
+        self.admit()
+        coalescer = self._coalescer if query.needs_store else self._storeless
+        if coalescer.expected_wait_s() > self._max_queue_s:
+            raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
+        limit_s = self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)
+        deadline = self._clock() + limit_s
+        self._inflight += 1
+        try:
+            if query.size <= self._offload_rows:
+                return await coalescer.submit(query, deadline=deadline)
+            return await self._big_batches.predict(query, limit_s)
+        finally:
+            self._inflight -= 1
+            if not self._inflight:
+                self._idle.set()
+                self._metrics.set_inflight(0)
+
+    def admit(self) -> None:
+        """Raise Overloaded when as many requests are in flight as are allowed; cheap, before a body is read."""
+        if self._inflight >= self._max_inflight:
+            raise Overloaded(f"{self._inflight} requests are in flight, {self._max_inflight} are allowed; retry later")
+
+    def check_rows(self, rows: int) -> None:
+        """Raise TooLarge when a batch has more rows than are allowed."""
+        if rows > self._max_rows:
+            raise TooLarge(f"the batch has {rows} rows; allowed: at most {self._max_rows} (SERVING_MAX_ROWS)")
+
+    async def close(self) -> None:
+        """Wait until what is in flight has been answered, then stop the worker thread."""
+        self._idle.clear()
+        if self._inflight:
+            await self._idle.wait()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
+        """Answer the queries of one batch with one fetch and one scoring call."""
+        wanted = [customer_id for query in queries if query.needs_store for customer_id in query.customer_ids]
+        fetched = await self._fetch(wanted) if wanted else None
+        rows, sources = self._assembler.assemble(queries, fetched)
+        good = [source for source in sources if not isinstance(source, Exception)]
+        if not good:
+            return [source for source in sources if isinstance(source, Exception)]
+        if len(good) < len(sources):
+            kept = [
+                query.size * [not isinstance(source, Exception)] for query, source in zip(queries, sources, strict=True)
+            ]
+            rows = rows[[keep for part in kept for keep in part]]
+        scores = self._score(rows)
+        self._metrics.set_inflight(self._inflight)
+        results: list[Prediction | Exception] = []
+        start = 0
+        for source in sources:
+            if isinstance(source, Exception):
+                results.append(source)
+                continue
+            stop = start + len(source)
+            results.append(Prediction(scores[start:stop], source))
+            start = stop
+        return results
+
+    def _score(self, rows: Matrix) -> list[float]:
+        scores: list[float] = self._scorer.score(rows).tolist()
+        self._metrics.observe_scores(scores)
+        return scores
+
+
+class Lookup:
+    """Asks the store, once for each batch, and tells the metrics what came: hits, misses, stale rows or a failure."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        settings: ServingSettings,
+        metrics: ServingMetrics,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._max_age_s = settings.max_feature_age_s
+        self._timeout_s = settings.store_timeout_ms / 1000
+
+    async def fetch(self, customer_ids: Sequence[int]) -> FetchedRows | StoreUnavailable:
+        """Return the rows, or why there are none: a batch may hold requests that need no store."""
+        started = self._clock()
+        try:
+            fetched = await self._store.fetch(customer_ids, timeout_s=self._timeout_s)
+        except StoreUnavailable as error:
+            elapsed_s = self._clock() - started
+            outcome = "timeout" if elapsed_s >= self._timeout_s else "error"
+            self._metrics.count_rows(outcome, len(customer_ids))
+            self._metrics.observe_fetch(elapsed_s)
+            return error
+        self._metrics.observe_fetch(self._clock() - started)
+        self._count(fetched)
+        return fetched
+
+    def _count(self, fetched: FetchedRows) -> None:
+        hits = int(np.count_nonzero(fetched.updated_at))
+        stale = 0
+        if self._max_age_s is not None:
+            oldest = self._wall_clock() - self._max_age_s
+            stale = int(np.count_nonzero((fetched.updated_at > 0) & (fetched.updated_at < oldest)))
+        self._metrics.count_rows("stale", stale)
+        self._metrics.count_rows("hit", hits - stale)
+        self._metrics.count_rows("miss", len(fetched.updated_at) - hits)

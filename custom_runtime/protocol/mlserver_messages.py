@@ -1,0 +1,51 @@
+"""A request as MLServer's own routes hand it over, read without a copy.
+
+A ServingError on its way out: through MLServer, or as an HTTP answer.
+"""
+
+from __future__ import annotations
+
+from mlserver.errors import MLServerError
+from mlserver.types import InferenceRequest, RequestInput
+from starlette.requests import Request
+
+from custom_runtime.errors import ServingError, TooLarge
+from custom_runtime.protocol import predict_json as predict_body
+from custom_runtime.protocol import v2
+
+
+async def body_of(request: Request, limit_bytes: int) -> bytes:
+    """Return the whole body. Raises TooLarge as soon as it has more than limit_bytes."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise TooLarge(f"the body has more than {limit_bytes} bytes; allowed: {limit_bytes}")
+    return body
+
+
+def tensor_of(given: RequestInput) -> v2.Tensor:
+    """Return an input as the V2 core knows it; nothing is copied."""
+    datatype = given.datatype if isinstance(given.datatype, str) else given.datatype.value
+    return v2.Tensor(given.name, datatype, given.shape, given.data.root)
+
+
+def route_of(payload: InferenceRequest) -> str:
+    """Return by which route a request came, as the metrics name it."""
+    # MLServer hands REST headers or gRPC metadata over; only HTTP/1.1 has a Host.
+    headers = (payload.parameters and payload.parameters.headers) or {}
+    return "v2_rest" if "host" in headers else "v2_grpc"
+
+
+class RefusedRequest(MLServerError):  # type: ignore[misc]
+    """A ServingError on its way through MLServer, which keeps its status and its message."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(str(error), error.status)
+        self.error = error
+
+
+def render(error: ServingError) -> tuple[bytes, int, dict[str, str] | None]:
+    """Return an error's body, HTTP status and headers."""
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return predict_body.render_error(error), error.status, headers

@@ -1,0 +1,140 @@
+"""MLServer's listeners on uvicorn (REST and metrics), each with what it lacks for production.
+
+uvicorn 0.29 and later installs its own signal handlers inside `serve()`: with three servers in one process they would
+fight over SIGTERM, so none of them may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from mlserver.metrics.server import MetricsServer
+from mlserver.rest.server import RESTServer
+from mlserver.settings import Settings
+
+from custom_runtime.loaded_models import LoadedModels
+from custom_runtime.metrics import observe_event_loop
+from custom_runtime.network.asgi import App
+from custom_runtime.network.slow_clients import SlowClients
+from custom_runtime.network.sockets import BACKLOG, is_inherited, listener_socket, refuse_handshakes
+from custom_runtime.network.tls import read_certificates
+from custom_runtime.network.tokens import TokenGate, read_tokens
+from custom_runtime.rest.error_translation import unify_errors
+from custom_runtime.rest.routes import FastRoutes
+from custom_runtime.settings import ServingSettings
+
+# Load balancers keep idle connections for a minute; the side that closes first should not be ours.
+KEEP_ALIVE_S = 75
+# A client on a bad line sends the head of a request in one or two packets; one that takes this long means harm.
+HEADERS_S = 10.0
+# uvicorn closes connections without a request at once; what a client has just sent on one needs a moment to be read.
+LAST_REQUESTS_S = 0.25
+# uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
+SHUTDOWN_S = 15
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without signal handlers of its own; tells when its port answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+        self._slow_clients = SlowClients(headers_s=HEADERS_S, idle_s=KEEP_ALIVE_S)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port."""
+        await super().startup(sockets)
+        self.answering.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody connect any more, wait for the requests of those who just did, then end."""
+        if sockets and not is_inherited():
+            for listener in sockets:
+                refuse_handshakes(listener)
+        else:  # what waits in the queue of a supervisor's socket is another worker's
+            for server in self.servers:
+                server.close()
+        for _ in range(5):  # a loop that stood still for a moment has read nothing in it
+            await asyncio.sleep(LAST_REQUESTS_S / 5)
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        if counter % 10 == 0:
+            self._slow_clients.sweep(self.server_state.connections, asyncio.get_running_loop().time())  # type: ignore[arg-type]
+            observe_event_loop()
+        return await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the process."""
+        yield
+
+
+class RestListener(RESTServer):  # type: ignore[misc]
+    """MLServer's REST server behind the fast routes, with one shape of error everywhere."""
+
+    def __init__(
+        self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
+    ) -> None:
+        super().__init__(settings, data_plane, handlers)
+        unify_errors(self._app)
+        _close_side_doors(self._app)
+        tokens, certificates = read_tokens(serving), read_certificates(serving)
+        app: App = FastRoutes(self._app, models, serving, root_path=settings.root_path)
+        if tokens is not None:
+            app = TokenGate(app, tokens, root_path=settings.root_path)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            proxy_headers=False,  # nobody here asks for the client's address
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+            root_path=settings.root_path,
+            **(certificates.for_rest() if certificates else {}),
+            **(settings._custom_rest_server_settings or {}),
+        )
+        self._server = _Uvicorn(config)
+        self.started = self._server.answering
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        await self._server.serve(sockets=[listener_socket(self._settings.host, self._settings.http_port)])
+
+
+class MetricsListener(MetricsServer):  # type: ignore[misc]
+    """MLServer's metrics server, with the signals left alone."""
+
+    async def start(self) -> None:
+        """Serve until stop()."""
+        config = uvicorn.Config(
+            self._app,
+            host=self._settings.host,
+            port=self._settings.metrics_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+        )
+        self._server = _Uvicorn(config)
+        await self._server.serve()
+
+
+def _close_side_doors(app: Any) -> None:
+    """Take away MLServer's routes that answer beside our checks, counts and pages.
+
+    `generate` and the streams are for language models (a failed stream ends as a cut 200), its documentation pages
+    load scripts from another site, and its redirects lead to whatever host the client named.
+    """
+    app.router.redirect_slashes = False
+    closed = ("/generate", "/infer_stream", "/generate_stream", "/docs", "/docs/dataplane.json")
+    app.router.routes[:] = [route for route in app.router.routes if not route.path.endswith(closed)]

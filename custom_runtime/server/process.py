@@ -1,0 +1,135 @@
+"""One serving process: event loop, log format, the lines a person reads at the start, the exit code.
+
+Tracebacks for the log: where it happened and what kind of error, never the message.
+
+The message of an exception often quotes the value that it is about, and that may be a customer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+from mlserver.settings import Settings
+from pydantic import ValidationError
+
+from custom_runtime.contract import KEY, NAME, ChurnPrediction
+from custom_runtime.errors import StartupError
+from custom_runtime.server.server import serve
+from custom_runtime.settings import ServingSettings
+
+# Set by the supervisor: a file descriptor to write to once every port answers.
+READY_FD = "SERVING_READY_FD"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run(folder: Path) -> int:
+    """Serve the models below `folder` until a signal; return the exit code."""
+    configure_logs()
+    _raise_file_limit()
+    if READY_FD in os.environ:
+        # A supervisor that was killed cannot drain its workers: the kernel tells them.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(folder, ServingSettings(), _announce))
+    except (StartupError, ValidationError) as error:
+        print(f"churn-serving cannot start: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _raise_file_limit() -> None:
+    # The usual soft limit of 1,024 is for programs that use select(): here every connection is a file.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _announce(settings: Settings) -> None:
+    ready_fd = os.environ.get(READY_FD)
+    if ready_fd is not None:  # one of several workers
+        os.write(int(ready_fd), b"ready")
+        return
+    print(banner(settings), flush=True)
+
+
+def banner(settings: Settings) -> str:
+    """Return the lines that tell a person where the service is, and how to try it."""
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    (example,) = ChurnPrediction.model_fields[KEY].examples or (1,)
+    serving = ServingSettings()
+    rest = f"{'https' if serving.tls_cert else 'http'}://{host}:{settings.http_port}"
+    token = ' -H "Authorization: Bearer $SERVING_TOKEN"' if serving.token or serving.token_file else ""
+    return (
+        f"REST     {rest}  (docs: {rest}/docs)\n"
+        f"gRPC     {host}:{settings.grpc_port}\n"
+        f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
+        f"try:     curl -s{token} {rest}/predict -d '{{\"{KEY}\": {example}}}'"
+    )
+
+
+def configure_logs() -> None:
+    """Log events as JSON lines on stderr; what libraries warn about, too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s [%(name)s] %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("mlserver").propagate = False  # it has a handler of its own
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            add_traceback,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return f"{NAME} settings: " + "; ".join(
+            f"{'.'.join(map(str, problem['loc']))} is {problem['input']!r}; {problem['msg']}"
+            for problem in error.errors()
+        )
+    return " ".join(str(error).split())
+
+
+def describe(error: BaseException) -> str:
+    """Return the frames and the classes of an exception and of what caused it, outermost first."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(parts) < 10:
+        frames = "".join(traceback.format_tb(cause.__traceback__))
+        parts.append(f"{type(cause).__module__}.{type(cause).__qualname__}\n{frames}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "caused by: ".join(parts)
+
+
+def add_traceback(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put the traceback in exc_info's place; a structlog processor."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        event["exception"] = describe(error)
+    return event
+
+
+class Formatter(logging.Formatter):
+    """The same for what libraries log."""
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback without messages."""
+        return describe(ei[1]) if ei[1] is not None else ""

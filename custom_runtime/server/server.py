@@ -1,0 +1,154 @@
+"""The MLServer subclass that `scripts/serve.py` and the image run: fast routes, drain, locked admin API, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from mlserver import MLServer
+from mlserver.repository.factory import ModelRepositoryFactory
+from mlserver.settings import ModelSettings, Settings
+
+from custom_runtime.errors import StartupError
+from custom_runtime.grpc.listener import GrpcListener
+from custom_runtime.loaded_models import LoadedModels
+from custom_runtime.rest.listener import MetricsListener, RestListener
+from custom_runtime.runtime import TabularRuntime
+from custom_runtime.settings import ServingSettings
+
+log = structlog.get_logger()
+
+# Set by the supervisor, and read by prometheus_client when it is imported.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class TabularServer(MLServer):  # type: ignore[misc]
+    """MLServer with our listeners; everything that it does not override is MLServer's."""
+
+    def __init__(self, settings: Settings, serving: ServingSettings, on_ready: Callable[[], None]) -> None:
+        self.serving = serving
+        self._on_ready = on_ready
+        self.models = LoadedModels()
+        self._stopping: asyncio.Task[None] | None = None
+        super().__init__(settings)
+
+    def _create_servers(self) -> None:
+        shared = (self._settings, self._data_plane, self._model_repository_handlers, self.models, self.serving)
+        self._rest_server = RestListener(*shared)
+        self._grpc_server = GrpcListener(*shared)
+        self._kafka_server = None
+        if self._settings.metrics_endpoint:
+            self._metrics_server = MetricsListener(self._settings)
+
+    def _add_signal_handlers(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._begin_stop, self.serving.drain_delay_s)
+        loop.add_signal_handler(signal.SIGINT, self._begin_stop, 0.0)  # a person at the keyboard waits for nothing
+
+    def _begin_stop(self, delay_s: float) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._drain(delay_s))
+
+    async def _drain(self, delay_s: float) -> None:
+        """Turn unready, keep serving while load balancers notice, then finish what is in flight."""
+        log.info("draining", delay_s=delay_s)
+        self.models.draining = True
+        await asyncio.sleep(delay_s)
+        # REST need not wait for gRPC's connections, nor for its streams.
+        seen_off = self._grpc_server.wait_for_clients() if delay_s else asyncio.sleep(0)
+        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), seen_off)
+        await self.stop(signal.SIGTERM)
+        log.info("drained")
+
+    async def start(self, models_settings: list[ModelSettings] = []) -> None:  # noqa: B006  (MLServer's signature)
+        """Serve until a signal. Raises StartupError, or what a listener raised.
+
+        The models are loaded before a port is open: a process that cannot serve is never connected to.
+        """
+        for model_settings in models_settings:
+            await self._model_registry.load(model_settings)
+        listeners = [self._rest_server.start(), self._grpc_server.start(), self._announce()]
+        if self._metrics_server:
+            listeners.append(self._metrics_server.start())
+        tasks = [asyncio.ensure_future(listener) for listener in listeners]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in pending:  # one listener failed: the others must not outlive it
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+        if self._stopping is not None:
+            await self._stopping
+        for runtime in await self._model_registry.get_models():
+            await runtime.unload()
+
+    async def _announce(self) -> None:
+        await asyncio.gather(self._rest_server.started.wait(), self._grpc_server.started.wait())
+        # What the imports made lives as long as the process: a full collection need not walk it (30 ms) every time.
+        gc.collect()
+        gc.freeze()
+        self._on_ready()
+
+    async def add_custom_handlers(self, model: Any) -> Any:
+        """Put a model that is about to load behind the fast routes."""
+        if _is_ours(model):
+            model.observed_at_edge = True
+            self.models.add(model)
+        return await super().add_custom_handlers(model)
+
+    async def reload_custom_handlers(self, old_model: Any, new_model: Any) -> Any:
+        """Put the new model first; the old one answers until the new one is ready, and goes when it is unloaded."""
+        if _is_ours(new_model):
+            new_model.observed_at_edge = True
+            self.models.add(new_model)
+        await self._rest_server.add_custom_handlers(new_model)
+        await self._rest_server.delete_custom_handlers(old_model)
+        return new_model
+
+    async def remove_custom_handlers(self, model: Any) -> Any:
+        """Take an unloaded model away."""
+        self.models.remove(model)
+        return await super().remove_custom_handlers(model)
+
+
+def _is_ours(model: Any) -> bool:
+    # By name: MLServer re-imports a runtime's module when it loads one, and a re-imported class is another class.
+    return any(kind.__qualname__ == TabularRuntime.__qualname__ for kind in type(model).__mro__)
+
+
+async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Settings], None]) -> None:
+    """Serve the models below `folder` until a signal; `on_ready` is called once, when every port answers.
+
+    Raises StartupError when a model cannot be loaded or a port is taken.
+    """
+    settings = _server_settings(folder)
+    models_settings = await ModelRepositoryFactory.resolve_model_repository(settings).list()
+    if not models_settings:
+        raise StartupError(f"no model-settings.json below {folder}; give the folder of a model with --models")
+    server = TabularServer(settings, serving, lambda: on_ready(settings))
+    try:
+        await server.start(models_settings)
+    except (OSError, RuntimeError) as error:  # grpcio says RuntimeError when its port is taken
+        raise StartupError(f"cannot listen on {settings.host}: {error}") from error
+
+
+def _server_settings(folder: Path) -> Settings:
+    """Return MLServer's settings: settings.json in the folder or beside it, then MLSERVER_* variables."""
+    file = next(
+        (place / "settings.json" for place in (folder, folder.parent) if (place / "settings.json").exists()), None
+    )
+    settings = Settings.parse_file(str(file)) if file else Settings()
+    settings.model_repository_root = str(folder)
+    # Not to be switched on: MLServer's worker processes and its debug mode lose requests and leak tracebacks.
+    settings.parallel_workers = 0
+    settings.debug = False
+    settings.gzip_enabled = False
+    if METRICS_DIRECTORY in os.environ:
+        settings.metrics_endpoint = None  # one of several workers: the supervisor adds their metrics up
+    return settings

@@ -1,0 +1,148 @@
+"""Several serving processes on one node: one REST port, one metrics endpoint, one process to signal.
+
+Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections), and the supervisor
+keeps those sockets open: a connection that waits on the socket of a worker that died is answered by its replacement.
+
+SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new worker serves before the old one drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import structlog
+from mlserver.settings import Settings
+from prometheus_client.multiprocess import mark_process_dead
+
+from custom_runtime.errors import StartupError
+from custom_runtime.network.sockets import BACKLOG, bound_socket, refuse_handshakes
+from custom_runtime.server.process import banner, configure_logs
+from custom_runtime.server.worker import Worker, serve_metrics, start_worker
+from custom_runtime.settings import ServingSettings
+
+log = structlog.get_logger()
+
+RESTART_FIRST_S, RESTART_LONGEST_S = 0.1, 5.0
+# A worker that served this long did not die of its start: its replacement starts at once.
+SETTLED_S = 10.0
+HEAD_START_S = 0.1
+
+
+class Supervisor:
+    """Keeps `workers` processes of `command` serving."""
+
+    def __init__(self, command: Sequence[str], *, workers: int, settings: Settings, metrics: str) -> None:
+        self._command = command
+        self._settings = settings
+        self._metrics = metrics
+        self._listeners = [bound_socket(settings.host, settings.http_port, share=True) for _ in range(workers)]
+        self._workers: list[Worker] = []
+        self._started: list[Worker] = []
+        self._stopping = asyncio.Event()
+        self._roll_wanted = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until a signal; return 0, or 1 when a worker cannot start in the first place."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)  # before all have started, it waits for that
+        for listener in self._listeners:
+            listener.listen(BACKLOG)
+        self._workers = [await self._start(listener) for listener in self._listeners]
+        if not all(await asyncio.gather(*(worker.ready for worker in self._workers))):
+            await self._drain()
+            return 1
+        tasks = [loop.create_task(self._watch(slot)) for slot in range(len(self._workers))]
+        tasks.append(loop.create_task(self._roll_when_told()))
+        print(banner(self._settings), flush=True)
+        await self._stopping.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._drain(ServingSettings().drain_delay_s)
+        return 0
+
+    async def _start(self, listener: socket.socket) -> Worker:
+        worker = await start_worker(self._command, listener, metrics=self._metrics)
+        self._started = [other for other in self._started if other.process.returncode is None] + [worker]
+        return worker
+
+    async def _watch(self, slot: int) -> None:
+        """Replace the worker of one slot whenever it dies."""
+        loop = asyncio.get_running_loop()
+        delay_s = RESTART_FIRST_S
+        while True:
+            worker = self._workers[slot]
+            code = await worker.process.wait()
+            mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
+            if self._workers[slot] is not worker:  # rolled: its replacement serves already
+                continue
+            if loop.time() - worker.started_at > SETTLED_S:
+                delay_s = RESTART_FIRST_S
+            log.warning("worker_died", slot=slot, pid=worker.process.pid, exit_code=code, restart_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTART_LONGEST_S)
+            self._workers[slot] = await self._start(worker.listener)
+
+    async def _roll_when_told(self) -> None:
+        """Roll once for each signal; one that comes during a roll is the next roll."""
+        while True:
+            await self._roll_wanted.wait()
+            self._roll_wanted.clear()
+            await self._roll()
+
+    async def _roll(self) -> None:
+        """Replace every worker, one after the other; stop at the first replacement that does not start."""
+        for slot, old in enumerate(list(self._workers)):
+            new = await self._start(old.listener)
+            if not await new.ready:
+                log.error("roll_stopped", slot=slot, reason="the new worker did not start; the old ones go on")
+                return
+            self._workers[slot] = new
+            old.process.send_signal(signal.SIGTERM)
+            await old.process.wait()
+            log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
+
+    async def _drain(self, delay_s: float = 0.0) -> None:
+        """End all workers, which accept for `delay_s` seconds more."""
+        for worker in self._started:  # one that was about to replace another, too
+            if worker.process.returncode is None:
+                worker.process.send_signal(signal.SIGTERM)
+        ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._started]
+        # Just before the workers accept no more: whoever connects after that would wait for nobody.
+        await asyncio.wait(ends, timeout=max(0.0, delay_s - HEAD_START_S))
+        for listener in self._listeners:
+            refuse_handshakes(listener)
+        await asyncio.gather(*ends)
+        for listener in self._listeners:
+            listener.close()
+
+
+def supervise(command: Sequence[str], *, workers: int) -> int:
+    """Run `workers` processes of `command` until a signal; return the exit code."""
+    configure_logs()
+    settings = Settings()
+    metrics = tempfile.mkdtemp(prefix="churn-metrics-")
+    try:
+        server = serve_metrics(settings, metrics)
+        try:
+            return asyncio.run(_run(command, workers, settings, metrics))
+        finally:
+            server.shutdown()
+            server.server_close()
+    except (StartupError, OSError) as error:
+        print(f"churn-serving cannot start: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(metrics, ignore_errors=True)
+
+
+async def _run(command: Sequence[str], workers: int, settings: Settings, metrics: str) -> int:
+    return await Supervisor(command, workers=workers, settings=settings, metrics=metrics).run()

@@ -1,0 +1,80 @@
+"""One serving process below the supervisor: how it is started, and how it tells that it serves.
+
+The metrics endpoint that adds the workers up.
+
+Workers write their metrics to memory-mapped files (prometheus_client's multiprocess mode), which survive them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from mlserver.settings import Settings
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from custom_runtime.network.sockets import LISTEN_FD
+from custom_runtime.server.process import READY_FD
+from custom_runtime.server.server import METRICS_DIRECTORY
+
+
+@dataclass(slots=True)
+class Worker:
+    """One serving process and the socket that it was given."""
+
+    process: asyncio.subprocess.Process
+    listener: socket.socket
+    ready: asyncio.Future[bool]
+    started_at: float
+
+
+async def start_worker(command: Sequence[str], listener: socket.socket, *, metrics: str) -> Worker:
+    """Start a process of `command` on this listener; its metrics go to the directory `metrics`."""
+    read_fd, write_fd = os.pipe()
+    environment = os.environ | {
+        LISTEN_FD: str(listener.fileno()),
+        READY_FD: str(write_fd),
+        METRICS_DIRECTORY: metrics,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, pass_fds=(listener.fileno(), write_fd), start_new_session=True
+    )
+    os.close(write_fd)
+    loop = asyncio.get_running_loop()
+    worker = Worker(process, listener, loop.create_future(), loop.time())
+    # The pipe tells "ready" by a byte and "died before that" by its end.
+    loop.add_reader(read_fd, _note_readiness, read_fd, worker.ready)
+    return worker
+
+
+def _note_readiness(read_fd: int, ready: asyncio.Future[bool]) -> None:
+    asyncio.get_running_loop().remove_reader(read_fd)
+    said = os.read(read_fd, 16)
+    os.close(read_fd)
+    if not ready.done():
+        ready.set_result(bool(said))
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Threaded(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+def serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
+    """Serve the sum of what the workers wrote to the directory `metrics`, on a thread, until `shutdown`."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
+    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _Threaded, _Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server

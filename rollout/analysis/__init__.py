@@ -1,0 +1,1 @@
+"""Counts in, verdicts out: gates, sequential tests, drift. Pure: no clock, no socket, no cluster."""

@@ -1,0 +1,113 @@
+"""Drives a rollout before the eyes of everybody: a log, a page, a terminal, metrics, a webhook.
+
+Opens what a command line names: the target of a deployment, and the source of its evidence.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from rollout.analysis.counts import Counts
+from rollout.engine.announcer import Broadcast, Log
+from rollout.engine.promoter import Outcome
+from rollout.engine.session import RolloutTarget, Session
+from rollout.engine.state import Command
+from rollout.errors import PlanError
+from rollout.evidence.prometheus import PrometheusSource
+from rollout.evidence.scrape import ScrapeSource
+from rollout.evidence.source import Source
+from rollout.reporting.metrics import Metrics
+from rollout.reporting.report import Page
+from rollout.reporting.terminal import Screen
+from rollout.reporting.webhook import Webhook
+from rollout.targets.local import LocalTarget
+from rollout.targets.local_store import LocalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """How it ended, and where to read about it."""
+
+    outcome: Outcome
+    log: Path
+    page: Path
+
+
+def drive(
+    session: Session,
+    source: Source,
+    logs: Path,
+    webhook: str,
+    metrics_port: int = 0,
+    *,
+    command: Command | None = None,
+) -> Driven:
+    """Carry the rollout under way on until it is over, or a signal comes, and close the source.
+
+    logs: the directory of the log and the page. webhook, metrics_port: none when empty or 0. Raises RolloutError.
+    """
+    metrics = Metrics()
+    if metrics_port:
+        metrics.serve(metrics_port)
+    snapshot, found = session.active()
+    log = Log(logs / f"{snapshot.deployment.name}-{found.id}.jsonl")
+    page = Page(log.file)
+    with signalled() as stop, Screen(Console(stderr=True)) as screen:
+        everybody = Broadcast([log, page, screen, metrics, *([Webhook(webhook)] if webhook else [])])
+        try:
+            outcome = session.drive(source, everybody, command=command, stop=stop)
+        finally:
+            source.close()
+    return Driven(outcome, log.file, page.file)
+
+
+@contextmanager
+def signalled() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM and SIGINT instead of dying of them; gives a function that says whether one came."""
+    came: list[int] = []
+    before = {
+        one: signal.signal(one, lambda number, frame: came.append(number)) for one in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(came)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class NoEvidence:
+    """A source without counts, for the ways back: they are not judged."""
+
+    def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
+        """Return nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def open_target(target: str, name: str, *, namespace: str = "", context: str = "", state: Path) -> RolloutTarget:
+    """Return the deployment's target; target: `kubernetes`, or `local` with the state directory of seldon_local.py."""
+    if target == "local":
+        return LocalTarget(LocalStore.of(state, namespace, name))
+    # The client takes most of a second to import, and is not wanted on one machine.
+    from rollout.targets.kubernetes import KubernetesTarget
+    from rollout.targets.kubernetes_connection import Connection
+
+    return KubernetesTarget(name, Connection(namespace=namespace, context=context))
+
+
+def open_source(spec: str, target: RolloutTarget, *, namespace: str = "") -> Source:
+    """Return where the counts come from; spec: `prometheus=URL`, or `scrape` on this machine. Raises PlanError."""
+    kind, _, url = spec.partition("=")
+    if kind == "prometheus" and url:
+        return PrometheusSource(url, selector={"namespace": namespace} if namespace else {})
+    if kind == "scrape" and isinstance(target, LocalTarget):
+        return ScrapeSource(lambda predictor: target.metrics_urls().get(predictor, []))
+    raise PlanError(f"evidence is {spec!r}; allowed: prometheus=http://HOST:PORT, or scrape with --target local")

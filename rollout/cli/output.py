@@ -1,0 +1,122 @@
+"""What a command answers: text or JSON on standard output, and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+
+from rollout.cli.driving import Driven
+from rollout.cli.options import Format
+from rollout.engine.session import RolloutTarget
+from rollout.engine.state import Phase, RolloutState
+from rollout.errors import PlanError, RolloutError
+from rollout.plan.plan import Plan
+from rollout.reporting.terminal import picture
+from rollout.targets.target import Operation
+
+
+class ExitCode(IntEnum):
+    """How a command ended, for a pipeline."""
+
+    PROMOTED = 0
+    ROLLED_BACK = 1
+    USAGE = 2
+    HELD = 3
+    ERROR = 4
+
+
+def exit_code(state: RolloutState) -> ExitCode:
+    """Return the code of a rollout that goes on no more; one that is neither over nor failed is held."""
+    ends = {
+        Phase.SUCCEEDED: ExitCode.PROMOTED,
+        Phase.ROLLED_BACK: ExitCode.ROLLED_BACK,
+        Phase.FAILED: ExitCode.ERROR,
+    }
+    return ends.get(state.phase, ExitCode.HELD)
+
+
+def answering(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with this package's errors as one line and an exit code; it must take `output`."""
+
+    @functools.wraps(command)
+    def answered(**given: Any) -> None:
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+        try:
+            command(**given)
+        except RolloutError as error:
+            if given["output"] == "json":
+                typer.echo(json.dumps({"error": str(error), "code": type(error).__name__}))
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
+
+    return answered
+
+
+def print_state(state: RolloutState, output: Format, **more: Any) -> None:
+    """Print where a rollout stands, and whatever more there is to know."""
+    if output == "json":
+        typer.echo(json.dumps(_facts(state) | more))
+        return
+    console = Console()
+    console.print(picture(state))
+    for key, value in more.items():
+        console.print(f"{key}: {value}", markup=False)
+
+
+def print_plan(plan: Plan, output: Format) -> None:
+    """Print the steps and the gates."""
+    if output == "json":
+        typer.echo(json.dumps({"hash": plan.hash, **plan.to_json()}, indent=2))
+        return
+    typer.echo(f"plan {plan.hash}, at least {sum(step.min_duration_s for step in plan.steps):.0f} s")
+    for step in plan.steps:
+        gate = ", then a person decides" if step.manual else ""
+        typer.echo(
+            f"{step.weight_percent:>4} %  {step.min_duration_s:.0f} to {step.max_duration_s:.0f} s, "
+            f"{step.min_requests} requests or more{gate}"
+        )
+    for kind, judge in plan.gates.gates.items():
+        typer.echo(f"gate {kind}: {judge}")
+
+
+def end_with_patch(target: RolloutTarget, operations: Sequence[Operation]) -> NoReturn:
+    """Print a JSON Patch that the target would take, and end. Raises TargetError when it would not."""
+    target.patch(operations, dry_run=True)
+    typer.echo(json.dumps([dict(operation) for operation in operations], indent=2))
+    raise typer.Exit
+
+
+def end_with_outcome(driven: Driven, output: Format) -> NoReturn:
+    """Print how driving ended and where to read about it, and end with the rollout's exit code."""
+    outcome = driven.outcome
+    print_state(outcome.state, output, log=str(driven.log), report=str(driven.page), interrupted=outcome.interrupted)
+    raise typer.Exit(exit_code(outcome.state))
+
+
+def _facts(state: RolloutState) -> dict[str, Any]:
+    return {
+        "rollout": state.id,
+        "phase": state.phase.value,
+        "stable": state.stable,
+        "canary": state.canary,
+        "weights_percent": state.weights,
+        "step": state.step,
+        "steps": [step.weight_percent for step in state.plan.steps],
+        "canary_requests": state.canary_requests,
+        "reason": state.reason,
+        "message": state.message,
+        "rung": state.rung,
+        "plan_hash": state.plan.hash,
+    }

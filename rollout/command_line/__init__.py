@@ -1,1 +1,0 @@
-"""What scripts/canary_promote.py takes, does and answers."""

@@ -1,0 +1,138 @@
+"""One observation: the deployment, its mesh, the evidence and a person's word, as the rules take them.
+
+What somebody else did to the deployment while a rollout was under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rollout.analysis.verdict import GateResult, Verdict, combine
+from rollout.engine.analyst import Evidence
+from rollout.engine.state import COMMAND, Command, RolloutState
+from rollout.manifest.parsing import to_dict
+from rollout.manifest.predictor import Predictor
+from rollout.manifest.seldon import SeldonDeployment
+from rollout.targets.target import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one observation of the deployment gave.
+
+    dt_s: seconds watched since the last observation. ready: the canary is (or in Finishing: what is left is).
+    follows: the mesh has the weights that the state asks for. foreign: what somebody else changed, in words; empty:
+    nothing. restarts: that change makes the evidence worthless (another canary image). results: what the gates say,
+    empty where nothing was analysed. The request counts are those since the last observation,
+    and only while the mesh followed.
+    """
+
+    dt_s: float
+    ready: bool = True
+    follows: bool = True
+    foreign: str = ""
+    restarts: bool = False
+    results: tuple[GateResult, ...] = ()
+    canary_requests: int = 0
+    stable_requests: int = 0
+    command: Command | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """All gates together."""
+        return combine(self.results)
+
+    @property
+    def opens(self) -> bool:
+        """Whether a person opens what waits for one."""
+        return self.command in (Command.PROMOTE, Command.PROMOTE_FULL)
+
+
+def observe(
+    snapshot: Snapshot, state: RolloutState, evidence: Evidence, dt_s: float, command: Command | None
+) -> Observation:
+    """Compare what is there with what the state asks for. command: what a person says here, before any annotation."""
+    deployment = snapshot.deployment
+    follows = same_weights(snapshot.mesh_weights, state.weights)
+    if state.step < 0:  # at 0 % a route for the canary is the proof that its pods were all ready
+        follows = follows and state.canary in snapshot.mesh_weights
+    word = deployment.metadata.annotations.get(COMMAND)
+    change = foreign_change(state, deployment)
+    readiness = snapshot.readiness.get(state.canary)
+    return Observation(
+        dt_s=dt_s,
+        ready=readiness is not None and readiness.ready,
+        follows=follows,
+        foreign=change.message,
+        restarts=change.restarts,
+        results=evidence.results,
+        canary_requests=evidence.requests.get(state.canary, 0),
+        stable_requests=evidence.requests.get(state.stable, 0),
+        command=command or (Command(word) if word in list(Command) else None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignChange:
+    """A change in words; empty: none. restarts: the evidence gathered so far was for something else."""
+
+    message: str = ""
+    restarts: bool = False
+
+
+NONE = ForeignChange()
+
+
+def fingerprints(deployment: SeldonDeployment) -> dict[str, str]:
+    """Return, per predictor, what decides how it answers: the image, and a hash of graph, images and environment.
+
+    Traffic is compared by itself; replicas and autoscaling may change at any time.
+    """
+    return {predictor.name: _fingerprint(predictor) for predictor in deployment.predictors}
+
+
+def foreign_change(state: RolloutState, deployment: SeldonDeployment) -> ForeignChange:
+    """Compare the deployment with what the rollout left there."""
+    expected, found = state.expected, fingerprints(deployment)
+    said = []
+    if gone := sorted(expected.keys() - found.keys()):
+        said.append(f"predictor {', '.join(gone)} is gone")
+    if new := sorted(found.keys() - expected.keys()):
+        said.append(f"predictor {', '.join(new)} is new")
+    said += [
+        f"{name} was {_image(expected[name])} and is {_image(found[name])}"
+        if _image(expected[name]) != _image(found[name])
+        else f"the graph or the environment of {name} is another one"
+        for name in expected
+        if name in found and expected[name] != found[name]
+    ]
+    restarts = bool(said)
+    if not said and not same_weights(deployment.weights(), state.weights):
+        said.append(
+            f"weights are {deployment.weights()}, this rollout set {state.weights} "
+            "(a GitOps tool must be told to ignore /spec/predictors)"
+        )
+    return ForeignChange("; ".join(said), restarts) if said else NONE
+
+
+def same_weights(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
+    """Whether two weights send the requests to the same places: an absent predictor is one at 0 %."""
+    return all(found.get(name, 0) == wanted.get(name, 0) for name in found.keys() | wanted.keys())
+
+
+def _fingerprint(predictor: Predictor) -> str:
+    graph = json.dumps(to_dict(predictor)["graph"], sort_keys=True)
+    containers = [
+        (container.name, container.image, sorted(env.model_dump_json(by_alias=True) for env in container.env))
+        for container in predictor.containers()
+    ]
+    images = ",".join(container.image for container in predictor.containers() if container.image)
+    digest = hashlib.sha256(json.dumps([graph, containers], sort_keys=True).encode()).hexdigest()[:12]
+    return f"{digest} {images}"
+
+
+def _image(fingerprint: str) -> str:
+    return fingerprint.partition(" ")[2]

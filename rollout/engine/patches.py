@@ -1,0 +1,99 @@
+"""The JSON Patches of a rollout. Each holds weights and state together, and tests what it was computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rollout.engine.state import COMMAND, PREVIOUS, STATE, RolloutState, encode, plain_json
+from rollout.manifest.parsing import to_dict
+from rollout.manifest.predictor import Predictor
+from rollout.targets.target import Operation, Snapshot
+
+
+def begin(snapshot: Snapshot, state: RolloutState, canary: Predictor) -> list[Operation]:
+    """Add the canary at 0 % behind the others (the operator's order decides ports and, in Emissary, weights)."""
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": snapshot.deployment.metadata.resource_version},
+        *_guards(snapshot),
+        {"op": "add", "path": "/spec/predictors/-", "value": to_dict(canary) | {"traffic": 0}},
+        *_traffic(snapshot, {state.stable: 100}),
+        *_state(snapshot, state),
+        *_annotation(snapshot, PREVIOUS, None),
+    ]
+
+
+def weigh(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+    """Set every weight to what the state asks for."""
+    return [*_guards(snapshot), *_traffic(snapshot, state.weights), *_state(snapshot, state)]
+
+
+def remove(snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = False) -> list[Operation]:
+    """Take a predictor out and give the rest what the state asks for; keep: remember it, for `undo`."""
+    predictors = snapshot.manifest["spec"]["predictors"]
+    position = [predictor["name"] for predictor in predictors].index(name)
+    gone = predictors[position]
+    return [
+        *_guards(snapshot),
+        *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}),
+        {"op": "remove", "path": f"/spec/predictors/{position}"},
+        *_state(snapshot, state),
+        *(_annotation(snapshot, PREVIOUS, plain_json(gone)) if keep else ()),
+    ]
+
+
+def note(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+    """Write the state alone."""
+    return _state(snapshot, state)
+
+
+def claim(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+    """Write the state alone, and leave a word that nobody has acted on yet."""
+    return _annotation(snapshot, STATE, encode(state))
+
+
+def command(snapshot: Snapshot, word: str) -> list[Operation]:
+    """Leave a word for the promoter that drives this rollout."""
+    return _annotation(snapshot, COMMAND, word)
+
+
+def _guards(snapshot: Snapshot) -> list[Operation]:
+    # The generation grows with each change of the spec and with nothing else. Testing the predictors themselves would
+    # do, if an API server did not compare strings byte by byte, as Go escapes them: `&` in a URL never matches.
+    manifest = snapshot.manifest
+    if generation := manifest["metadata"].get("generation"):
+        return [{"op": "test", "path": "/metadata/generation", "value": generation}]
+    return [{"op": "test", "path": "/spec/predictors", "value": manifest["spec"]["predictors"]}]
+
+
+def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:
+    # `add` also replaces; `replace` fails where traffic is absent, and the operator omits 0.
+    return [
+        {"op": "add", "path": f"/spec/predictors/{position}/traffic", "value": weights.get(predictor["name"], 0)}
+        for position, predictor in enumerate(snapshot.manifest["spec"]["predictors"])
+        if not predictor.get("shadow")
+    ]
+
+
+def _state(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+    operations = _annotation(snapshot, STATE, encode(state))
+    if _existing(snapshot).get(COMMAND) is not None:
+        operations += _annotation(snapshot, COMMAND, None)
+    return operations
+
+
+def _annotation(snapshot: Snapshot, key: str, value: str | None) -> list[Operation]:
+    existing, path = _existing(snapshot), f"/metadata/annotations/{key.replace('/', '~1')}"
+    operations: list[Operation] = []
+    if key in existing:
+        operations.append({"op": "test", "path": path, "value": existing[key]})
+    elif value is None:
+        return []
+    if not existing and value is not None:
+        operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+    operations.append({"op": "remove", "path": path} if value is None else {"op": "add", "path": path, "value": value})
+    return operations
+
+
+def _existing(snapshot: Snapshot) -> dict[str, Any]:
+    return snapshot.manifest["metadata"].get("annotations") or {}

@@ -1,0 +1,82 @@
+"""One line of a rollout's log: what was seen, what was decided, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rollout.analysis.counts import Counts
+from rollout.analysis.verdict import GateResult
+
+SAMPLE: Final = "Sample"
+"""The event of a record that says again what the one before said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event of a rollout; a log file holds one JSON object a line, oldest first.
+
+    `at_s` is Unix time. `event` is a stable word (started, weights_set, sample, promoted, held, rolled_back, ...),
+    `decision` what the state machine chose (empty where nothing was decided), `message` a sentence for a person.
+    `phase` is where the rollout stands after it (Progressing, Held, Succeeded, RolledBack, Failed, ...).
+    `counts` are cumulative per predictor; a line with smaller ones than the line before begins a new source.
+    """
+
+    at_s: float
+    event: str
+    deployment: str
+    stable: str
+    canary: str
+    step: int | None = None
+    weights_percent: Mapping[str, int] = field(default_factory=dict)
+    verdicts: tuple[GateResult, ...] = ()
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    decision: str = ""
+    message: str = ""
+    phase: str = ""
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON, without the newline."""
+        data: dict[str, Any] = {
+            "at_s": self.at_s,
+            "event": self.event,
+            "deployment": self.deployment,
+            "stable": self.stable,
+            "canary": self.canary,
+            "step": self.step,
+            "weights_percent": dict(self.weights_percent),
+            "decision": self.decision,
+            "message": self.message,
+            "phase": self.phase,
+            "verdicts": [result.to_json() for result in self.verdicts],
+            "counts": {name: counts.to_json() for name, counts in self.counts.items()},
+        }
+        return json.dumps(data, allow_nan=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """Read what `to_line` wrote."""
+        data = json.loads(line)
+        return cls(
+            **{
+                **data,
+                "verdicts": tuple(GateResult.from_json(result) for result in data["verdicts"]),
+                "counts": {name: Counts.from_json(counts) for name, counts in data["counts"].items()},
+            }
+        )
+
+
+def read(lines: Iterable[str]) -> tuple[Record, ...]:
+    """Return the records of a log; a last line that a crash cut off is left out, any other bad line is a ValueError."""
+    kept = [line for line in lines if line.strip()]
+    records = []
+    for number, line in enumerate(kept, start=1):
+        try:
+            records.append(Record.from_line(line))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(kept) and not line.endswith("\n"):
+                break
+            raise ValueError(f"line {number} of the log is not a record: {error}") from error
+    return tuple(records)

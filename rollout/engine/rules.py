@@ -1,0 +1,240 @@
+"""The rules on the deployment itself: its pods, its weights in the mesh, and what somebody else did to it.
+
+The rules on the evidence: what the gates say, whether requests went where they should, and when a step is over.
+
+The rules on what a person said.
+
+The state machine of a rollout: (state, what was observed) -> decision. Pure: no cluster, no clock, no socket.
+
+Only a `pass` promotes and only a `fail` rolls back; what is unknown waits, and after its limit is held: the weights
+stay, and the rollout goes on by itself when the cause goes away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from rollout.analysis.verdict import Verdict, wanting
+from rollout.engine.decision import Action, Decision, advance, decided, hold, pause, roll_back, wait
+from rollout.engine.observation import Observation
+from rollout.engine.state import Command, Phase, RolloutState, Timers
+from rollout.plan.plan import OnDoubt
+
+SHARE_MIN_REQUESTS = 100
+SHARE_SIGMAS = 4.0  # a share that is this far off by chance alone: once in 16,000 looks
+
+
+def finishing(state: RolloutState, observation: Observation) -> Decision | None:
+    """Once the old predictor is deleted: wait until the mesh has forgotten it, whatever else is observed."""
+    if state.phase is not Phase.FINISHING:
+        return None
+    if observation.ready and observation.follows:
+        done = state.but(phase=Phase.SUCCEEDED)
+        return decided(Action.COMPLETE, done, "Promoted", f"{state.canary} serves alone, {state.stable} is gone")
+    message = f"waiting until the mesh knows {state.canary} only"
+    late = state.timers.lag_s >= state.plan.mesh_deadline_s or state.timers.unready_s >= state.plan.mesh_deadline_s
+    return decided(Action.LEAVE if late else Action.WAIT, state, "Finishing", message)
+
+
+def foreign(state: RolloutState, observation: Observation) -> Decision | None:
+    """Hold on somebody else's change until it is put back, or a person adopts it."""
+    if not observation.foreign:
+        return None
+    if observation.command is Command.ADOPT and not observation.restarts:
+        return decided(Action.ADOPT, state.running(), "Adopted", f"going on from: {observation.foreign}")
+    if observation.command is Command.ADOPT:
+        begun = state.at_step(-1).but(evidence={})
+        return decided(Action.ADOPT, begun, "Adopted", f"beginning again at 0 %, because: {observation.foreign}")
+    return hold(
+        state,
+        "ForeignChange",
+        f"somebody else changed the deployment: {observation.foreign}. Choose: put it back (the rollout then goes on), "
+        f"`resume --adopt` to go on from what is there now, or `abort` to return to {state.stable}",
+    )
+
+
+def pending(state: RolloutState, observation: Observation) -> Decision | None:
+    """At 0 %: take the first step once the canary is ready and has a route."""
+    if state.step >= 0:
+        return None
+    if observation.command is Command.PAUSE or (state.phase is Phase.PAUSED and not observation.opens):
+        return pause(state, "Paused", f"{state.canary} stays at 0 %; open with `promote`")
+    if observation.ready and observation.follows:
+        return advance(state, 0)
+    if state.timers.pending_s >= state.plan.ready_deadline_s:
+        return roll_back(
+            state, "CanaryNeverReady", f"{state.canary} was not ready after {state.plan.ready_deadline_s:.0f} s at 0 %"
+        )
+    return wait(state, "WaitingForCanary", f"waiting until {state.canary} is ready and has a route")
+
+
+def unready(state: RolloutState, observation: Observation) -> Decision | None:
+    """Roll back when the canary has been unready for too long."""
+    if observation.ready or state.timers.unready_s < state.plan.unready_deadline_s:
+        return None
+    return roll_back(
+        state, "CanaryUnready", f"{state.canary} is unready for {state.timers.unready_s:.0f} s, and freezes the weights"
+    )
+
+
+def lagging(state: RolloutState, observation: Observation) -> Decision | None:
+    """Wait while the mesh does not have the weights yet, and hold when that takes too long."""
+    if observation.follows:
+        return None
+    if state.timers.lag_s >= state.plan.mesh_deadline_s:
+        return hold(
+            state,
+            "MeshFrozen",
+            f"the mesh does not have the weights {state.weights} after {state.timers.lag_s:.0f} s; the operator writes "
+            "them only while every replica of every predictor is ready (an autoscaler at work delays them too)",
+        )
+    return wait(state, "WaitingForMesh", f"waiting until the mesh has the weights {state.weights}")
+
+
+def not_now(state: RolloutState, observation: Observation) -> Decision | None:
+    """Wait for a canary that has just become unready."""
+    if observation.ready:
+        return None
+    left_s = state.plan.unready_deadline_s - state.timers.unready_s
+    return wait(state, "CanaryUnready", f"{state.canary} is not ready; it is rolled back in {left_s:.0f} s")
+
+
+def failed(state: RolloutState, observation: Observation) -> Decision | None:
+    """Roll back when a gate fails."""
+    if not state.analyse or observation.verdict is not Verdict.FAIL:
+        return None
+    said = [result for result in observation.results if result.verdict is Verdict.FAIL and not result.dry_run]
+    return roll_back(state, "GateFailed", "; ".join(f"{result.name}: {result.reason}" for result in said))
+
+
+def blind(state: RolloutState, observation: Observation) -> Decision | None:
+    """Wait while there is no evidence, and hold when that takes too long."""
+    if not state.analyse or observation.verdict is not Verdict.ERROR:
+        return None
+    said = "; ".join(result.reason for result in observation.results if result.verdict is Verdict.ERROR)
+    if state.timers.outage_s >= state.plan.metric_grace_s:
+        return hold(state, "EvidenceLost", f"no evidence for {state.timers.outage_s:.0f} s, so nothing moves: {said}")
+    return wait(state, "EvidenceOutage", f"no evidence for {state.timers.outage_s:.0f} s: {said}")
+
+
+def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
+    """Hold when the canary's share of the requests cannot be its weight: what is measured is not the rollout then."""
+    total = state.canary_requests + state.stable_requests
+    share = state.canary_percent / 100
+    if not state.analyse or total < SHARE_MIN_REQUESTS or share in (0, 1):
+        return None
+    allowed = state.plan.share_tolerance_percent / 100 + SHARE_SIGMAS * math.sqrt(share * (1 - share) / total)
+    observed = state.canary_requests / total
+    if abs(observed - share) <= allowed:
+        return None
+    return hold(
+        state,
+        "ShareMismatch",
+        f"{state.canary} got {observed:.1%} of {total} requests, its weight is {share:.0%} (allowed: +-{allowed:.1%}); "
+        "do callers reach a predictor past the mesh, or does the evidence count other requests?",
+    )
+
+
+def passed(state: RolloutState, observation: Observation) -> Decision:
+    """Leave the step when its time, its requests, all gates and, where wanted, a person agree; else say what lacks."""
+    step = state.plan.steps[state.step]
+    if state.timers.step_s < step.min_duration_s:
+        left_s = step.min_duration_s - state.timers.step_s
+        return wait(
+            state, "Analysing", f"{left_s:.0f} s more at {step.weight_percent} %; {wanting(observation.results)}"
+        )
+    if state.analyse and state.canary_requests < step.min_requests:
+        missing = step.min_requests - state.canary_requests
+        return _late(state) or wait(state, "Analysing", f"needs {missing} more requests to {state.canary}")
+    if state.analyse and observation.verdict is not Verdict.PASS:
+        return _late(state) or wait(state, "Analysing", wanting(observation.results))
+    if step.manual and not state.gate_open:
+        return pause(state, "ManualGate", f"{step.weight_percent} % passed; open with `promote`")
+    if state.step < state.plan.last:
+        return advance(state, state.step + 1)
+    finished = state.but(phase=Phase.FINISHING)
+    return decided(Action.FINISH, finished, "Baked", f"{state.canary} held at 100 %; {state.stable} is deleted now")
+
+
+def _late(state: RolloutState) -> Decision | None:
+    step = state.plan.steps[state.step]
+    if state.timers.step_s < step.max_duration_s:
+        return None
+    observation = f"{state.timers.step_s:.0f} s and {state.canary_requests} requests at {step.weight_percent} %"
+    message = f"no verdict after {observation}"
+    if state.plan.on_inconclusive is OnDoubt.ROLLBACK:
+        return roll_back(state, "Inconclusive", message)
+    return hold(state, "Inconclusive", f"{message}; `resume` tries as long again, `abort` returns to {state.stable}")
+
+
+def aborted(state: RolloutState, observation: Observation) -> Decision | None:
+    """Roll back when commanded to."""
+    if observation.command is not Command.ABORT:
+        return None
+    return roll_back(state, "Aborted", "a person aborted the rollout")
+
+
+def commanded(state: RolloutState, observation: Observation) -> Decision | None:
+    """Pause, or go straight to the last step, when commanded to."""
+    if observation.command is Command.PAUSE:
+        return pause(state, "Paused", "a person paused the rollout; open with `promote`")
+    if observation.command is Command.PROMOTE_FULL and state.step < state.plan.last:
+        return advance(state.but(analyse=False), state.plan.last)
+    return None
+
+
+def paused(state: RolloutState, observation: Observation) -> Decision | None:
+    """Keep a person's pause until a person opens it."""
+    if state.phase is not Phase.PAUSED or state.reason != "Paused" or observation.opens:
+        return None
+    return pause(state, state.reason, state.message)
+
+
+RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
+    finishing,
+    aborted,
+    foreign,
+    pending,
+    unready,
+    failed,
+    commanded,
+    paused,
+    lagging,
+    not_now,
+    blind,
+    misrouted,
+    passed,
+)
+"""In the order in which they win; the last one always decides."""
+
+
+def decide(state: RolloutState, observation: Observation) -> Decision:
+    """Return what to do now. A rollout that is over must not be asked."""
+    state = _watched(state, observation)
+    decision = next(found for rule in RULES if (found := rule(state, observation)))
+    if decision.state.phase.resting and decision.state.timers.resting_s >= state.plan.watch_held_s:
+        return replace(decision, action=Action.LEAVE)
+    return decision
+
+
+def _watched(state: RolloutState, observation: Observation) -> RolloutState:
+    """Return the state with its timers and counters brought up to date."""
+    timers, dt = state.timers, observation.dt_s
+    blind = state.analyse and state.step >= 0 and observation.verdict is Verdict.ERROR
+    counted = observation.follows and state.step >= 0
+    return state.but(
+        timers=Timers(
+            step_s=timers.step_s + (dt if counted and not blind else 0.0),
+            pending_s=timers.pending_s + (dt if state.step < 0 else 0.0),
+            unready_s=0.0 if observation.ready else timers.unready_s + dt,
+            lag_s=0.0 if observation.follows else timers.lag_s + dt,
+            outage_s=timers.outage_s + dt if blind else 0.0,
+            resting_s=timers.resting_s + dt if state.phase.resting else 0.0,
+        ),
+        canary_requests=state.canary_requests + (observation.canary_requests if counted else 0),
+        stable_requests=state.stable_requests + (observation.stable_requests if counted else 0),
+        gate_open=state.gate_open
+        or (observation.command is Command.PROMOTE and state.step >= 0 and state.reason != "Paused"),
+    )

@@ -1,0 +1,143 @@
+"""The beginning of a rollout, and its reverse: the patch that adds a predictor at 0 %.
+
+A new version of the model, as a predictor made from the one that serves now.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rollout.clock import Clock
+from rollout.engine.observation import fingerprints
+from rollout.engine.patches import begin
+from rollout.engine.state import PREVIOUS, Phase, RolloutState, read_state
+from rollout.errors import PlanError, Rejected, StateError
+from rollout.manifest.parsing import to_dict
+from rollout.manifest.predictor import Container, EnvVar, Predictor
+from rollout.manifest.service_checks import find_problems
+from rollout.plan.plan import Plan, Step
+from rollout.targets.target import Operation, Snapshot
+
+UNDO_INTERVAL_S = 1.0  # whoever goes back is in a hurry, and nothing is analysed
+VERSION_LABEL = "version"  # the operator's DestinationRule selects a predictor's pods by it
+NAMED_PORTS = ("http", "grpc", "metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPatch:
+    """The first patch of a rollout, and the state that it writes."""
+
+    state: RolloutState
+    operations: Sequence[Operation]
+
+
+def start(snapshot: Snapshot, release: Release, plan: Plan, clock: Clock) -> FirstPatch:
+    """Prepare the rollout of a release. Raises StateError, PlanError or Rejected; nothing is written."""
+    return _begin(snapshot, predictor_for(_stable(snapshot), release), plan, clock)
+
+
+def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> FirstPatch:
+    """Prepare the way back after a rollout: the deleted predictor comes again, is waited for, and takes everything."""
+    state = read_state(snapshot.deployment.metadata.annotations)
+    kept = snapshot.deployment.metadata.annotations.get(PREVIOUS)
+    if kept is None or state is None or state.phase is not Phase.SUCCEEDED:
+        raise StateError(f"{snapshot.deployment.name} remembers no earlier version; roll the wanted one out with `run`")
+    interval_s = min(plan.interval_s, UNDO_INTERVAL_S)
+    back = replace(plan, steps=(Step(100, min_duration_s=0, min_requests=0),), interval_s=interval_s, analyse=False)
+    return _begin(snapshot, Predictor.model_validate(json.loads(kept)), back, clock)
+
+
+def _stable(snapshot: Snapshot) -> Predictor:
+    deployment = snapshot.deployment
+    if deployment.canary is not None:
+        raise StateError(
+            f"{deployment.name} has two predictors, {deployment.traffic()}, and no rollout under way: "
+            "remove the one that is not wanted first"
+        )
+    return deployment.stable
+
+
+def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> FirstPatch:
+    deployment, stable = snapshot.deployment, _stable(snapshot)
+    running = read_state(deployment.metadata.annotations)
+    if running is not None and not running.phase.over:
+        raise StateError(
+            f"a rollout of {running.canary} is under way ({running.phase}: {running.message}); "
+            "`resume` or `abort` it first"
+        )
+    readiness = snapshot.readiness.get(stable.name)
+    if readiness is None or not readiness.ready:
+        raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow; see its pods first")
+    after = deployment.with_predictor(canary).with_traffic({stable.name: 100, canary.name: 0})
+    wrong = [problem for problem in find_problems(to_dict(after)) if problem.severity == "error"]
+    if wrong:
+        raise Rejected("; ".join(f"{problem.path}: {problem.message}" for problem in wrong))
+    state = RolloutState(
+        id=secrets.token_hex(4),
+        plan=plan,
+        stable=stable.name,
+        canary=canary.name,
+        analyse=plan.analyse,
+        expected=fingerprints(after),
+        reason="Started",
+        message=f"{canary.name} was added at 0 % beside {stable.name}",
+        started_at_s=round(clock.wall_s(), 3),
+        nonce=f"{secrets.token_hex(4)}.0",
+    )
+    return FirstPatch(state, begin(snapshot, state, canary))
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What is new: the predictor's name (`v8`), and any of image, model URI and environment of the model container."""
+
+    name: str
+    image: str = ""
+    model_uri: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a release that brings nothing new."""
+        if not (self.image or self.model_uri or self.env):
+            raise PlanError(f"release {self.name} brings nothing new; give --image, --model-uri or --env")
+
+
+def predictor_for(stable: Predictor, release: Release) -> Predictor:
+    """Return the stable predictor as the release's, at 0 %: same resources, probes and scaling.
+
+    Raises PlanError when the two would restart each other's pods: the operator numbers ports that are not declared.
+    """
+    declared = {port.name for port in stable.model_container.ports}
+    if missing := [name for name in NAMED_PORTS if name not in declared]:
+        raise PlanError(
+            f"predictor {stable.name} declares no port named {', '.join(missing)}: the operator would number it by "
+            f"position and restart pods when a predictor comes or goes; declare {', '.join(NAMED_PORTS)} first"
+        )
+    if release.name == stable.name:
+        raise PlanError(f"{release.name} is the predictor that serves now; name the new one after its own version")
+    predictor = stable.for_version(release.name, image=release.image, model_uri=release.model_uri)
+    if predictor.labels.get(VERSION_LABEL) == stable.name:
+        predictor = predictor.but(labels={**predictor.labels, VERSION_LABEL: release.name})
+    return _with_env(predictor, release.env) if release.env else predictor
+
+
+def _with_env(predictor: Predictor, values: Mapping[str, str]) -> Predictor:
+    model = predictor.model_container.name
+
+    def changed(container: Container) -> Container:
+        if container.name != model:
+            return container
+        kept = tuple(env for env in container.env if env.name not in values)
+        return container.but(env=(*kept, *(EnvVar(name=name, value=value) for name, value in values.items())))
+
+    return predictor.but(
+        component_specs=tuple(
+            component.but(
+                spec=component.spec.but(containers=tuple(changed(container) for container in component.spec.containers))
+            )
+            for component in predictor.component_specs
+        )
+    )

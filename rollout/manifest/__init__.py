@@ -1,0 +1,1 @@
+"""SeldonDeployment manifests: typed values, checks, rendering, capacity. Imports only `rollout.errors`."""

@@ -1,0 +1,92 @@
+"""The deployment of one model version, from the manifests that kustomize applies too: there is no second template."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from rollout.errors import ManifestError
+from rollout.manifest.parsing import parse, read_documents, to_dict
+from rollout.manifest.seldon import KIND, SeldonDeployment
+
+BASE = Path("seldon/base")
+KUSTOMIZE_TIMEOUT_S = 60
+BUNDLE_MANIFEST = "bundle.json"  # written by custom_runtime/model/bundle.py
+
+
+def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:
+    """Return every object of a kustomization. Raises ManifestError when it cannot be built."""
+    try:
+        built = subprocess.run(
+            ["kubectl", "kustomize", str(directory)], capture_output=True, timeout=KUSTOMIZE_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError as missing:
+        raise ManifestError(
+            "kubectl is not installed; it builds the manifests: install it (1.27 or newer)"
+        ) from missing
+    except subprocess.TimeoutExpired as slow:
+        raise ManifestError(f"kubectl kustomize {directory} took longer than {KUSTOMIZE_TIMEOUT_S} s") from slow
+    if built.returncode != 0:
+        raise ManifestError(f"kubectl kustomize {directory} failed: {built.stderr.decode(errors='replace').strip()}")
+    return read_documents(built.stdout)
+
+
+def bundle_version(directory: Path, *, model: str) -> str:
+    """Return the model version that a bundle was imported from. Raises ManifestError when it is not that model's."""
+    path = directory / BUNDLE_MANIFEST
+    try:
+        stored = json.loads(path.read_bytes())
+        name, version = str(stored["name"]), str(stored["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{path} cannot be read ({error}); make it: scripts/import_model.py models:/{model}@champion "
+            f"--output {directory}"
+        ) from error
+    if name != model:
+        raise ManifestError(f"{directory} is a bundle of {name!r}; the deployment serves {model!r}")
+    return version
+
+
+def render(
+    template: SeldonDeployment, *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
+) -> SeldonDeployment:
+    """Return the template with one predictor, named after the version, that gets all traffic.
+
+    image: empty is the template's, with the version as its tag. model_uri: where the storage initializer fetches the
+    bundle from; empty: the image has it baked in. namespace: empty keeps the template's. Raises ManifestError when the
+    template has no predictor to start from.
+    """
+    image = image or tagged(template.stable.image, version)
+    predictor = template.stable.for_version(f"v{version}", image=image, model_uri=model_uri, traffic=100)
+    rendered = template.but(spec=template.spec.but(predictors=(predictor,)))
+    return rendered.but(metadata=rendered.metadata.but(namespace=namespace)) if namespace else rendered
+
+
+def tagged(image: str, tag: str) -> str:
+    """Return an image reference with another tag: its old tag or digest goes, a registry's port stays."""
+    repository = image.partition("@")[0]
+    head, _, last = repository.rpartition("/")
+    name = last.partition(":")[0]
+    return f"{head}/{name}:{tag}" if head else f"{name}:{tag}"
+
+
+def rendered_objects(
+    objects: tuple[dict[str, Any], ...], *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
+) -> tuple[dict[str, Any], ...]:
+    """Return a kustomization's objects with its SeldonDeployment rendered, the others as they are.
+
+    Raises ManifestError unless there is exactly one, and when a namespace is given that the others are not in.
+    """
+    found = [one for one in objects if one.get("kind") == KIND]
+    if len(found) != 1:
+        raise ManifestError(f"the kustomization has {len(found)} SeldonDeployments; one is needed")
+    template = parse(found[0])
+    if namespace and template.namespace and namespace != template.namespace:
+        raise ManifestError(
+            f"the overlay is for namespace {template.namespace!r}, not {namespace!r}; set `namespace:` in its "
+            "kustomization.yaml, so that the accounts and policies move with it"
+        )
+    deployment = render(template, version=version, image=image, model_uri=model_uri, namespace=namespace)
+    return tuple(to_dict(deployment) if one is found[0] else one for one in objects)

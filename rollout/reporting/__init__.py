@@ -1,0 +1,1 @@
+"""What people and systems see of a rollout: page, charts, terminal, metrics, webhook. Imports `engine`."""

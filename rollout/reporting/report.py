@@ -1,0 +1,198 @@
+"""What a person reads after a rollout: one HTML page from its log, with nothing to load and nothing to run.
+
+Keeps a rollout's page beside its log while the rollout goes on.
+
+The numbers of a rollout's report, as a person reads them: the tiles at its top, and a table of the steps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rollout.analysis.counts import SLO_EDGE_MS, ZERO, Counts
+from rollout.analysis.verdict import GateResult
+from rollout.engine.record import SAMPLE, Record, read
+from rollout.engine.state import RolloutState
+from rollout.errors import ReportError
+from rollout.reporting import charts
+from rollout.reporting.charts import Clock, duration
+from rollout.reporting.timeline import Stage, Timeline, evidence, message, quantile_edge_ms, timeline
+
+# How a phase is headed, and its colour class in the template. A phase that is not here is still under way.
+_HEADS: Final = {
+    "Succeeded": ("Promoted", "good"),
+    "RolledBack": ("Rolled back", "bad"),
+    "Failed": ("Rollback failed: act now", "bad"),
+    "Held": ("Held", "doubt"),
+    "Paused": ("Waiting for a person", "doubt"),
+}
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("rollout.reporting", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {"evidence": evidence, "message": message}
+log = structlog.get_logger(__name__)
+
+
+def write(log: Path, page: Path | None = None) -> Path:
+    """Write the page of a log beside it, or where told, and return its path. Raises ReportError."""
+    page = page or log.with_suffix(".html")
+    try:
+        with log.open(encoding="utf-8") as lines:
+            records = read(lines)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{log} cannot be read as a rollout's log: {error}") from error
+    if not records:
+        raise ReportError(f"{log} holds no record; a rollout writes one line for each look")
+    fresh = page.with_name(f".{page.name}.{os.getpid()}")
+    fresh.write_text(render(records), encoding="utf-8")
+    fresh.replace(page)  # whoever has the page open never sees half of it
+    return page
+
+
+def render(records: Sequence[Record]) -> str:
+    """Return the page of a rollout's records, oldest first; one at least."""
+    line = timeline(records)
+    clock = Clock(line.start_s, line.end_s)
+    head, mood = _HEADS.get(line.final.phase, ("Under way", "doubt"))
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        head=head,
+        mood=mood,
+        final=line.final,
+        started=_moment(line.start_s),
+        ended=_moment(line.end_s),
+        length=duration(line.end_s - line.start_s),
+        start_s=line.start_s,
+        weight=line.final.weights_percent.get(line.final.canary, 0),
+        decisive=_unsaid(line) if mood != "good" else (),
+        tiles=list(tiles(line)),
+        rows=[row for stage in line.stages for row in rows(stage, line)],
+        weights=charts.weights(line, clock),
+        errors=_chart(line, clock, "errors", "slo_errors"),
+        slow=_chart(line, clock, "slow", "slo_latency"),
+        latency=charts.latency(line, clock),
+        verdicts=charts.verdicts(line, clock),
+        scores=[
+            (
+                f"{stage.weight_percent} %",
+                sum(stage.counts.get(line.final.canary, ZERO).scores),
+                charts.scores(stage, line.final.stable, line.final.canary),
+            )
+            for stage in line.stages
+            if any(any(counts.scores) for counts in stage.counts.values())
+        ],
+        decisions=line.decisions,
+        elapsed=lambda at_s: duration(at_s - line.start_s),
+        legend=[(verdict.value.replace("_", " "), colour) for verdict, colour in charts.VERDICT_COLOURS.items()],
+        stable_colour=charts.STABLE,
+        canary_colour=charts.CANARY,
+        slo_ms=f"{SLO_EDGE_MS:g}",
+    )
+
+
+def _unsaid(line: Timeline) -> tuple[GateResult, ...]:
+    """Return what explains the end and is not in its message already."""
+    return tuple(result for result in line.decisive if result.reason not in line.final.message)
+
+
+def _chart(line: Timeline, clock: Clock, event: str, gate: str) -> str:
+    limits = [result.threshold for window in line.windows for result in window.verdicts if result.name == gate]
+    return charts.share(line, clock, event, limit=limits[-1] if limits else None)
+
+
+def _moment(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+class Page:
+    """An subscriber that writes the page anew whenever something has changed; it must notify after the log does.
+
+    So the page is there, and says how things stand, even if the promoter is killed.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self.file = journal.with_suffix(".html")
+
+    def notify(self, record: Record, state: RolloutState) -> None:
+        """Write the page, unless the record is one more sample; a page that cannot be written is only logged."""
+        if record.event == SAMPLE:
+            return
+        try:
+            write(self._journal, self.file)
+        except (ReportError, OSError) as error:
+            log.warning("page_lost", file=str(self.file), detail=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm in one step, in numbers."""
+
+    weight: str
+    name: str
+    role: str
+    requests: str
+    errors: str
+    rejected: str
+    slow: str
+    p99: str
+
+
+def tiles(line: Timeline) -> Iterable[tuple[str, str, str]]:
+    """Yield a caption, the canary's number and what to compare it with."""
+    stable, canary = (_total(line, name) for name in (line.final.stable, line.final.canary))
+    yield "canary requests", f"{canary.requests:,}", f"{stable.requests:,} on {line.final.stable}"
+    yield "errors (5xx)", _percent(canary.errors, canary), f"{_percent(stable.errors, stable)} on {line.final.stable}"
+    slower = f"slower than {SLO_EDGE_MS:g} ms"
+    yield slower, _percent(canary.slow, canary), f"{_percent(stable.slow, stable)} on {line.final.stable}"
+    drift = [result for record in line.records for result in record.verdicts if result.name == "drift"]
+    seen = [result for result in drift if result.value is not None]
+    if seen:
+        yield "score drift", f"{seen[-1].value:.3f} bits", f"{seen[-1].threshold:g} is the limit"
+    else:
+        yield "score drift", "-", "not measured"
+
+
+def rows(stage: Stage, line: Timeline) -> Iterable[Row]:
+    """Yield what both arms did in one step, stable first."""
+    for role, name in (("stable", line.final.stable), ("canary", line.final.canary)):
+        counts = stage.counts.get(name, ZERO)
+        edge = quantile_edge_ms(counts.latency, 0.99)
+        weight = stage.weight_percent if role == "canary" else 100 - stage.weight_percent
+        yield Row(
+            weight=f"{weight} %",
+            name=name,
+            role=role,
+            requests=f"{counts.requests:,}",
+            errors=_count(counts.errors, counts),
+            rejected=_count(counts.rejected, counts),
+            slow=_count(counts.slow, counts),
+            p99="-" if math.isnan(edge) else "above 1000 ms" if math.isinf(edge) else f"\u2264 {edge:g} ms",
+        )
+
+
+def _total(line: Timeline, name: str) -> Counts:
+    total = ZERO
+    for window in line.windows:
+        total += window.counts.get(name, ZERO)
+    return total
+
+
+def _count(hits: int, counts: Counts) -> str:
+    return f"{hits:,} ({_percent(hits, counts)})" if hits else "0"
+
+
+def _percent(hits: int, counts: Counts) -> str:
+    return f"{100 * hits / counts.requests:.2g} %" if counts.requests else "-"

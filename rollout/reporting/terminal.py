@@ -1,0 +1,69 @@
+"""A rollout for the eyes of a person: where it stands, what each gate says, what happened so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import strftime
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rollout.analysis.verdict import GateResult, Verdict
+from rollout.engine.record import SAMPLE, Record
+from rollout.engine.state import Phase, RolloutState
+
+BAR_CELLS = 50
+COLOURS: Mapping[Verdict, str] = {
+    Verdict.PASS: "green",
+    Verdict.FAIL: "red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NO_DATA: "yellow",
+    Verdict.ERROR: "magenta",
+}
+
+
+def picture(state: RolloutState, results: Sequence[GateResult] = ()) -> RenderableType:
+    """Return one screen: the weights as a bar, the phase, and a line for each gate."""
+    cells = round(state.canary_percent / 100 * BAR_CELLS)
+    bar = Text.assemble(
+        (f"{state.stable} {100 - state.canary_percent} % ", "bold"),
+        ("█" * (BAR_CELLS - cells), "blue"),
+        ("█" * cells, "yellow" if state.phase is not Phase.BAKING else "green"),
+        (f" {state.canary_percent} % {state.canary}", "bold"),
+    )
+    where = "at 0 %" if state.step < 0 else f"step {state.step + 1} of {len(state.plan.steps)}"
+    head = Text(
+        f"{state.phase.value}, {where}, {state.timers.step_s:.0f} s and {state.canary_requests} canary requests"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for result in results:
+        name = f"{result.name} (dry run)" if result.dry_run else result.name
+        table.add_row(name, Text(result.verdict.value, COLOURS[result.verdict]), result.reason)
+    return Group(bar, head, Text(state.message, "dim"), table)
+
+
+class Screen:
+    """An subscriber that redraws one picture in a terminal, and prints one line for each change everywhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Screen:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def notify(self, record: Record, state: RolloutState) -> None:
+        """Show one record."""
+        if record.event != SAMPLE:
+            weights = " ".join(f"{name}={percent}" for name, percent in record.weights_percent.items())
+            line = f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}"
+            self._console.print(line, markup=False, soft_wrap=True)
+        if self._live.is_started:
+            self._live.update(picture(state, record.verdicts), refresh=True)

@@ -1,0 +1,39 @@
+"""Tells a webhook what happened: one POST for each change, never for each look."""
+
+from __future__ import annotations
+
+import httpx
+import structlog
+
+from rollout.engine.record import SAMPLE, Record
+from rollout.engine.state import RolloutState
+
+log = structlog.get_logger(__name__)
+TIMEOUT_S = 5.0
+
+
+class Webhook:
+    """An subscriber behind a URL. A webhook that fails is logged; it never delays or decides a rollout."""
+
+    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._client = httpx.Client(timeout=TIMEOUT_S, transport=transport)
+        self._url = url
+
+    def notify(self, record: Record, state: RolloutState) -> None:
+        """Post the change as JSON; `text` alone is what chat systems show."""
+        if record.event == SAMPLE:
+            return
+        body = {
+            "text": f"{record.deployment}: {state.phase.value} ({record.event}): {record.message}",
+            "deployment": record.deployment,
+            "rollout": state.id,
+            "phase": state.phase.value,
+            "reason": record.event,
+            "message": record.message,
+            "weights_percent": dict(record.weights_percent),
+            "at_s": record.at_s,
+        }
+        try:
+            self._client.post(self._url, json=body).raise_for_status()
+        except httpx.HTTPError as error:
+            log.warning("webhook_failed", reason=record.event, detail=str(error))

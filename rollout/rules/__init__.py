@@ -1,1 +1,0 @@
-"""The rules of a rollout, sorted by what they look at; machine.py says which one wins."""

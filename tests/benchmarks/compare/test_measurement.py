@@ -1,0 +1,55 @@
+"""What one server in one round is asked, and what happens when an answer fails."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.compare import measurement
+from benchmarks.compare.closed_loop import ClosedLoop
+from benchmarks.compare.measurement import QUICK
+from benchmarks.compare.results import Results
+from benchmarks.errors import MeasurementError
+
+
+class Stub:
+    """A server with one query, running."""
+
+    key, title = "project", "this project"
+    is_grpc, path, bodies = False, "/predict", (b"{}",)
+
+    @property
+    def queries(self) -> dict[str, Any]:
+        return {"predict": self}
+
+    def target(self, query: Any) -> str:
+        return "somewhere"
+
+
+def visiting(measured: Results, monkeypatch: pytest.MonkeyPatch, failures: int) -> measurement.ServerMeasurement:
+    asked = iter(range(100))
+
+    def run_wrk(*_: Any, **__: Any) -> ClosedLoop:
+        if next(asked) < failures:
+            raise MeasurementError("59708 answers, errors: {'status': 7}")
+        return ClosedLoop(1_000.0, 1.0, 2.0)
+
+    monkeypatch.setattr(measurement, "run_wrk", run_wrk)
+    return measurement.ServerMeasurement(Stub(), Stub(), None, QUICK, measured, 2)  # type: ignore[arg-type]
+
+
+def test_a_closed_loop_with_a_failed_answer_is_repeated_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Results({"project": "this project"})
+    assert visiting(measured, monkeypatch, failures=2)._closed("predict", 1.0).requests_per_s == 1_000
+    assert measured.repeated == ["round 3, this project, predict: 59708 answers, errors: {'status': 7}"] * 2
+
+
+def test_a_closed_loop_that_fails_three_times_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MeasurementError, match=r"errors: \{'status': 7\}"):
+        visiting(Results({}), monkeypatch, failures=3)._closed("predict", 1.0)
+
+
+def test_the_results_keep_what_was_repeated(tmp_path: Path) -> None:
+    measured = Results({}, repeated=["round 1, this project, predict: why"])
+    measured.write(tmp_path / "results.json")
+    assert measurement.results.read_results(tmp_path / "results.json").repeated == measured.repeated

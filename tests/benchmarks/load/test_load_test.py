@@ -1,0 +1,92 @@
+"""scripts/load_test.py as a pipeline runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.answering import answering, ok
+from tests.support.serving import ROOT, Server
+
+
+def load_test(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "scripts/load_test.py", "--warmup", "0", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+
+
+def test_a_valid_run_exits_with_0_and_draws(tmp_path: Path) -> None:
+    plot = tmp_path / "latency.png"
+    with answering(lambda number: ok()) as port:
+        url = f"http://127.0.0.1:{port}"
+        done = load_test("--url", url, "--qps", "600", "--duration", "1", "--bound-ms", "2000", "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    assert "VALID" in done.stdout
+    assert "P99.9" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_invalid_run_exits_with_1_and_says_why() -> None:
+    with answering(lambda number: ok(b'{"code": "x"}', status="503 X") if number % 2 else ok()) as port:
+        url = f"http://127.0.0.1:{port}"
+        done = load_test("--url", url, "--qps", "600", "--duration", "1", "--no-plot", "-o", "json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert not report["valid"]
+    assert report["errors"]["HTTP 503"] == pytest.approx(report["requests"] / 2, abs=2)
+    assert "failed" in report["reasons"][0]
+    assert report["plot"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--url", "ftp://host"], 2, "ftp"),
+        (["--customers", "x"], 2, "1-7043"),
+        (["--qps", "-1"], 2, "--qps"),
+        (["--url", "http://127.0.0.1:9"], 1, "127.0.0.1:9"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_an_unreachable_service_with_1(arguments: list[str], code: int, said: str) -> None:
+    done = load_test(*arguments, "--no-plot")
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_peak_lies_between_a_rate_that_holds_and_one_that_does_not() -> None:
+    with answering(lambda number: ok()) as port:
+        arguments = [
+            "--connections",
+            "1",
+            "--find-peak",
+            "--precision",
+            "1",
+            "--duration",
+            "1",
+            "--qps",
+            "4000",
+            "--bound-ms",
+            "100",
+        ]
+        done = load_test("--url", f"http://127.0.0.1:{port}", *arguments, "--no-plot", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    capacity = report["slo_capacity"]
+    assert report["valid"]
+    assert capacity["qps"] == report["target_qps"]
+    assert any(trial["qps"] > capacity["qps"] for trial in capacity["trials"])
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("protocol", ["predict", "v2-rest", "v2-grpc"])
+def test_the_service_answers_every_protocol_without_an_error(server: Server, protocol: str) -> None:
+    url = f"grpc://{server.grpc}" if protocol == "v2-grpc" else server.rest
+    arguments = ["--protocol", protocol, "--qps", "300", "--duration", "1", "--bound-ms", "2000", "--timeout-s", "10"]
+    done = load_test("--url", url, *arguments, "--no-plot", "-o", "json")
+    report = json.loads(done.stdout)
+    assert report["errors"] == {}
+    assert report["requests"] >= 512
+    assert done.returncode == 0

@@ -1,0 +1,21 @@
+"""What the feature store's tests share: rows that can be told apart, and a clock that the test moves."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.feature_rows import Clock
+
+
+@pytest.fixture(autouse=True)
+def collect_what_a_cluster_leaves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Last of all, when the event loop is closed: here, where the test expects the warning (see CLUSTER)."""
+    yield
+    if "cluster" in request.node.name:
+        gc.collect()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -1,0 +1,253 @@
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import REGISTRY
+
+from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
+from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge, UnknownCustomer
+from custom_runtime.features.memory import MemoryStore
+from custom_runtime.features.store import FetchedRows
+from custom_runtime.metrics import ServingMetrics
+from custom_runtime.model.encoding import POSITIONS, WIDTH, Matrix, encode_table
+from custom_runtime.prediction.big_batches import SLICE_ROWS
+from custom_runtime.prediction.predictor import Predictor
+from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Query
+from custom_runtime.settings import ServingSettings
+
+TENURE = POSITIONS["tenure_months"]
+DEFAULTS = {feature.name: feature.example for feature in FEATURES}
+DEFAULT_ROW = encode_table({name: [value] for name, value in DEFAULTS.items()})[0]
+HOUR_S = 3600.0
+NOW_S = 1_800_000_000.0
+
+
+class TenureScorer:
+    """Scores tenure / 1000, so that a test sees which row was scored."""
+
+    def score(self, rows: Matrix) -> NDArray[np.float32]:
+        return rows[:, TENURE] / np.float32(1000)
+
+
+class SlowStore(MemoryStore):
+    """Answers when the test lets it."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(**options)
+        self.gate = asyncio.Event()
+        self.batches: list[list[int]] = []
+
+    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+        self.batches.append(list(customer_ids))
+        await self.gate.wait()
+        return await super().fetch(customer_ids, timeout_s=timeout_s)
+
+
+class BrokenStore(MemoryStore):
+    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+        raise StoreUnavailable("redis is down")
+
+
+def row_of(tenure: float) -> Matrix:
+    row = DEFAULT_ROW.copy()
+    row[TENURE] = tenure
+    return row
+
+
+async def filled(store: MemoryStore, count: int = 9) -> MemoryStore:
+    """Customer i has stayed for i months."""
+    await store.open()
+    ids = list(range(1, count + 1))
+    await store.put(ids, np.stack([row_of(i % 600) for i in ids]), updated_at=NOW_S - HOUR_S)
+    return store
+
+
+def predictor(
+    store: MemoryStore, label: str = "test", *, clock: Callable[[], float] = time.monotonic, **settings: object
+) -> Predictor:
+    """A predictor whose deadline no busy machine misses, unless the test sets another."""
+    metrics = ServingMetrics(model=NAME, version="1", predictor=label, store=store.kind)
+    return Predictor(
+        scorer=TenureScorer(),
+        store=store,
+        defaults=DEFAULTS,
+        settings=ServingSettings(**({"deadline_ms": 20_000} | settings)),  # type: ignore[arg-type]
+        metrics=metrics,
+        clock=clock,
+        wall_clock=lambda: NOW_S,
+    )
+
+
+def memory(kind: type[MemoryStore] = MemoryStore) -> MemoryStore:
+    return kind(name=NAME, fingerprint=FINGERPRINT)
+
+
+async def test_stored_features_are_scored_and_given_ones_override_them() -> None:
+    service = predictor(await filled(memory()))
+    stored = await service.predict(Query([7], {}))
+    assert stored.probabilities == [pytest.approx(0.007)]
+    assert stored.sources == [STORE]
+    overridden = await service.predict(Query([7, 8], {TENURE: np.array([100, 200], dtype=np.float32)}))
+    assert overridden.probabilities == [pytest.approx(0.1), pytest.approx(0.2)]
+
+
+async def test_all_features_given_means_no_fetch() -> None:
+    store = memory(BrokenStore)
+    answer = await predictor(store).predict(Query([10**9], dict(enumerate(row_of(300).tolist()))))
+    assert answer.probabilities == [pytest.approx(0.3)]
+    assert answer.sources == [REQUEST]
+
+
+async def test_an_unknown_customer_is_an_error_or_scores_the_defaults_by_policy() -> None:
+    store = await filled(memory())
+    strict, lenient = predictor(store), predictor(store, missing_customer="default")
+    neighbours = await asyncio.gather(
+        strict.predict(Query([3], {})),
+        strict.predict(Query([4, 99], {})),
+        strict.predict(Query([5], {})),
+        return_exceptions=True,
+    )
+    assert isinstance(neighbours[1], UnknownCustomer)
+    assert str(neighbours[1]).startswith("customer_id[1] 99 is not in the feature store")
+    assert [answer.probabilities[0] for answer in (neighbours[0], neighbours[2])] == [
+        pytest.approx(0.003),
+        pytest.approx(0.005),
+    ]
+    answer = await lenient.predict(Query([4, 99], {}))
+    assert answer.sources == [STORE, DEFAULT]
+    assert answer.probabilities[1] == pytest.approx(DEFAULT_ROW[TENURE] / 1000)
+
+
+async def test_a_store_that_is_down_is_an_error_or_scores_the_defaults_by_policy() -> None:
+    with pytest.raises(StoreUnavailable, match="redis is down"):
+        await predictor(memory(BrokenStore)).predict(Query([1], {}))
+    answer = await predictor(memory(BrokenStore), store_failure="default").predict(Query([1], {TENURE: 50.0}))
+    assert answer.sources == [DEFAULT]
+    assert answer.probabilities == [pytest.approx(0.05)]
+
+
+async def test_requests_that_wait_share_one_fetch_and_one_scoring_call() -> None:
+    store = memory(SlowStore)
+    await filled(store)
+    service = predictor(store)
+    first = asyncio.ensure_future(service.predict(Query([1], {})))
+    await asyncio.sleep(0.001)
+    rest = [asyncio.ensure_future(service.predict(Query([i], {}))) for i in (2, 3, 4)]
+    await asyncio.sleep(0.001)
+    store.gate.set()
+    answers = await asyncio.gather(first, *rest)
+    assert [answer.probabilities[0] for answer in answers] == [pytest.approx(i / 1000) for i in (1, 2, 3, 4)]
+    assert store.batches == [[1], [2, 3, 4]]
+
+
+async def test_one_request_too_many_is_shed_at_once_and_the_others_are_answered() -> None:
+    store = memory(SlowStore)
+    await filled(store)
+    service = predictor(store, max_inflight=2)
+    running = [asyncio.ensure_future(service.predict(Query([i], {}))) for i in (1, 2)]
+    await asyncio.sleep(0.001)
+    with pytest.raises(Overloaded, match="2 requests are in flight, 2 are allowed"):
+        await service.predict(Query([3], {}))
+    store.gate.set()
+    assert len(await asyncio.gather(*running)) == 2
+    assert service.inflight == 0
+
+
+async def test_a_request_that_waited_past_its_deadline_is_refused() -> None:
+    store = memory(SlowStore)
+    await filled(store)
+    now_s = 0.0
+    service = predictor(store, clock=lambda: now_s, deadline_ms=30)
+    first = asyncio.ensure_future(service.predict(Query([1], {})))
+    await asyncio.sleep(0.001)
+    late = asyncio.ensure_future(service.predict(Query([2], {})))
+    await asyncio.sleep(0.001)
+    now_s = 0.05
+    store.gate.set()
+    assert (await first).sources == [STORE]
+    with pytest.raises(DeadlineExceeded):
+        await late
+
+
+async def test_a_big_batch_is_sliced_and_small_requests_take_their_turns() -> None:
+    rows = SLICE_ROWS * 3 + 5
+    service = predictor(await filled(memory(), rows))
+    ids = list(range(1, rows + 1))
+    big = asyncio.ensure_future(service.predict(Query(ids, {})))
+    small = 0
+    while not big.done():
+        await service.predict(Query([1], {}))
+        small += 1
+    answer = await big
+    np.testing.assert_allclose(answer.probabilities, np.array(ids) % 600 / 1000, rtol=1e-6)
+    assert answer.sources == [STORE] * rows
+    assert small >= 3
+    await service.close()
+
+
+def test_too_many_rows_are_refused_before_they_are_read() -> None:
+    with pytest.raises(TooLarge, match="the batch has 11 rows; allowed: at most 10"):
+        asyncio.run(_check(11))
+
+
+async def _check(rows: int) -> None:
+    predictor(memory(), max_rows=10).check_rows(rows)
+
+
+async def test_rows_are_counted_by_outcome_and_stale_ones_still_score() -> None:
+    service = predictor(await filled(memory()), label="outcomes", missing_customer="default", max_feature_age_s=60)
+    await service.predict(Query([1, 2, 77], {}))
+
+    def rows(outcome: str) -> float | None:
+        labels = {"model": NAME, "version": "1", "predictor": "outcomes", "outcome": outcome}
+        return REGISTRY.get_sample_value("serving_feature_rows_total", labels)
+
+    assert {outcome: rows(outcome) for outcome in ("hit", "stale", "miss")} == {"hit": 0.0, "stale": 2.0, "miss": 1.0}
+
+
+def test_a_row_is_as_wide_as_the_contract() -> None:
+    assert DEFAULT_ROW.shape == (WIDTH,) == (len(FEATURES),)
+
+
+async def test_a_request_with_all_features_does_not_wait_for_a_store_that_hangs() -> None:
+    service = predictor(await filled(memory(SlowStore)))
+    waiting = asyncio.ensure_future(service.predict(Query([3], {})))
+    await asyncio.sleep(0)
+    answer = await asyncio.wait_for(service.predict(Query([3], dict(enumerate(row_of(300).tolist())))), 10)
+    assert answer.sources == [REQUEST]
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_big_batches_do_not_queue_beyond_the_deadline() -> None:
+    store = await filled(memory(SlowStore), count=200)
+    assert isinstance(store, SlowStore)
+    service = predictor(store, offload_rows=10, deadline_ms=20)
+    first = asyncio.ensure_future(service.predict(Query(list(range(1, 200)), {})))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="other big batches took more than 20 ms"):
+        await service.predict(Query(list(range(1, 200)), {}))
+    store.gate.set()
+    assert len((await first).probabilities) == 199
+
+
+async def test_new_requests_are_shed_when_they_would_wait_too_long() -> None:
+    store = await filled(memory(SlowStore))
+    assert isinstance(store, SlowStore)
+    service = predictor(store, coalesce_rows=1, max_queue_ms=5)
+    slow = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in (1, 2, 3)]
+    await asyncio.sleep(0.02)  # what a row took
+    store.gate.set()
+    await asyncio.gather(*slow)
+    store.gate.clear()
+    before = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in (4, 5, 6)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="longer than 5 ms"):
+        await service.predict(Query([7], {}))
+    store.gate.set()
+    assert {answer.sources[0] for answer in await asyncio.gather(*before[:1])} == {STORE}
+    await asyncio.gather(*before, return_exceptions=True)
+    assert (await service.predict(Query([7], {}))).sources == [STORE]

@@ -1,0 +1,258 @@
+"""scripts/canary_promote.py as people and pipelines use it: exit codes, output, signals, two processes at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import structlog
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from rollout.engine.session import Session
+from rollout.engine.state import Command
+from tests.support.programs import eventually
+from tests.support.targets.cluster import Cluster, clustered
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts/canary_promote.py"
+QUICK = "--interval 0.1 --min-duration 0.2 --max-duration 60 --bake 0.2 --lease 1"
+EXAMPLES = ["run", "start", "resume", "status", "plan", "pause", "promote", "abort", "undo"]
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    specification = importlib.util.spec_from_file_location("canary_promote", SCRIPT)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["canary_promote"] = module
+    specification.loader.exec_module(module)
+    script: typer.Typer = module.app
+    return script
+
+
+@pytest.fixture(autouse=True)
+def logging_of_the_next_test() -> Iterator[None]:
+    """The script sends this process's log to standard error as it was during the command: a file closed by now."""
+    yield
+    structlog.reset_defaults()
+
+
+class Shell:
+    """The command line, in this process (`run`) or in one of its own (`begin`)."""
+
+    def __init__(self, app: typer.Typer, cluster: Cluster) -> None:
+        self.app = app
+        self.cluster = cluster
+        self._begun: list[subprocess.Popen[str]] = []
+
+    def run(self, line: str) -> Result:
+        return CliRunner(env={"COLUMNS": "200"}).invoke(self.app, shlex.split(line))
+
+    def begin(self, line: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(SCRIPT), *shlex.split(line)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._begun.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self._begun:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+    @property
+    def rollout(self) -> str:
+        return f"run churn --version v8 --image churn:8 --evidence prometheus={self.cluster.prometheus} {QUICK} -o json"
+
+    @property
+    def resume(self) -> str:
+        return f"resume churn --evidence prometheus={self.cluster.prometheus} --lease 1 -o json"
+
+
+@pytest.fixture
+def shell(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    monkeypatch.chdir(tmp_path)
+    with clustered(tmp_path) as cluster, closing(Shell(app, cluster)) as shell:
+        yield shell
+
+
+def printed(done: Result) -> dict[str, object]:
+    facts: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return facts
+
+
+def test_a_healthy_version_is_promoted_with_exit_code_0_a_log_and_a_report(shell: Shell) -> None:
+    done = shell.run(shell.rollout)
+    assert done.exit_code == 0, done.stdout + done.stderr
+    facts = printed(done)
+    assert (facts["phase"], facts["weights_percent"]) == ("Succeeded", {"v8": 100})
+    assert shell.cluster.target.read().mesh_weights == {"v8": 100}
+    log = Path.cwd() / str(facts["log"])
+    steps = [json.loads(line)["weights_percent"].get("v8") for line in log.read_text().splitlines()]
+    assert sorted(set(steps)) == [0, 10, 30, 50, 100]
+    assert (Path.cwd() / str(facts["report"])).exists()
+    reasons = {
+        event.raw["reason"] for (kind, _, _), event in shell.cluster.api.objects.items() if kind.plural == "events"
+    }
+    assert {"WeightsRaised", "Baking", "Baked", "Promoted"} <= reasons
+    assert [line for line in done.stderr.splitlines() if "WeightsRaised" in line]
+
+
+def test_a_bad_version_is_rolled_back_with_exit_code_1(shell: Shell) -> None:
+    shell.cluster.traffic.errors["v8"] = 0.2
+    done = shell.run(shell.rollout)
+    assert done.exit_code == 1, done.stdout + done.stderr
+    facts = printed(done)
+    assert (facts["phase"], facts["rung"]) == ("RolledBack", "weights")
+    assert "errors" in str(facts["message"])
+    assert [one.name for one in shell.cluster.target.read().deployment.predictors] == ["v7"]
+
+
+def test_without_evidence_the_rollout_is_held_with_exit_code_3(shell: Shell) -> None:
+    config = Path.cwd() / "rollout.yaml"
+    config.write_text("metric_grace_s: 0.3\nwatch_held_s: 0.2\n")
+    shell.cluster.traffic.down = True
+    done = shell.run(f"{shell.rollout} --config {config}")
+    assert done.exit_code == 3, done.stdout + done.stderr
+    assert printed(done)["reason"] == "EvidenceLost"
+    shell.cluster.until({"v7": 90, "v8": 10})
+    assert shell.run("status churn -o json").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("run churn", 2, "Missing option '--version'"),
+        ("run churn --version v8", 2, "brings nothing new"),
+        ("run churn --version v7 --image churn:8 --dry-run", 2, "is the predictor that serves now"),
+        ("run churn --version v8 --image churn:8 --evidence nowhere", 2, "allowed: prometheus=http://HOST:PORT"),
+        ("run churn --version v8 --image churn:8 --steps 50,10", 2, "growing weights"),
+        ("run churn --version v8 --image churn:8 --steps ten", 2, "such as 10,30,50,100"),
+        ("run churn --version v8 --env X --dry-run", 2, "NAME=VALUE"),
+        ("run other --version v8 --image churn:8 --dry-run", 4, "not found (404"),
+        ("resume churn --evidence prometheus=http://127.0.0.1:9", 4, "has no rollout; begin one with `run`"),
+        ("abort churn", 4, "has no rollout"),
+        ("undo churn", 4, "remembers no earlier version"),
+        ("plan --config nowhere.yaml", 2, "cannot be read"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_a_sentence_and_its_exit_code(
+    shell: Shell, line: str, code: int, said: str
+) -> None:
+    done = shell.run(line)
+    assert (done.exit_code, said in done.stderr) == (code, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_prints_a_patch_that_kubectl_would_take_and_changes_nothing(shell: Shell) -> None:
+    before = shell.cluster.target.read().manifest["spec"]
+    done = shell.run("start churn --version v8 --model-uri s3://models/8 --env A=b --dry-run")
+    assert done.exit_code == 0, done.stderr
+    operations = json.loads(done.stdout)
+    added = next(one["value"] for one in operations if one["path"] == "/spec/predictors/-")
+    assert (added["name"], added["traffic"], added["graph"]["modelUri"]) == ("v8", 0, "s3://models/8")
+    assert {"name": "A", "value": "b"} in added["componentSpecs"][0]["spec"]["containers"][0]["env"]
+    assert operations[0]["op"] == "test"
+    assert shell.cluster.target.read().manifest["spec"] == before
+
+
+def test_start_then_status_then_resume_then_undo(shell: Shell) -> None:
+    assert shell.run(f"start churn --version v8 --image churn:8 {QUICK} -o json").exit_code == 0
+    status = shell.run("status churn -o json")
+    assert (status.exit_code, printed(status)["phase"]) == (0, "Pending")
+    assert shell.run(shell.resume).exit_code == 0
+    undone = shell.run("undo churn --lease 1 -o json")
+    assert undone.exit_code == 0, undone.stdout + undone.stderr
+    assert [one.name for one in shell.cluster.target.read().deployment.predictors] == ["v7"]
+
+
+def test_a_manual_gate_is_opened_from_another_process(shell: Shell) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 30")
+    shell.cluster.until({"v7": 70, "v8": 30})
+    eventually(lambda: printed(shell.run("status churn -o json"))["reason"], lambda reason: reason == "ManualGate")
+    assert shell.run("promote churn").exit_code == 0
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+
+
+def test_abort_reaches_the_promoter_at_work(shell: Shell) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 10")
+    shell.cluster.until({"v7": 90, "v8": 10})
+    assert shell.run("abort churn --lease 1").exit_code in (0, 1)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode in (1, 4), output  # 4: the other process took over
+    shell.cluster.until({"v7": 100})  # v8 is at 0 % before it goes
+
+
+def test_abort_says_how_it_ended_when_the_promoter_at_work_carries_it_out_first(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 10")
+    shell.cluster.until({"v7": 90, "v8": 10})
+    say = Session.say
+
+    def say_and_dawdle(session: Session, word: Command) -> None:
+        say(session, word)
+        output, _ = running.communicate(timeout=60)
+        assert running.returncode == 1, output
+
+    monkeypatch.setattr(Session, "say", say_and_dawdle)
+    done = shell.run("abort churn -o json")
+    assert done.exit_code == 1, done.stdout + done.stderr
+    assert printed(done)["phase"] == "RolledBack"
+
+
+@pytest.mark.parametrize(
+    ("on_sigterm", "code", "weights"), [("hold", 3, {"v7": 70, "v8": 30}), ("rollback", 1, {"v7": 100})]
+)
+def test_5_sigterm_holds_or_rolls_back_as_configured(
+    shell: Shell, on_sigterm: str, code: int, weights: dict[str, int]
+) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 30 --on-sigterm {on_sigterm}")
+    shell.cluster.until({"v7": 70, "v8": 30})
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == code, output
+    shell.cluster.until(weights)
+    if on_sigterm == "hold":
+        assert shell.run("promote churn").exit_code == 0
+        assert shell.run(shell.resume).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code"),
+    [(403, "promoter-role.yaml", 4), (401, "renew the credentials", 4)],
+)
+def test_22_what_the_api_refuses_is_said_in_words(shell: Shell, status: int, said: str, code: int) -> None:
+    shell.cluster.api.fault = lambda method, plural, name: (status, "no") if plural == "seldondeployments" else None
+    shell.cluster.operator.paused = True
+    done = shell.run("run churn --version v8 --image churn:8 --evidence prometheus=http://127.0.0.1:9")
+    shell.cluster.operator.error = None
+    assert (done.exit_code, said in done.stderr) == (code, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_help_ends_in_an_example_that_the_command_line_understands(
+    app: typer.Typer, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    runner = CliRunner(env={"COLUMNS": "200"})
+    shown = runner.invoke(app, [command, "--help"]).stdout
+    example = re.search(r"Example: scripts/canary_promote\.py (.+?)\n\n", shown, re.DOTALL)
+    assert example, shown
+    done = runner.invoke(app, shlex.split(" ".join(example.group(1).split())))
+    assert done.exit_code == (0 if command == "plan" else 4), done.output  # 4: no cluster here, but no usage error

@@ -1,0 +1,78 @@
+"""What a plan allows, and how it is read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollout.errors import PlanError
+from rollout.plan.config import read_config
+from rollout.plan.plan import Plan, Step
+
+
+@pytest.mark.parametrize("weights", [(), (10, 50), (50, 10, 100), (10, 10, 100)])
+def test_steps_grow_and_end_with_100(weights):
+    with pytest.raises(PlanError, match="growing weights that end with 100"):
+        Plan(steps=tuple(Step(weight) for weight in weights))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"weight_percent": 0}, "allowed: 1..100"),
+        ({"weight_percent": 101}, "allowed: 1..100"),
+        ({"weight_percent": 10, "min_duration_s": 10, "max_duration_s": 5}, "allowed: 0 <= min <= max"),
+        ({"weight_percent": 10, "min_requests": -1}, "allowed: 0 and more"),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_refused(values, said):
+    with pytest.raises(PlanError, match=said):
+        Step(**values)
+
+
+def test_a_plan_survives_its_json_and_any_change_changes_its_hash():
+    plan = Plan()
+    assert Plan.from_json(plan.to_json()) == plan
+    assert Plan.from_json(plan.to_json()).hash == plan.hash
+    assert Plan(interval_s=11).hash != plan.hash
+
+
+def test_the_file_in_the_repository_says_the_defaults():
+    config = read_config(Path("seldon/rollout.yaml"), {})
+    assert config.plan == Plan()
+    assert config.evidence.startswith("prometheus=http")
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    file = tmp_path / "rollout.yaml"
+    file.write_text("steps: [20, 100]\nbake_s: 30\nstep_defaults: {min_duration_s: 5, min_requests: 7}\n")
+    flags = {"interval_s": 1.0, "step_defaults": {"min_requests": 9}}
+    plan = read_config(file, flags, manual=[20]).plan
+    assert [step.weight_percent for step in plan.steps] == [20, 100]
+    assert plan.steps[0] == Step(20, min_duration_s=5, min_requests=9, manual=True)
+    assert plan.steps[1].min_duration_s == 30
+    assert plan.interval_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("step: [10, 100]", "/step"),
+        ("steps: [10, {weight: 100}]", "weight"),
+        ("steps: [10, 100]\ngates: {erorrs: {}}", "allowed: alpha"),
+        ("interval_s: 0", "interval_s"),
+        ("- 10", "settings are wanted"),
+        ("steps: [10", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_wrong_says_where(tmp_path, text, said):
+    file = tmp_path / "rollout.yaml"
+    file.write_text(text)
+    with pytest.raises(PlanError, match=said):
+        read_config(file, {})
+
+
+def test_a_manual_gate_needs_its_step():
+    with pytest.raises(PlanError, match=r"\[25\] %, where there is no step"):
+        read_config(None, {}, manual=[25])

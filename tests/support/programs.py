@@ -1,0 +1,160 @@
+"""Real programs for tests: found or asked for, started on free loopback ports, and ended with the test."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import pytest
+
+from benchmarks.programs import free_ports
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+START_LIMIT_S = 30.0
+
+
+def program(name: str, *, package: str | None = None) -> str:
+    """Return the path of an installed program; without it the test is skipped here, and fails where CI=true."""
+    found = shutil.which(name)
+    if found is None:
+        message = f"{name} is not installed; install it with: apt-get install --no-install-recommends {package or name}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    return free_ports(1)[0]
+
+
+def eventually(
+    ask: Callable[[], T],
+    wanted: Callable[[T], object] = bool,
+    *,
+    within_s: float = 20.0,
+    every_s: float = 0.01,
+    what: str = "no such answer",
+) -> T:
+    """Ask until the answer is the wanted one, any true one if nothing else is said, and return it.
+
+    Fails the test when that does not come in time; the last answer is in the failure.
+    """
+    deadline_s = time.monotonic() + within_s
+    while not wanted(answer := ask()):
+        assert time.monotonic() < deadline_s, f"{what}: not within {within_s:g} s; last: {answer!r}"
+        time.sleep(every_s)
+    return answer
+
+
+class RedisServer:
+    """A redis-server of the test's own, on a free port, without files; it can be killed, paused and started again."""
+
+    def __init__(self, *arguments: str, port: int | None = None, scheme: str = "redis") -> None:
+        self.port = port or free_port()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._arguments = arguments
+        self._program = program("redis-server")
+        self._directory = tempfile.TemporaryDirectory(prefix="redis-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "RedisServer":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+        self._directory.cleanup()
+
+    def start(self) -> None:
+        defaults = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", self._directory.name]
+        port = [] if "--tls-port" in self._arguments else ["--port", str(self.port)]
+        log = Path(self._directory.name) / "log"
+        with log.open("wb") as stream:
+            command = [self._program, *defaults, *port, *self._arguments]
+            self._process = process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+
+        def is_up() -> bool:
+            if process.poll() is not None:
+                pytest.fail(f"redis-server ended: {log.read_text(errors='replace')[-2000:]}")
+            return is_listening(self.port)
+
+        eventually(is_up, within_s=START_LIMIT_S, what="redis-server listens")
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # works on a paused one too
+            process.wait()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+@contextmanager
+def redis_server(*arguments: str) -> Iterator[str]:
+    """Run a redis-server of the test's own; yields its URL."""
+    with RedisServer(*arguments) as server:
+        yield server.url
+
+
+@contextmanager
+def redis_cluster() -> Iterator[list[RedisServer]]:
+    """Run three primaries on loopback, joined by redis-cli as an operator would."""
+    redis_cli = program("redis-cli", package="redis-tools")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in free_ports(3)]
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        addresses = [f"127.0.0.1:{server.port}" for server in servers]
+        create = [redis_cli, "--cluster", "create", *addresses, "--cluster-yes"]
+        subprocess.run(create, check=True, capture_output=True, timeout=30)
+        for server in servers:
+            info = [redis_cli, "-p", str(server.port), "cluster", "info"]
+
+            def is_whole(info: list[str] = info) -> bool:
+                return b"cluster_state:ok" in subprocess.run(info, check=False, capture_output=True).stdout
+
+            eventually(is_whole, within_s=30, what="the cluster is whole")
+        yield servers
+
+
+def is_listening(port: int) -> bool:
+    """Say whether somebody accepts connections on the loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@cache
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

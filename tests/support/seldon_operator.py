@@ -1,0 +1,119 @@
+"""Seldon's operator as a promoter sees it, working through any API server: status, VirtualService, frozen weights."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from rollout.manifest.parsing import parse
+from rollout.manifest.seldon import SeldonDeployment
+from rollout.targets.kubernetes import ISTIO, SELDON
+from rollout.targets.target import Readiness
+from tests.support.targets.memory import reconcile, status
+
+
+class SeldonOperator:
+    """Reconciles every SeldonDeployment of a namespace. unready: predictors whose pods are not. paused: it sleeps."""
+
+    def __init__(self, kubeconfig: str, namespace: str, *, starts_in_s: float = 0.2, every_s: float = 0.05) -> None:
+        settings = client.Configuration()
+        config.load_kube_config(config_file=kubeconfig, client_configuration=settings)
+        self._api = client.CustomObjectsApi(client.ApiClient(settings))
+        self._namespace = namespace
+        self._starts_in_s = starts_in_s
+        self._every_s = every_s
+        self._born_s: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self.unready: set[str] = set()
+        self.paused = False
+        self.mesh_history: list[dict[str, int]] = []
+        self.error: Exception | None = None
+
+    def __enter__(self) -> SeldonOperator:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(10)
+        self._api.api_client.close()
+
+    def _work(self) -> None:
+        while not self._stopping.wait(self._every_s):
+            if self.paused:
+                continue
+            try:
+                found: Any = self._api.list_namespaced_custom_object(**SELDON, namespace=self._namespace)
+                for manifest in found["items"]:
+                    self._reconcile(manifest)
+            except ApiException as error:
+                if error.status not in (404, 409):
+                    self.error = error
+
+    def _reconcile(self, manifest: dict[str, Any]) -> None:
+        deployment = parse(manifest)
+        now_s = time.monotonic()
+        names = [predictor.name for predictor in deployment.predictors]
+        self._born_s = {name: self._born_s.get(name, now_s if self._born_s else float("-inf")) for name in names}
+        readiness = {
+            name: Readiness(1, 0 if name in self.unready or now_s - self._born_s[name] < self._starts_in_s else 1)
+            for name in names
+        }
+        weights = dict(reconcile(deployment, readiness, {}))
+        if weights and set(weights) == set(names):
+            self._route(deployment, weights)
+        wanted = status(deployment, readiness)
+        if manifest.get("status") != wanted:
+            # A merge patch would keep the Deployments of predictors that are gone.
+            gone = dict.fromkeys((manifest.get("status") or {}).get("deploymentStatus") or {})
+            wanted["deploymentStatus"] = gone | wanted["deploymentStatus"]
+            self._api.patch_namespaced_custom_object_status(
+                **SELDON,
+                namespace=self._namespace,
+                name=deployment.name,
+                body={"status": wanted},
+                _content_type="application/merge-patch+json",
+            )
+
+    def _route(self, deployment: SeldonDeployment, weights: dict[str, int]) -> None:
+        route = [
+            {
+                "destination": {
+                    "host": f"{deployment.service_name(name)}.{self._namespace}.svc.cluster.local",
+                    "subset": name,
+                    "port": {"number": 9000},
+                },
+                "weight": weight,
+            }
+            for name, weight in weights.items()
+        ]
+        prefix = f"/seldon/{self._namespace}/{deployment.name}/"
+        http = [
+            {"match": [{"uri": {"prefix": prefix}}], "rewrite": {"uri": "/"}, "route": route},
+            {"match": [{"headers": {"seldon": {"exact": deployment.name}}}], "route": route},
+        ]
+        where = {**ISTIO, "namespace": self._namespace}
+        spec = {"hosts": ["*"], "gateways": ["churn"], "http": http}
+        name = deployment.virtual_service_name
+        try:
+            found: Any = self._api.get_namespaced_custom_object(**where, name=name)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            body = {
+                "apiVersion": f"{ISTIO['group']}/{ISTIO['version']}",
+                "kind": "VirtualService",
+                "metadata": {"name": name},
+                "spec": spec,
+            }
+            self._api.create_namespaced_custom_object(**where, body=body)
+            self.mesh_history.append(weights)
+            return
+        if found["spec"] != spec:
+            self._api.replace_namespaced_custom_object(**where, name=name, body={**found, "spec": spec})
+            self.mesh_history.append(weights)

@@ -1,0 +1,131 @@
+"""A SeldonDeployment in a dictionary, with an operator that behaves as Seldon's does, frozen weights included."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rollout.clock import Clock
+from rollout.errors import Conflict, Rejected
+from rollout.manifest.parsing import parse
+from rollout.manifest.seldon import SeldonDeployment
+from rollout.manifest.webhook_rules import webhook
+from rollout.targets.local_store import apply
+from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+
+
+def reconcile(
+    deployment: SeldonDeployment, readiness: Mapping[str, Readiness], mesh_weights: Mapping[str, int]
+) -> Mapping[str, int]:
+    """Return the mesh's weights after the operator looked: the spec's if everything is ready, else what they were."""
+    ready = all(name in readiness and readiness[name].ready for name in (p.name for p in deployment.predictors))
+    return deployment.weights() if ready else mesh_weights
+
+
+def status(deployment: SeldonDeployment, readiness: Mapping[str, Readiness]) -> dict[str, Any]:
+    """Return the status that the operator writes. As there, nothing in it says which edit it belongs to."""
+    ready = all(name in readiness and readiness[name].ready for name in (p.name for p in deployment.predictors))
+    return {
+        "state": "Available" if ready else "Creating",
+        "deploymentStatus": {
+            name: {"replicas": found.replicas, "availableReplicas": found.available}
+            for predictor, found in readiness.items()
+            if predictor in deployment.traffic()
+            for name in deployment.deployment_names(predictor)
+        },
+    }
+
+
+class MemoryTarget:
+    """Target and LeaseStore in one object. Time passes by the clock alone.
+
+    starts_in_s: how long a new predictor's pods take to be ready. unready: predictors whose pods are not. before:
+    called with the method's name first; what it raises is what an API server would answer.
+    """
+
+    def __init__(
+        self, manifest: Mapping[str, Any], clock: Clock, *, starts_in_s: float = 0.0, replicas: int = 1
+    ) -> None:
+        self._manifest = copy.deepcopy(dict(manifest))
+        self._manifest["metadata"] = {**self._manifest["metadata"], "resourceVersion": "1", "generation": 1}
+        self._clock = clock
+        self._starts_in_s = starts_in_s
+        self._replicas = replicas
+        self._lease = LeaseRecord()
+        self._born_s = {predictor.name: float("-inf") for predictor in parse(manifest).predictors}
+        self.mesh_weights: Mapping[str, int] = parse(manifest).weights()
+        self.unready: set[str] = set()
+        self.events: list[Event] = []
+        self.before: Callable[[str], None] = lambda method: None
+
+    def read(self) -> Snapshot:
+        """Let the operator work, then return what there is."""
+        self.before("read")
+        return self._look()
+
+    def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
+        """Apply a JSON Patch; the webhook judges the result."""
+        self.before("patch")
+        self._look()
+        patched = apply(self._manifest, operations)
+        if refused := [finding.message for finding in webhook(parse(patched)) if finding.severity == "error"]:
+            raise Rejected("; ".join(refused))
+        if dry_run:
+            return Snapshot(patched, self._readiness(), dict(self.mesh_weights))
+        self.edit(patched)
+        return self._look()
+
+    def route(self, weights: Mapping[str, int]) -> None:
+        """Write the mesh itself."""
+        self.before("route")
+        self.mesh_weights = dict(weights)
+
+    def publish(self, event: Event) -> None:
+        """Keep the event."""
+        self.before("publish")
+        self.events.append(event)
+
+    def read_lease(self) -> LeaseRecord:
+        """Return the lease."""
+        self.before("read_lease")
+        return self._lease
+
+    def write_lease(self, record: LeaseRecord) -> LeaseRecord:
+        """Compare and swap the lease."""
+        self.before("write_lease")
+        if record.version != self._lease.version:
+            raise Conflict(f"the lease is at version {self._lease.version}, not {record.version}")
+        self._lease = replace(record, version=str(int(record.version or "0") + 1))
+        return self._lease
+
+    def edit(self, manifest: Mapping[str, Any]) -> None:
+        """Store a manifest, as any client may; the version grows, the generation with the spec."""
+        before = self._manifest
+        self._manifest = copy.deepcopy(dict(manifest))
+        self._manifest["metadata"] |= {
+            "resourceVersion": str(int(before["metadata"]["resourceVersion"]) + 1),
+            "generation": before["metadata"]["generation"] + (before["spec"] != self._manifest["spec"]),
+        }
+
+    def _look(self) -> Snapshot:
+        deployment = parse(self._manifest)
+        for predictor in deployment.predictors:
+            self._born_s.setdefault(predictor.name, self._clock.monotonic_s())
+        for name in self._born_s.keys() - {predictor.name for predictor in deployment.predictors}:
+            del self._born_s[name]
+        readiness = self._readiness()
+        self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
+        self._manifest["status"] = status(deployment, readiness)
+        return Snapshot(copy.deepcopy(self._manifest), readiness, dict(self.mesh_weights))
+
+    def _readiness(self) -> dict[str, Readiness]:
+        now_s = self._clock.monotonic_s()
+        return {
+            name: Readiness(
+                self._replicas,
+                0 if name in self.unready or now_s - born_s < self._starts_in_s else self._replicas,
+            )
+            for name, born_s in self._born_s.items()
+        }
