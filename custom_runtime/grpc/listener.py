@@ -30,7 +30,7 @@ from mlserver.grpc.server import GRPCServer
 from mlserver.settings import Settings
 from prometheus_client import Counter
 
-from custom_runtime.grpc.port import connections, stop_accepting
+from custom_runtime.grpc.port import AGE_SPREAD, GOODBYE_S, connections, stop_accepting
 from custom_runtime.grpc.servicer import (
     INFERENCE,
     REPOSITORY,
@@ -46,8 +46,6 @@ from custom_runtime.network.tokens import TokenInterceptor, read_tokens
 from custom_runtime.settings import ServingSettings
 
 SEE_OFF_TICK_S = 0.05
-# gRPC spreads the ages by a tenth to either side; then the last answers are on their way.
-AGE_SPREAD, GOODBYE_S = 1.1, 1.0
 COUNTED = ("grpc.enable_channelz", 1)  # the server's option, without which nothing is counted
 TICK_S = 1.0
 _STARTED = Counter(

@@ -7,6 +7,9 @@ import os
 import socket
 from collections.abc import Iterator
 
+# gRPC spreads the ages by a tenth to either side; then the last answers are on their way.
+AGE_SPREAD, GOODBYE_S = 1.1, 1.0
+
 
 def stop_accepting(port: int) -> None:
     """Stop listening on a TCP port: the kernel refuses new connections, those that were accepted live on."""
