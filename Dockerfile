@@ -1,4 +1,4 @@
-# The churn model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
+# The model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
 #
 # A model is mounted at /mnt/models, or baked in there: --build-arg BUNDLE=var/bundle. A mount hides a baked model.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
@@ -20,25 +20,25 @@ RUN python3 -m venv /tools \
 # (WORKDIR takes no wildcard, and the folder's name holds Python's version.)
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/uv \
-    python3 -m venv --without-pip /opt/churn/python \
- && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/churn/python /tools/bin/uv pip sync --require-hashes "requirements/${LOCK}" \
- && cd /opt/churn/python/lib/python3*/site-packages \
+    python3 -m venv --without-pip /opt/serving/python \
+ && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/serving/python /tools/bin/uv pip sync --require-hashes "requirements/${LOCK}" \
+ && cd /opt/serving/python/lib/python3*/site-packages \
  && find . -type d -regex '\./\(numpy\|scipy\|pandas\)/.*tests' -prune -exec rm -r {} + \
  && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
- && rm -f /opt/churn/python/.lock
-COPY custom_runtime /opt/churn/custom_runtime
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/churn/custom_runtime
+ && rm -f /opt/serving/python/.lock
+COPY custom_runtime /opt/serving/custom_runtime
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/serving/custom_runtime
 
 FROM ${BASE_IMAGE}
 # An image that serves installs nothing: the base's own pip goes, wherever that base keeps it.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
         /usr/lib/python3*/ensurepip /usr/share/python-wheels \
- && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin churn
+ && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin serving
 # In two layers: a new version of the service pulls the small one only.
-COPY --from=build /opt/churn/python /opt/churn/python
-COPY --from=build /opt/churn/custom_runtime /opt/churn/custom_runtime
-WORKDIR /opt/churn
+COPY --from=build /opt/serving/python /opt/serving/python
+COPY --from=build /opt/serving/custom_runtime /opt/serving/custom_runtime
+WORKDIR /opt/serving
 COPY model-settings/settings.json model-settings/settings.json
 COPY model-settings/churn model-settings/churn
 COPY scripts/serve.py scripts/serve.py
@@ -46,8 +46,8 @@ COPY LICENSE LICENSE
 # A COPY has to copy something: without BUNDLE the folder holds the licence alone.
 ARG BUNDLE
 COPY ${BUNDLE:-LICENSE} /mnt/models/
-ENV PATH=/opt/churn/python/bin:$PATH \
-    PYTHONPATH=/opt/churn \
+ENV PATH=/opt/serving/python/bin:$PATH \
+    PYTHONPATH=/opt/serving \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     SERVING_BUNDLE=/mnt/models
@@ -61,7 +61,7 @@ ENTRYPOINT ["python", "scripts/serve.py"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="churn-serving" \
-      org.opencontainers.image.description="A churn model on MLServer: /predict, V2 REST and V2 gRPC" \
+      org.opencontainers.image.description="A tabular model on MLServer: /predict, V2 REST and V2 gRPC" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

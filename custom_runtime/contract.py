@@ -14,6 +14,7 @@ from custom_runtime.schema import Origin, category, features_of, fingerprint_of,
 NAME = "churn"
 KEY = "customer_id"
 KEY_MAXIMUM = 2**63 - 1  # V2 INT64, SQLite INTEGER
+PROBABILITY = "churn_probability"
 LABEL = "churn"
 LABEL_POSITIVE = "Yes"
 LABEL_NEGATIVE = "No"

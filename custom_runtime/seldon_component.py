@@ -20,7 +20,7 @@ import orjson
 from seldon_core.flask_utils import SeldonMicroserviceException
 from seldon_core.user_model import SeldonComponent, SeldonResponse
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
+from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME, PROBABILITY
 from custom_runtime.errors import InvalidInput, NotReady, ServingError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
@@ -51,7 +51,7 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
     def load(self) -> None:
         """Open store and model in the calling process: the wrapper forks first. Raises StartupError."""
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="churn-loop", daemon=True).start()
+        threading.Thread(target=self._loop.run_forever, name="serving-loop", daemon=True).start()
         self._store = open_store(self._settings.feature_store, name=NAME, fingerprint=FINGERPRINT)
         self._predictor = self._run(self._open())
 
@@ -71,7 +71,7 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
 
     def class_names(self) -> list[str]:
         """Name the column of an answer."""
-        return [v2.PROBABILITY]
+        return [PROBABILITY]
 
     def tags(self) -> dict[str, str]:
         """Say in every answer which model gave it."""

@@ -5,17 +5,30 @@ Ports, the model's name and its URI are MLServer's own (MLSERVER_*): the operato
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from custom_runtime.errors import StartupError
+
+# The prefix of these variables before 0.2.
+_OLD_PREFIX = "CHURN_"
 
 
 class ServingSettings(BaseSettings):
     """What an operator can change without a new image. Each field is SERVING_<NAME> in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="SERVING_", extra="ignore", frozen=True)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse variables with the prefix of earlier versions: a limit or a token must not be ignored silently."""
+        old = sorted(name for name in os.environ if name.startswith(_OLD_PREFIX))
+        if old:
+            renamed = ", ".join(f"{name} is now SERVING_{name.removeprefix(_OLD_PREFIX)}" for name in old)
+            raise StartupError(f"environment variables of an earlier version are set: {renamed}; rename or unset them")
 
     bundle: Path = Field(Path("var/bundle"), description="The bundle directory, where MLSERVER_MODEL_URI names none.")
     feature_store: str = Field(

@@ -23,14 +23,14 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType as SklearnInput
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import NAME
+from custom_runtime.contract import PROBABILITY
 from custom_runtime.model.bundle import Parity
 from custom_runtime.model.encoding import WIDTH, Matrix
 from handoff.columns import LABELS
 from handoff.errors import ImportRefused
 
 INPUT = "features"
-OUTPUT = f"{NAME}_probability"
+OUTPUT = PROBABILITY
 # The newest opset that onnxmltools' tree converter and skl2onnx both write (2026).
 OPSET = 15
 TOLERANCE = 1e-5

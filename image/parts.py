@@ -14,7 +14,7 @@ from handoff.errors import ImageError
 LARGEST = 10
 DEBIAN, PYTHON, MODEL, SERVICE = "Debian", "Python", "model", "service"
 INTERPRETER = re.compile(r"usr/(local/)?(bin/python3|lib/(python3|libpython3|x86_64-linux-gnu/libpython3))")
-SITE_PACKAGES = re.compile(r"opt/churn/python/lib/python[^/]+/site-packages/(.*)")
+SITE_PACKAGES = re.compile(r"opt/serving/python/lib/python[^/]+/site-packages/(.*)")
 BYTECODE = re.compile(r"(.*?)__pycache__/([^/]+)\.cpython-\d+\.pyc")
 
 # Why each part is there. A part that grows into the ten largest without a reason here fails the image test.
@@ -81,7 +81,7 @@ def _files(root: Path) -> Iterator[tuple[str, int]]:
 def _owners(root: Path) -> dict[str, str]:
     """Return file in site-packages -> the distribution whose RECORD lists it."""
     owners = {}
-    for record in root.glob("opt/churn/python/lib/python*/site-packages/*.dist-info/RECORD"):
+    for record in root.glob("opt/serving/python/lib/python*/site-packages/*.dist-info/RECORD"):
         name = record.parent.name.removesuffix(".dist-info").rpartition("-")[0].replace("_", "-").lower()
         for line in record.read_text(encoding="utf-8").splitlines():
             owners[line.split(",", 1)[0]] = name
@@ -93,6 +93,6 @@ def _part_of(path: str, owners: Mapping[str, str]) -> str:
         return owners.get(BYTECODE.sub(r"\1\2.py", installed[1]), PYTHON)
     if path.startswith("mnt/models/"):
         return MODEL
-    if path.startswith("opt/churn/"):
-        return PYTHON if path.startswith("opt/churn/python/") else SERVICE
+    if path.startswith("opt/serving/"):
+        return PYTHON if path.startswith("opt/serving/python/") else SERVICE
     return PYTHON if INTERPRETER.match(path) else DEBIAN

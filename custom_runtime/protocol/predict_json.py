@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, ChurnInput
+from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, PROBABILITY, ChurnInput
 from custom_runtime.errors import MOST_PROBLEMS, Internal, InvalidInput, ServingError, listed, quoted
 from custom_runtime.model.encoding import CODES, POSITIONS
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
@@ -39,6 +39,7 @@ class PredictionBody:
     """Renders predictions of one model version; what never changes is rendered once."""
 
     def __init__(self, version: str) -> None:
+        self._head = b"{" + orjson.dumps(KEY) + b":%d," + orjson.dumps(PROBABILITY) + b":%b%b"
         self._tails = [
             b',"model_version":' + orjson.dumps(version) + b',"features":' + orjson.dumps(source) + b"}"
             for source in FEATURE_SOURCES
@@ -46,7 +47,7 @@ class PredictionBody:
 
     def render(self, query: Query, prediction: Prediction) -> bytes:
         """Return the body for a query of one customer."""
-        return b'{"customer_id":%d,"churn_probability":%b%b' % (
+        return self._head % (
             query.customer_ids[0],
             orjson.dumps(prediction.probabilities[0]),
             self._tails[prediction.sources[0]],

@@ -1,7 +1,7 @@
 """V2 tensors <-> queries and predictions: the shape of the inference protocol, without a transport.
 
 Inputs: `customer_id` INT64 [n] or [n, 1]; optional inputs named after the features, of the same n: FP32 or FP64 for
-numbers, BYTES for categories. Outputs: `churn_probability` FP64 [n, 1] and `features` BYTES [n, 1].
+numbers, BYTES for categories. Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1].
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, NAME
+from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, PROBABILITY
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.model.encoding import POSITIONS, encode_column
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
 from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES
 
 KEY_DATATYPE = "INT64"
-PROBABILITY = f"{NAME}_probability"
 SOURCE = "features"
 OUTPUTS = ((PROBABILITY, "FP64"), (SOURCE, "BYTES"))
 _DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: (KEY_DATATYPE,)} | {

@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from mlserver.grpc import dataplane_pb2 as pb
 
+from custom_runtime.contract import PROBABILITY
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction
 from custom_runtime.protocol import v2
@@ -90,7 +91,7 @@ def proto_response(request: Any, version: str, prediction: Prediction, requested
         if name not in requested:
             continue
         output = response.outputs.add(name=name, datatype=datatype, shape=shape)
-        if name == v2.PROBABILITY:
+        if name == PROBABILITY:
             if request.raw_input_contents:
                 response.raw_output_contents.append(np.asarray(prediction.probabilities, "<f8").tobytes())
             else:

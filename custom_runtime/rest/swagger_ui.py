@@ -29,7 +29,7 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>churn model server</title>
+<title>Model server</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="{assets}swagger-ui.css">
 </head>

@@ -129,7 +129,7 @@ def supervise(command: Sequence[str], *, workers: int) -> int:
     """Run `workers` processes of `command` until a signal; return the exit code."""
     configure_logs()
     settings = Settings()
-    metrics = tempfile.mkdtemp(prefix="churn-metrics-")
+    metrics = tempfile.mkdtemp(prefix="serving-metrics-")
     try:
         server = serve_metrics(settings, metrics)
         try:

@@ -24,7 +24,7 @@ from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Sna
 SELDON = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
 ISTIO = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
 JSON_PATCH = "application/json-patch+json"
-FIELD_MANAGER = "churn-rollout"
+FIELD_MANAGER = "serving-rollout"
 EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 refuses a longer note
 
 

@@ -42,7 +42,7 @@ def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_settings_that_are_named_exist(document):
     known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
-    named = set(re.findall(r"\bCHURN_[A-Z_]+[A-Z]\b", document.read_text()))
+    named = set(re.findall(r"\bSERVING_[A-Z_]+[A-Z]\b", document.read_text()))
     assert named - known <= {"SERVING_TEST_INSTALL_CRDS"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from handoff.errors import ImageError
 from image.parts import REASONS, measure
 
-SITE = "opt/churn/python/lib/python3.12/site-packages"
+SITE = "opt/serving/python/lib/python3.12/site-packages"
 
 
 def write(root, path, size_bytes):

@@ -85,6 +85,14 @@ def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
     assert_refuses_to_start(world.environment | {setting: value}, message)
 
 
+def test_variables_of_an_earlier_version_end_the_start_with_their_new_names(world: World) -> None:
+    old = {"CHURN_TOKEN": "a" * 40, "CHURN_MAX_INFLIGHT": "3"}
+    assert_refuses_to_start(
+        world.environment | old,
+        "CHURN_MAX_INFLIGHT is now SERVING_MAX_INFLIGHT, CHURN_TOKEN is now SERVING_TOKEN; rename or unset them",
+    )
+
+
 def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server: Server) -> None:
     others = dict(zip(("MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"), map(str, free_ports(2)), strict=True))
     taken = {"MLSERVER_HTTP_PORT": str(server.http_port), "MLSERVER_HOST": "127.0.0.1"} | others

@@ -48,6 +48,9 @@ def test_other_paths_find_nothing(path):
 
 
 def test_nothing_is_read_or_imported_before_the_first_hit():
-    code = "import sys, custom_runtime.rest.swagger_ui as d; print('fastapi' in sys.modules, d._shipped.cache_info().currsize)"
+    code = (
+        "import sys, custom_runtime.rest.swagger_ui as d;"
+        "print('fastapi' in sys.modules, d._shipped.cache_info().currsize)"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["False", "0"]
