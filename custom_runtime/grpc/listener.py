@@ -16,21 +16,18 @@ the package itself would bring a second service and another protobuf for two num
 from __future__ import annotations
 
 import asyncio
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grpc import aio
-from grpc._cython import cygrpc
 from mlserver.grpc import model_repository_pb2
 from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mlserver.grpc.model_repository import ModelRepositoryServicer
 from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
 from mlserver.grpc.server import GRPCServer
 from mlserver.settings import Settings
-from prometheus_client import Counter
 
-from custom_runtime.grpc.port import AGE_SPREAD, GOODBYE_S, connections, stop_accepting
+from custom_runtime.grpc.port import AGE_SPREAD, COUNTED, GOODBYE_S, CallCounts, connections, stop_accepting
 from custom_runtime.grpc.servicer import (
     INFERENCE,
     REPOSITORY,
@@ -46,12 +43,6 @@ from custom_runtime.network.tokens import TokenInterceptor, read_tokens
 from custom_runtime.settings import ServingSettings
 
 SEE_OFF_TICK_S = 0.05
-COUNTED = ("grpc.enable_channelz", 1)  # the server's option, without which nothing is counted
-TICK_S = 1.0
-_STARTED = Counter(
-    "serving_grpc_calls_started", "gRPC calls that arrived, with those cancelled unseen.", ("predictor",)
-)
-_ANSWERED = Counter("serving_grpc_calls_answered", "gRPC calls that ended with a status, good or bad.", ("predictor",))
 
 
 class GrpcListener(GRPCServer):  # type: ignore[misc]
@@ -132,30 +123,3 @@ class GrpcListener(GRPCServer):  # type: ignore[misc]
     async def stop(self, sig: int | None = None) -> None:
         """Refuse new calls, and let those in flight end within their deadline."""
         await self._server.stop(grace=self._serving.deadline_ms / 1000 + 1)
-
-
-class CallCounts:
-    """What this process's gRPC server has counted, carried over to the metrics."""
-
-    def __init__(self, predictor: str) -> None:
-        self._started_total = _STARTED.labels(predictor)
-        self._answered_total = _ANSWERED.labels(predictor)
-        self._started = self._answered = 0
-
-    async def follow(self) -> None:
-        """Carry the counts over once a second, and once more when it is cancelled."""
-        try:
-            while True:
-                self.carry_over()
-                await asyncio.sleep(TICK_S)
-        finally:
-            self.carry_over()
-
-    def carry_over(self) -> None:
-        """Add what came since the last time; costs half a millisecond."""
-        (counts,) = (server["data"] for server in json.loads(cygrpc.channelz_get_servers(0))["server"])
-        started = int(counts["callsStarted"])
-        answered = int(counts["callsSucceeded"]) + int(counts["callsFailed"])
-        self._started_total.inc(started - self._started)
-        self._answered_total.inc(answered - self._answered)
-        self._started, self._answered = started, answered

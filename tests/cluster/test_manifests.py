@@ -95,7 +95,7 @@ def apply(kubectl: Kubectl, objects: list[dict[str, Any]], *options: str) -> sub
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_accepted_with_strict_field_validation(
     overlay: str, kubectl: Kubectl, namespace: str, kinds: set[str]
-):
+) -> None:
     objects = moved(kustomized(ROOT / "seldon/overlays" / overlay), namespace)
     known = [one for one in objects if one["kind"] in kinds]
     assert {one["kind"] for one in objects if one["kind"] not in kinds} <= MAY_BE_MISSING
@@ -114,7 +114,7 @@ def test_every_object_is_accepted_with_strict_field_validation(
     ],
 )
 @pytest.mark.usefixtures("kinds")
-def test_an_unknown_field_is_refused(kind: str, path: tuple, field: str, kubectl: Kubectl, namespace: str):
+def test_an_unknown_field_is_refused(kind: str, path: tuple, field: str, kubectl: Kubectl, namespace: str) -> None:
     (wrong,) = (one for one in moved(kustomized(ROOT / "seldon/overlays/production"), namespace) if one["kind"] == kind)
     part: Any = wrong
     for step in path:
@@ -128,7 +128,7 @@ def test_an_unknown_field_is_refused(kind: str, path: tuple, field: str, kubectl
 
 @pytest.mark.usefixtures("kinds")
 @pytest.mark.parametrize("rule", WEBHOOK)
-def test_the_operator_refuses_what_we_refuse_in_the_same_words(rule: str, kubectl: Kubectl, namespace: str):
+def test_the_operator_refuses_what_we_refuse_in_the_same_words(rule: str, kubectl: Kubectl, namespace: str) -> None:
     if "seldon" not in kubectl("get", "validatingwebhookconfigurations", "-o", "name").stdout:
         pytest.skip("Seldon Core's webhook is not installed in this cluster")
     operations, _, words = WEBHOOK[rule]
@@ -182,18 +182,18 @@ def accounts(kubectl: Kubectl, namespace: str) -> str:
 )
 def test_the_promoter_may_only_roll_out(
     verb: str, resource: str, allowed: str, kubectl: Kubectl, namespace: str, accounts: str
-):
+) -> None:
     answer = kubectl("auth", "can-i", verb, resource, "--as", accounts, "--namespace", namespace)
     assert answer.stdout.split()[:1] == [allowed], answer.stderr
 
 
 @pytest.mark.parametrize("namespace_of_others", ["default", "kube-system"])
-def test_the_promoter_is_nobody_elsewhere(namespace_of_others: str, kubectl: Kubectl, accounts: str):
+def test_the_promoter_is_nobody_elsewhere(namespace_of_others: str, kubectl: Kubectl, accounts: str) -> None:
     answer = kubectl("auth", "can-i", "get", f"{SELDON}/churn", "--as", accounts, "--namespace", namespace_of_others)
     assert answer.stdout.split()[:1] == ["no"], answer.stderr
 
 
-def test_the_server_may_do_nothing(kubectl: Kubectl, namespace: str, accounts: str):
+def test_the_server_may_do_nothing(kubectl: Kubectl, namespace: str, accounts: str) -> None:
     server = accounts.replace("churn-promoter", "churn")
     for resource in ("secrets", "pods", SELDON):
         answer = kubectl("auth", "can-i", "get", resource, "--as", server, "--namespace", namespace)

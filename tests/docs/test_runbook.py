@@ -19,7 +19,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_lead_somewhere(document):
+def test_links_lead_somewhere(document) -> None:
     text = document.read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
@@ -30,7 +30,7 @@ def test_links_lead_somewhere(document):
         assert not anchor or anchor in anchors(file.read_text()), f"{document.name} links to {target}"
 
 
-def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over():
+def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over() -> None:
     rules = yaml.safe_load((ROOT / "seldon" / "monitoring" / "prometheusrule.yaml").read_text())
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     text = (ROOT / "docs" / "runbook.md").read_text()
@@ -40,13 +40,13 @@ def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_settings_that_are_named_exist(document):
+def test_settings_that_are_named_exist(document) -> None:
     known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     named = set(re.findall(r"\bSERVING_[A-Z_]+[A-Z]\b", document.read_text()))
     assert named - known <= {"SERVING_TEST_INSTALL_CRDS"}
 
 
-def test_commands_of_the_runbook_have_the_options_that_it_gives_them():
+def test_commands_of_the_runbook_have_the_options_that_it_gives_them() -> None:
     text = (ROOT / "docs" / "runbook.md").read_text().replace("$P ", "scripts/canary_promote.py ")
     found = re.findall(r"(scripts/\w+\.py [a-z][^`|\n#]*)", text)
     assert len(found) > 10

@@ -17,11 +17,11 @@ from handoff.errors import DataError
         ("streaming_tv", "streaming_tv"),
     ],
 )
-def test_names_are_compared_in_snake_case(written, name):
+def test_names_are_compared_in_snake_case(written, name) -> None:
     assert snake_case(written) == name
 
 
-def test_every_feature_is_found_under_its_own_name_before_another():
+def test_every_feature_is_found_under_its_own_name_before_another() -> None:
     names = [feature.name for feature in FEATURES]
     others = [origin.column for feature in FEATURES for origin in feature.origins if origin.column]
     assert others
@@ -29,7 +29,7 @@ def test_every_feature_is_found_under_its_own_name_before_another():
     assert [column.name for column in columns.features] == names
 
 
-def test_a_missing_column_is_named_with_its_other_name():
+def test_a_missing_column_is_named_with_its_other_name() -> None:
     feature = next(feature for feature in FEATURES if any(origin.column for origin in feature.origins))
     other = next(origin.column for origin in feature.origins if origin.column)
     names = [known.name for known in FEATURES if known is not feature]
@@ -37,7 +37,7 @@ def test_a_missing_column_is_named_with_its_other_name():
         match_columns(names, source="t")
 
 
-def test_two_columns_of_the_same_name_are_refused():
+def test_two_columns_of_the_same_name_are_refused() -> None:
     names = [feature.name for feature in FEATURES]
     with pytest.raises(DataError, match="'paperless_billing' and 'PaperlessBilling' have the same name"):
         match_columns([*names, "PaperlessBilling"], source="t")

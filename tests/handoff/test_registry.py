@@ -8,7 +8,7 @@ from handoff.registry import Registry
 from handoff.training import FLAVORS
 
 
-def test_an_alias_resolves_to_the_version_it_points_at_now(registered):
+def test_an_alias_resolves_to_the_version_it_points_at_now(registered) -> None:
     registry, versions = registered.registry, registered.versions
     client = mlflow.MlflowClient(registry.uri, registry.uri)
     client.set_registered_model_alias("churn", "moving", versions["xgboost"].version)
@@ -19,7 +19,7 @@ def test_an_alias_resolves_to_the_version_it_points_at_now(registered):
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_a_downloaded_version_is_what_was_registered(registered, trained, dataset, flavor):
+def test_a_downloaded_version_is_what_was_registered(registered, trained, dataset, flavor) -> None:
     found = registered.registry.download(registered.versions[flavor])
     assert found.flavor == flavor
     assert found.signature == tuple((feature.name, "float") for feature in FEATURES)
@@ -31,7 +31,7 @@ def test_a_downloaded_version_is_what_was_registered(registered, trained, datase
     )
 
 
-def test_the_run_holds_the_held_out_metrics(registered, trained):
+def test_the_run_holds_the_held_out_metrics(registered, trained) -> None:
     client = mlflow.MlflowClient(registered.registry.uri)
     run = client.get_run(registered.versions["xgboost"].run_id)
     assert run.data.metrics == pytest.approx(trained["xgboost"].metrics)
@@ -39,7 +39,7 @@ def test_the_run_holds_the_held_out_metrics(registered, trained):
     assert run.data.tags["contract_fingerprint"] == FINGERPRINT
 
 
-def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path):
+def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path) -> None:
     other = Registry(f"sqlite:///{tmp_path / 'other.db'}")
     assert other.contract_of("churn", "champion") is None
     assert registered.registry.download(registered.versions["xgboost"]).flavor == "xgboost"
@@ -59,6 +59,6 @@ def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path)
         ("models:/churn@a/1", "is no model URI"),
     ],
 )
-def test_what_the_registry_does_not_hold_is_named(registered, uri, message):
+def test_what_the_registry_does_not_hold_is_named(registered, uri, message) -> None:
     with pytest.raises(RegistryError, match=message):
         registered.registry.resolve(uri)

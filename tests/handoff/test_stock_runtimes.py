@@ -61,7 +61,7 @@ def _ready(client: httpx.Client, model: str) -> bool:
 
 
 @pytest.mark.parametrize(("flavor", "output", "column"), [("xgboost", "predict", 0), ("sklearn", "predict_proba", 1)])
-def test_a_stock_runtime_scores_as_the_registered_model(server, trained, dataset, flavor, output, column):
+def test_a_stock_runtime_scores_as_the_registered_model(server, trained, dataset, flavor, output, column) -> None:
     rows = dataset.rows[:500]
     tensor = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
     answer = server.post(f"/v2/models/churn-{flavor}/infer", json={"inputs": [tensor]})

@@ -19,21 +19,21 @@ def hadolint() -> str:
     return program
 
 
-def test_hadolint_finds_nothing():
+def test_hadolint_finds_nothing() -> None:
     found = subprocess.run(
         [hadolint(), "--no-color", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_context_is_an_allow_list_that_leaves_out_secrets_and_data():
+def test_context_is_an_allow_list_that_leaves_out_secrets_and_data() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     for allowed in (line[1:] for line in lines if line.startswith("!")):
         assert allowed.startswith("var/") or (ROOT / allowed).exists(), f"{allowed} is named and not there"
 
 
-def test_image_lock_is_the_serve_lock_without_what_the_overrides_drop():
+def test_image_lock_is_the_serve_lock_without_what_the_overrides_drop() -> None:
     def names(file):
         lines = (ROOT / "requirements" / file).read_text().splitlines()
         return {

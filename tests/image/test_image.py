@@ -37,7 +37,7 @@ def proof(world):
         )
 
 
-def test_predicts_as_the_registered_model_does_baked_and_mounted(proof, world):
+def test_predicts_as_the_registered_model_does_baked_and_mounted(proof, world) -> None:
     expected = np.load(world.expected)
     probability = float(expected["champion"][expected["ids"] == CUSTOMER_ID][0])
     assert [(run.model, run.scorer) for run in proof.runs] == [("baked in", "onnx"), ("mounted", "xgboost")]
@@ -46,20 +46,20 @@ def test_predicts_as_the_registered_model_does_baked_and_mounted(proof, world):
         assert run.prediction["features"] == "store"
 
 
-def test_ends_with_0_when_told_to(proof):
+def test_ends_with_0_when_told_to(proof) -> None:
     assert [run.exit_code for run in proof.runs] == [0, 0]
 
 
-def test_runs_as_user_1000_and_finds_neither_pip_nor_compiler(proof):
+def test_runs_as_user_1000_and_finds_neither_pip_nor_compiler(proof) -> None:
     assert proof.user == "1000"
     assert proof.programs == ()
 
 
-def test_writes_nowhere_but_to_temporary_folders(proof):
+def test_writes_nowhere_but_to_temporary_folders(proof) -> None:
     assert set(proof.writable) <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}
 
 
-def test_carries_health_check_ports_and_labels(proof):
+def test_carries_health_check_ports_and_labels(proof) -> None:
     configuration = proof.configuration
     assert configuration["Healthcheck"]["Test"][0] == "CMD"
     assert set(configuration["ExposedPorts"]) == {"8080/tcp", "8081/tcp", "8082/tcp"}
@@ -68,7 +68,7 @@ def test_carries_health_check_ports_and_labels(proof):
     assert not [variable for variable in configuration["Env"] if variable.startswith("MLSERVER_")]
 
 
-def test_documented_size_is_the_measured_one(proof):
+def test_documented_size_is_the_measured_one(proof) -> None:
     page = (ROOT / "docs" / "image.md").read_text()
     documented = int(re.search(r"\*\*(\d+) MB\*\*", page)[1])
     assert documented == pytest.approx(proof.size_bytes / 1e6, rel=0.05), "run: make image-test"

@@ -18,13 +18,13 @@ def manifest(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_good_stream_passes_other_kinds_passed_over(built):
+def test_a_good_stream_passes_other_kinds_passed_over(built) -> None:
     stream = yaml.safe_dump_all(built("overlays/production"))
     done = manifest("validate", "-", stdin=stream)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 errors, 0 warnings\n")
 
 
-def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1():
+def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1() -> None:
     text = (ROOT / "seldon/base/seldondeployment.yaml").read_text()
     done = manifest(
         "validate", "-", stdin=text.replace("protocol: v2", "protocol: v3").replace("traffic: 100", "traffic: 40")
@@ -38,7 +38,7 @@ def test_every_finding_is_printed_with_its_path_and_the_exit_code_is_1():
     ]
 
 
-def test_findings_as_json_for_programs(tmp_path: Path):
+def test_findings_as_json_for_programs(tmp_path: Path) -> None:
     done = manifest("validate", str(tmp_path / "none.yaml"), "seldon/base/serviceaccounts.yaml", "-o", "json")
     assert done.returncode == 1
     assert [problem["message"] for problem in json.loads(done.stdout)] == [
@@ -48,7 +48,7 @@ def test_findings_as_json_for_programs(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("built")
-def test_a_version_is_rendered_from_its_bundle_into_an_overlay(tmp_path: Path, crd_errors):
+def test_a_version_is_rendered_from_its_bundle_into_an_overlay(tmp_path: Path, crd_errors) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"name": "churn", "version": "7"}))
     arguments = ("render", "--bundle", str(tmp_path), "--overlay", "seldon/overlays/production", "--all")
     done = manifest(*arguments, "--model-uri", "s3://models/churn/7")
@@ -70,12 +70,12 @@ def test_a_version_is_rendered_from_its_bundle_into_an_overlay(tmp_path: Path, c
         (("--version", "7", "--overlay", "seldon/nowhere"), "kubectl kustomize seldon/nowhere failed"),
     ],
 )
-def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words: str):
+def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words: str) -> None:
     done = manifest("render", *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr
 
 
-def test_capacity_prints_what_the_overlay_must_say():
+def test_capacity_prints_what_the_overlay_must_say() -> None:
     done = manifest("capacity", "-o", "json")
     assert set(json.loads(done.stdout)) == {"usable_rps_per_pod", "minReplicas", "maxReplicas", "averageUtilization"}

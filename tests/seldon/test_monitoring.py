@@ -68,7 +68,7 @@ def exported() -> dict[str, set[str]]:
     """Return the labels of every sample that a loaded model exports, as /metrics has them."""
     from prometheus_client import REGISTRY
 
-    from custom_runtime.grpc.listener import CallCounts
+    from custom_runtime.grpc.port import CallCounts
     from custom_runtime.metrics import ServingMetrics
 
     metrics = ServingMetrics(model="churn", version="1", predictor="v1", store="memory")
@@ -94,13 +94,13 @@ def run_promtool(require, directory: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_pass_their_unit_tests(tmp_path: Path, require):
+def test_the_rules_pass_their_unit_tests(tmp_path: Path, require) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
     (tmp_path / "test.yaml").write_bytes(Path(__file__).with_name("rules_test.yaml").read_bytes())
     run_promtool(require, tmp_path, "test", "rules", "test.yaml")
 
 
-def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read():
+def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read() -> None:
     tested = {
         case["alertname"]
         for test in yaml.safe_load(Path(__file__).with_name("rules_test.yaml").read_text())["tests"]
@@ -114,20 +114,20 @@ def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read():
         assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
 
 
-def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require):
+def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require) -> None:
     rules = [{"record": f"panel:{index}", "expr": expr} for index, expr in enumerate(dashboard_expressions())]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     run_promtool(require, tmp_path, "check", "rules", "rules.yaml")
 
 
-def test_every_metric_in_rules_and_dashboard_is_exported_by_somebody():
+def test_every_metric_in_rules_and_dashboard_is_exported_by_somebody() -> None:
     known = set(exported()) | set(recorded()) | set(ELSEWHERE)
     used = set().union(*(metric_names(expression) for expression in expressions()))
     assert used - known == set()
     assert len(used) > 15
 
 
-def test_every_label_that_is_matched_is_on_its_metric():
+def test_every_label_that_is_matched_is_on_its_metric() -> None:
     for expression in expressions():
         for metric, matchers in SELECTOR.findall(expression):
             labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", re.sub(r'"[^"]*"', '""', matchers)))
@@ -150,11 +150,11 @@ def test_every_label_that_is_matched_is_on_its_metric():
         ("histogram_quantile(0.99, sum by (le) (rate(x_bucket[5m]))) > 0.05 and y > 1e3", {"x_bucket", "y"}),
     ],
 )
-def test_metric_names_are_found_in_promql(expression: str, names: set[str]):
+def test_metric_names_are_found_in_promql(expression: str, names: set[str]) -> None:
     assert metric_names(expression) == names
 
 
-def test_a_bucket_that_is_asked_for_is_an_edge_of_the_histogram():
+def test_a_bucket_that_is_asked_for_is_an_edge_of_the_histogram() -> None:
     from custom_runtime.metrics import REQUEST_EDGES_S
 
     asked = {edge for expression in expressions() for edge in re.findall(r'le="([\d.]+)"', expression)}
@@ -162,7 +162,7 @@ def test_a_bucket_that_is_asked_for_is_an_edge_of_the_histogram():
     assert asked <= {str(edge) for edge in REQUEST_EDGES_S}
 
 
-def test_the_dashboard_shows_what_a_rollout_is_watched_by():
+def test_the_dashboard_shows_what_a_rollout_is_watched_by() -> None:
     titles = {panel["title"] for panel in panels()}
     assert titles >= {"Traffic share", "P50", "P99", "Failed requests", "Feature rows by outcome", "Autoscaler"}
     (scores,) = (panel for panel in panels() if "serving_score_bucket" in panel["targets"][0]["expr"])
@@ -170,7 +170,7 @@ def test_the_dashboard_shows_what_a_rollout_is_watched_by():
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, deployment):
+def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, deployment) -> None:
     (monitor,) = (one for one in built("monitoring") if one["kind"] == "PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     container = deployment("production")["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
@@ -179,13 +179,13 @@ def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, dep
     assert monitor["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
 
 
-def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built):
+def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built) -> None:
     (shipped,) = (one for one in built("monitoring") if one["kind"] == "ConfigMap")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(shipped["data"]["churn.json"]) == DASHBOARD
 
 
-def test_the_rollouts_metric_and_its_phases_are_the_promoters():
+def test_the_rollouts_metric_and_its_phases_are_the_promoters() -> None:
     from rollout.engine.state import Phase
     from rollout.reporting.metrics import Metrics
 

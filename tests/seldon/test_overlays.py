@@ -26,7 +26,7 @@ def of_kind(objects: tuple[dict[str, Any], ...], kind: str) -> list[dict[str, An
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deployment, crd_errors):
+def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deployment, crd_errors) -> None:
     assert crd_errors(deployment(overlay)) == []
     assert [str(problem) for problem in find_problems(deployment(overlay))] == []
     assert to_dict(parse(deployment(overlay))) == deployment(overlay)
@@ -41,7 +41,7 @@ def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deploy
         (("spec", "predictors", 0, "componentSpecs", 0, "spec", "containers", 0), "startUpProbe"),
     ],
 )
-def test_the_crd_check_refuses_unknown_fields(path: tuple, field: str, deployment, crd_errors):
+def test_the_crd_check_refuses_unknown_fields(path: tuple, field: str, deployment, crd_errors) -> None:
     wrong = to_dict(parse(deployment("production")))
     part: Any = wrong
     for step in path:
@@ -51,19 +51,19 @@ def test_the_crd_check_refuses_unknown_fields(path: tuple, field: str, deploymen
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_other_objects_have_only_fields_of_their_kind(overlay: str, built, unknown_fields):
+def test_the_other_objects_have_only_fields_of_their_kind(overlay: str, built, unknown_fields) -> None:
     checked = [one for one in built(f"overlays/{overlay}") if one["kind"] not in {"SeldonDeployment", *ELSEWHERE}]
     assert len(checked) >= 7
     assert [field for one in checked for field in unknown_fields(one)] == []
 
 
-def test_the_field_check_refuses_unknown_fields(unknown_fields):
+def test_the_field_check_refuses_unknown_fields(unknown_fields) -> None:
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"ingress": [{"form": []}]}}
     assert unknown_fields(policy) == ["NetworkPolicy.spec.ingress[0].form"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_everything_is_in_the_overlays_own_namespace(overlay: str, built):
+def test_everything_is_in_the_overlays_own_namespace(overlay: str, built) -> None:
     objects = built(f"overlays/{overlay}")
     (namespace,) = (one["metadata"]["name"] for one in of_kind(objects, "Namespace"))
     assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {namespace}
@@ -72,7 +72,7 @@ def test_everything_is_in_the_overlays_own_namespace(overlay: str, built):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_are_locked_down(overlay: str, deployment):
+def test_pods_are_locked_down(overlay: str, deployment) -> None:
     for predictor in parse(deployment(overlay)).predictors:
         pod = to_dict(predictor)["componentSpecs"][0]["spec"]
         (container,) = pod["containers"]
@@ -89,7 +89,7 @@ def test_pods_are_locked_down(overlay: str, deployment):
         assert store["valueFrom"] == {"secretKeyRef": {"name": "churn-feature-store", "key": "url"}}
 
 
-def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment):
+def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment) -> None:
     pod = parse(deployment("production")).stable.component_specs[0].spec
     (container,) = to_dict(parse(deployment("production")).stable)["componentSpecs"][0]["spec"]["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
@@ -101,21 +101,21 @@ def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment):
     assert pod.termination_grace_period_seconds >= longest_s + 5
 
 
-def test_every_serving_setting_is_one_that_the_server_reads(deployment):
+def test_every_serving_setting_is_one_that_the_server_reads(deployment) -> None:
     known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     container = parse(deployment("production")).stable.model_container
     assert {variable.name for variable in container.env} <= known
     assert len(container.env) >= 3
 
 
-def test_the_canary_takes_a_tenth_and_differs_only_in_name_image_and_traffic(deployment):
+def test_the_canary_takes_a_tenth_and_differs_only_in_name_image_and_traffic(deployment) -> None:
     canary: SeldonDeployment = parse(deployment("canary"))
     assert canary.traffic() == {"v1": 90, "v2": 10}
     copied = canary.stable.for_version("v2", image="churn-serving:2", traffic=10)
     assert to_dict(copied) == to_dict(canary.predictor("v2"))
 
 
-def test_the_shadow_answers_nobody(deployment):
+def test_the_shadow_answers_nobody(deployment) -> None:
     shadow = parse(deployment("shadow"))
     assert (shadow.traffic(), shadow.predictor("v2").shadow) == ({"v1": 100}, True)
     copied = shadow.stable.for_version("v2", image="churn-serving:2", traffic=100).but(shadow=True)
@@ -123,7 +123,7 @@ def test_the_shadow_answers_nobody(deployment):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_disruption_budget_covers_all_predictors(overlay: str, built, deployment):
+def test_one_disruption_budget_covers_all_predictors(overlay: str, built, deployment) -> None:
     (budget,) = of_kind(built(f"overlays/{overlay}"), "PodDisruptionBudget")
     assert budget["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": parse(deployment(overlay)).name}}
     assert all(
@@ -131,7 +131,7 @@ def test_one_disruption_budget_covers_all_predictors(overlay: str, built, deploy
     )
 
 
-def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(built):
+def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(built) -> None:
     (policy,) = of_kind(built("overlays/production"), "NetworkPolicy")
     spec = policy["spec"]
     assert spec["podSelector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
@@ -142,7 +142,7 @@ def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(bui
     assert all(set(peer) == {"namespaceSelector", "podSelector"} for peer in peers)
 
 
-def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built):
+def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built) -> None:
     (role,) = of_kind(built("overlays/production"), "Role")
     granted = {
         (resource, verb): rule.get("resourceNames")
@@ -162,14 +162,14 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built):
     }
 
 
-def test_the_gateway_that_the_deployment_names_is_in_the_overlay(built, deployment):
+def test_the_gateway_that_the_deployment_names_is_in_the_overlay(built, deployment) -> None:
     for overlay in OVERLAYS:
         (gateway,) = of_kind(built(f"overlays/{overlay}"), "Gateway")
         assert parse(deployment(overlay)).spec.annotations["seldon.io/istio-gateway"] == gateway["metadata"]["name"]
 
 
 @pytest.mark.parametrize("overlay", ["production", "canary", "shadow"])
-def test_the_autoscalers_numbers_are_the_derived_ones(overlay: str, deployment):
+def test_the_autoscalers_numbers_are_the_derived_ones(overlay: str, deployment) -> None:
     derived = read_capacity(ROOT / "seldon/capacity.yaml")
     for predictor in parse(deployment(overlay)).predictors:
         hpa = predictor.component_specs[0].hpa_spec
@@ -179,7 +179,7 @@ def test_the_autoscalers_numbers_are_the_derived_ones(overlay: str, deployment):
         assert metric["resource"]["target"]["averageUtilization"] == derived.target_utilisation_percent
 
 
-def test_the_capacity_page_shows_the_derived_numbers():
+def test_the_capacity_page_shows_the_derived_numbers() -> None:
     derived = read_capacity(ROOT / "seldon/capacity.yaml")
     page = (ROOT / "docs/capacity.md").read_text()
     assert f"| usable per pod | {derived.usable_rps:,.0f} requests/s |" in page
@@ -209,14 +209,18 @@ CAPACITY = Capacity(
         (1000, 3, 2, 6),  # 5 (2, 2, 1) would leave 1
     ],
 )
-def test_the_fewest_pods_that_hold_the_load_after_losing_nodes(load_rps: float, nodes: int, nodes_lost: int, pods: int):
+def test_the_fewest_pods_that_hold_the_load_after_losing_nodes(
+    load_rps: float, nodes: int, nodes_lost: int, pods: int
+) -> None:
     capacity = CAPACITY.model_copy(update={"nodes": nodes, "nodes_lost": nodes_lost})
     assert capacity.pods(load_rps) == pods
 
 
 @settings(deadline=None)
 @given(st.integers(1, 20_000), st.integers(2, 7), st.data())
-def test_the_pods_left_hold_the_load_and_one_pod_fewer_would_not(load_rps: int, nodes: int, data: st.DataObject):
+def test_the_pods_left_hold_the_load_and_one_pod_fewer_would_not(
+    load_rps: int, nodes: int, data: st.DataObject
+) -> None:
     nodes_lost = data.draw(st.integers(0, nodes - 1))
     capacity = CAPACITY.model_copy(update={"nodes": nodes, "nodes_lost": nodes_lost})
     pods = capacity.pods(load_rps)
@@ -229,7 +233,7 @@ def test_the_pods_left_hold_the_load_and_one_pod_fewer_would_not(load_rps: int, 
     assert left(pods - 1) * capacity.usable_rps < load_rps
 
 
-def test_capacity_that_makes_no_sense_is_refused(tmp_path: Path):
+def test_capacity_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "capacity.yaml"
     text = (ROOT / "seldon/capacity.yaml").read_text()
     file.write_text(text.replace("nodes_lost: 1", "nodes_lost: 3"))
@@ -240,7 +244,7 @@ def test_capacity_that_makes_no_sense_is_refused(tmp_path: Path):
         read_capacity(file)
 
 
-def test_the_base_is_the_only_copy_of_the_deployment():
+def test_the_base_is_the_only_copy_of_the_deployment() -> None:
     written = [
         path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "seldon").rglob("*.yaml"))

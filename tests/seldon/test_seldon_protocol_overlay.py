@@ -7,20 +7,20 @@ def container(deployment):
     return deployment["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
 
 
-def test_overlay_is_accepted_by_the_operators_rules_and_the_crd(deployment, crd_errors):
+def test_overlay_is_accepted_by_the_operators_rules_and_the_crd(deployment, crd_errors) -> None:
     built = deployment("seldon-protocol")
     assert find_problems(built) == ()
     assert crd_errors(built) == []
 
 
-def test_overlay_runs_the_component_and_probes_what_it_answers(deployment):
+def test_overlay_runs_the_component_and_probes_what_it_answers(deployment) -> None:
     ours = container(deployment("seldon-protocol"))
     assert ours["command"][:2] == ["seldon-core-microservice", "custom_runtime.seldon_component.TabularComponent"]
     assert ours["readinessProbe"]["httpGet"] == {"path": "/health/status", "port": "http"}
     assert ours["livenessProbe"]["httpGet"] == {"path": "/health/ping", "port": "http"}
 
 
-def test_overlay_differs_from_production_in_nothing_else(deployment):
+def test_overlay_differs_from_production_in_nothing_else(deployment) -> None:
     ours, theirs = deployment("seldon-protocol"), deployment("production")
     assert (ours["spec"]["protocol"], theirs["spec"]["protocol"]) == ("seldon", "v2")
     changed = {"image", "command", "env", "startupProbe", "readinessProbe", "livenessProbe"}

@@ -47,17 +47,17 @@ def calls() -> list[list[str]]:
     return found
 
 
-def test_there_are_three_workflows():
+def test_there_are_three_workflows() -> None:
     assert [file.name for file in WORKFLOWS] == ["ci.yml", "deploy.yml", "e2e.yml"]
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_actionlint_finds_nothing(file):
+def test_actionlint_finds_nothing(file) -> None:
     found = lint(file)
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_actionlint_would_find_a_mistake(tmp_path):
+def test_actionlint_would_find_a_mistake(tmp_path) -> None:
     file = tmp_path / "wrong.yml"
     file.write_text(
         "on: push\njobs:\n  one:\n    runs-on: ubuntu-24.04\n    steps: [{run: 'echo ${{ github.nothing }}'}]\n"
@@ -66,13 +66,13 @@ def test_actionlint_would_find_a_mistake(tmp_path):
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_every_action_is_pinned_to_a_commit_and_says_which_version(file):
+def test_every_action_is_pinned_to_a_commit_and_says_which_version(file) -> None:
     for line in file.read_text().splitlines():
         if "uses:" in line:
             assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
 
 
-def test_rights_are_read_only_but_for_pushing_and_signing():
+def test_rights_are_read_only_but_for_pushing_and_signing() -> None:
     for file in WORKFLOWS:
         workflow = load(file.name)
         assert workflow["permissions"] in ({}, {"contents": "read"})
@@ -85,13 +85,13 @@ def test_rights_are_read_only_but_for_pushing_and_signing():
                 assert step["with"]["persist-credentials"] is False
 
 
-def test_deploy_is_started_by_a_person_who_names_the_version():
+def test_deploy_is_started_by_a_person_who_names_the_version() -> None:
     trigger = load("deploy.yml")["on"]
     assert list(trigger) == ["workflow_dispatch"]
     assert trigger["workflow_dispatch"]["inputs"]["version"]["required"] is True
 
 
-def test_deploy_imports_builds_scans_pushes_signs_applies_and_promotes_in_this_order():
+def test_deploy_imports_builds_scans_pushes_signs_applies_and_promotes_in_this_order() -> None:
     said = [step.get("uses", "") + step.get("run", "") for step in steps(load("deploy.yml"))]
     marks = [
         "import_model.py",
@@ -106,14 +106,14 @@ def test_deploy_imports_builds_scans_pushes_signs_applies_and_promotes_in_this_o
     assert places == sorted(places)
 
 
-def test_ci_runs_what_a_developer_runs_on_both_pythons():
+def test_ci_runs_what_a_developer_runs_on_both_pythons() -> None:
     job = load("ci.yml")["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 
 @pytest.mark.parametrize("call", calls(), ids=lambda call: " ".join(call[:2]))
-def test_commands_have_the_options_that_the_workflows_give_them(call):
+def test_commands_have_the_options_that_the_workflows_give_them(call) -> None:
     script, *rest = call
     command = [script]
     if rest and re.fullmatch(r"[a-z]+", rest[0]) and f" {rest[0]} " in help_of(script):
@@ -124,7 +124,7 @@ def test_commands_have_the_options_that_the_workflows_give_them(call):
             assert re.search(rf"(^|[\s,]){re.escape(word.split('=')[0])}\b", text), f"{command} has no {word}"
 
 
-def test_calls_were_found():
+def test_calls_were_found() -> None:
     assert {call[0] for call in calls()} >= {
         "scripts/import_model.py",
         "scripts/manifest.py",

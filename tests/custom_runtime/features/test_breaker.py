@@ -14,7 +14,7 @@ def fail(breaker: Breaker, times: int) -> None:
         breaker.fail()
 
 
-def test_failures_below_the_threshold_change_nothing(breaker: Breaker):
+def test_failures_below_the_threshold_change_nothing(breaker: Breaker) -> None:
     fail(breaker, 2)
     assert breaker.admit()
     breaker.succeed()
@@ -22,7 +22,7 @@ def test_failures_below_the_threshold_change_nothing(breaker: Breaker):
     assert breaker.admit()
 
 
-def test_open_it_admits_one_probe_per_interval(breaker: Breaker, clock: Clock):
+def test_open_it_admits_one_probe_per_interval(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     assert not breaker.admit()
     clock.advance(0.51)
@@ -31,7 +31,7 @@ def test_open_it_admits_one_probe_per_interval(breaker: Breaker, clock: Clock):
     assert [breaker.admit(), breaker.admit()] == [True, False]
 
 
-def test_a_successful_probe_closes_it(breaker: Breaker, clock: Clock):
+def test_a_successful_probe_closes_it(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.advance(0.51)
     assert breaker.admit()
@@ -40,7 +40,7 @@ def test_a_successful_probe_closes_it(breaker: Breaker, clock: Clock):
     assert all(breaker.admit() for _ in range(10))
 
 
-def test_a_failed_probe_starts_a_new_interval(breaker: Breaker, clock: Clock):
+def test_a_failed_probe_starts_a_new_interval(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.advance(0.51)
     assert breaker.admit()
@@ -52,7 +52,7 @@ def test_a_failed_probe_starts_a_new_interval(breaker: Breaker, clock: Clock):
     assert breaker.admit()
 
 
-def test_processes_probe_at_different_moments(clock: Clock):
+def test_processes_probe_at_different_moments(clock: Clock) -> None:
     breakers = [Breaker(threshold=1, interval_s=0.5, clock=clock, jitter=lambda i=i: i / 10) for i in range(11)]
     for breaker in breakers:
         breaker.fail()

@@ -152,7 +152,7 @@ class Proxy:
         writer.close()
 
 
-async def test_redis_down_at_start_is_a_store_error_in_time():
+async def test_redis_down_at_start_is_a_store_error_in_time() -> None:
     store = RedisStore(f"redis://127.0.0.1:{free_port()}", name=NAME, fingerprint=FINGERPRINT)
     started = time.perf_counter()
     with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
@@ -161,7 +161,7 @@ async def test_redis_down_at_start_is_a_store_error_in_time():
     await store.close()
 
 
-async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: RedisServer):
+async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: RedisServer) -> None:
     for _ in range(100):
         assert await fetch(store, 3, 7) == [3, 7]
     redis.kill()
@@ -176,7 +176,7 @@ async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: Re
     await recovers(store)
 
 
-async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, redis: RedisServer):
+async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, redis: RedisServer) -> None:
     assert await fetch(store, 3) == [3]
     redis.kill()
     redis.start()
@@ -185,7 +185,7 @@ async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, r
     assert fetched.rows[0, 0] == 4
 
 
-async def test_paused_and_resumed(store: RedisStore, redis: RedisServer):
+async def test_paused_and_resumed(store: RedisStore, redis: RedisServer) -> None:
     redis.pause()
     for _ in range(5):
         await fails_in_time(store)
@@ -193,7 +193,7 @@ async def test_paused_and_resumed(store: RedisStore, redis: RedisServer):
     await recovers(store)
 
 
-async def test_while_it_is_down_requests_fail_at_once(redis: RedisServer, clock: Clock):
+async def test_while_it_is_down_requests_fail_at_once(redis: RedisServer, clock: Clock) -> None:
     async with opened(redis.url, clock=clock) as store:  # it does not move: none of these is a probe
         redis.pause()
         for _ in range(3):
@@ -205,7 +205,7 @@ async def test_while_it_is_down_requests_fail_at_once(redis: RedisServer, clock:
         assert time.perf_counter() - started < 100 * TIMEOUT_S / 5
 
 
-async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: RedisServer):
+async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: RedisServer) -> None:
     proxy = Proxy(redis.port)
     async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
         assert await fetch(store, 3) == [3]
@@ -218,7 +218,7 @@ async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: 
         assert await fetch(store, 21, 22) == [21, 22]
 
 
-async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redis: RedisServer):
+async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redis: RedisServer) -> None:
     redis.pause()
     running = asyncio.create_task(store.fetch([1, 2], timeout_s=5))
     await asyncio.sleep(0.02)
@@ -229,7 +229,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redi
     assert (await store.fetch([5], timeout_s=5)).rows[0, 0] == 5
 
 
-async def test_connecting_and_asking_may_take_longer_together_than_a_request_may_wait(redis: RedisServer):
+async def test_connecting_and_asking_may_take_longer_together_than_a_request_may_wait(redis: RedisServer) -> None:
     proxy = Proxy(redis.port)
     async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
         proxy.cut()
@@ -241,7 +241,7 @@ async def test_connecting_and_asking_may_take_longer_together_than_a_request_may
         await recovers(store, timeout_s=0.14, within_s=PATIENCE_S)
 
 
-async def test_failing_over_to_another_server_behind_the_same_address(redis: RedisServer):
+async def test_failing_over_to_another_server_behind_the_same_address(redis: RedisServer) -> None:
     proxy = Proxy(redis.port)
     with RedisServer() as standby:
         async with opened(standby.url):
@@ -254,7 +254,7 @@ async def test_failing_over_to_another_server_behind_the_same_address(redis: Red
             await recovers(store)
 
 
-async def test_a_replica_in_place_of_the_primary_is_read_and_says_why_it_is_not_written(redis: RedisServer):
+async def test_a_replica_in_place_of_the_primary_is_read_and_says_why_it_is_not_written(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         assert await fetch(store, 3) == [3]
         cli(redis, "config", "set", "repl-diskless-sync-delay", "0")  # not the 5 s in which others might ask too
@@ -272,7 +272,7 @@ async def test_a_replica_in_place_of_the_primary_is_read_and_says_why_it_is_not_
             assert await fetch(store, 60) == [60]
 
 
-async def test_an_empty_server_in_place_of_the_loaded_one_is_unavailable_until_it_is_loaded(redis: RedisServer):
+async def test_an_empty_server_in_place_of_the_loaded_one_is_unavailable_until_it_is_loaded(redis: RedisServer) -> None:
     proxy = Proxy(redis.port)
     with RedisServer() as empty:
         async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
@@ -288,7 +288,7 @@ async def test_an_empty_server_in_place_of_the_loaded_one_is_unavailable_until_i
             await recovers(store)
 
 
-async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore):
+async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore) -> None:
     cli(redis, "client", "kill", "type", "normal", "skipme", "no")
     cli(redis, "config", "set", "maxclients", "3")
     taken = [eventually(partial(slot, redis)) for _ in range(3)]
@@ -327,7 +327,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("reply", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_garbage_is_unavailable_and_the_store_recovers(redis: RedisServer, reply: bytes):
+async def test_garbage_is_unavailable_and_the_store_recovers(redis: RedisServer, reply: bytes) -> None:
     proxy = Proxy(redis.port)
     talks_garbage = False
 
@@ -355,7 +355,7 @@ async def test_garbage_is_unavailable_and_the_store_recovers(redis: RedisServer,
         await recovers(store)
 
 
-async def test_an_outage_is_met_by_few_connections(redis: RedisServer):
+async def test_an_outage_is_met_by_few_connections(redis: RedisServer) -> None:
     proxy = Proxy(redis.port)
     async with listening(proxy) as port, opened(f"redis://127.0.0.1:{port}", load=redis.url) as store:
         redis.kill()
@@ -373,7 +373,7 @@ async def test_an_outage_is_met_by_few_connections(redis: RedisServer):
         assert proxy.connections - before <= 3 + 3
 
 
-async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: RedisServer):
+async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: RedisServer) -> None:
     cli(redis, "set", f"{NAME}:{FINGERPRINT}:9", "short")
     for _ in range(10):
         with pytest.raises(StoreUnavailable, match="a stored value is 5 bytes"):
@@ -383,7 +383,7 @@ async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: 
 
 async def test_put_to_a_paused_server_is_a_store_error(
     store: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("custom_runtime.features.redis.COMMAND_TIMEOUT_S", 0.5)
     redis.pause()
     with pytest.raises(StoreError):
@@ -397,7 +397,7 @@ async def test_put_to_a_paused_server_is_a_store_error(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see CLUSTER in test_contract.py
-async def test_a_cluster_that_loses_a_node_and_gets_it_back():
+async def test_a_cluster_that_loses_a_node_and_gets_it_back() -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[0].port}"
         async with opened(url) as store:
@@ -465,7 +465,7 @@ def agree(servers: list[RedisServer], line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see CLUSTER in test_contract.py
 @pytest.mark.parametrize("fault", ["killed", "hung"])
-async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(fault: str):
+async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(fault: str) -> None:
     with redis_cluster() as servers, cluster_replica(servers) as replica:
         primary, others = servers[0], servers[1:]
         async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:

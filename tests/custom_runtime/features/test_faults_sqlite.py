@@ -72,7 +72,7 @@ def open_transaction(path: Path) -> Iterator[None]:
         writer.kill()
 
 
-async def test_readers_do_not_wait_for_a_writer_in_another_process(store: SQLiteStore, path: Path):
+async def test_readers_do_not_wait_for_a_writer_in_another_process(store: SQLiteStore, path: Path) -> None:
     with open_transaction(path):
         started = time.perf_counter()
         for customer_id in IDS:
@@ -84,7 +84,7 @@ async def test_readers_do_not_wait_for_a_writer_in_another_process(store: SQLite
         assert time.perf_counter() - started < len(IDS) * READ_BUSY_MS / 1e3
 
 
-async def test_a_second_writer_waits_for_the_first_only_so_long(path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_second_writer_waits_for_the_first_only_so_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(path, shift=0)
     monkeypatch.setattr("custom_runtime.features.sqlite_table.WRITE_BUSY_MS", 50)
     second = SQLiteStore(path, name=NAME, fingerprint=FINGERPRINT)
@@ -94,7 +94,7 @@ async def test_a_second_writer_waits_for_the_first_only_so_long(path: Path, monk
     await second.close()
 
 
-async def test_a_new_load_shows_at_once_and_as_a_whole(store: SQLiteStore, path: Path):
+async def test_a_new_load_shows_at_once_and_as_a_whole(store: SQLiteStore, path: Path) -> None:
     load = SQLiteLoad(path, name=NAME, fingerprint=FINGERPRINT)
     await load.begin("new")
     await load.write(IDS[:100], rows_of([1000 + i for i in IDS[:100]]), updated_at=UPDATED_AT, position=100)
@@ -125,7 +125,9 @@ asyncio.run(run(*sys.argv[1:]))
 """
 
 
-async def test_no_fetch_fails_or_mixes_while_loads_replace_the_rows(store: SQLiteStore, path: Path, clock: Clock):
+async def test_no_fetch_fails_or_mixes_while_loads_replace_the_rows(
+    store: SQLiteStore, path: Path, clock: Clock
+) -> None:
     loader = subprocess.Popen([sys.executable, "-c", LOADER, str(path), NAME, FINGERPRINT])
     seen = set()
     while loader.poll() is None:
@@ -140,7 +142,9 @@ async def test_no_fetch_fails_or_mixes_while_loads_replace_the_rows(store: SQLit
     assert len(seen) > 1
 
 
-async def test_a_file_renamed_over_it_is_noticed_without_a_failed_request(store: SQLiteStore, path: Path, clock: Clock):
+async def test_a_file_renamed_over_it_is_noticed_without_a_failed_request(
+    store: SQLiteStore, path: Path, clock: Clock
+) -> None:
     await fill(path.with_name("new.db"), shift=1000)
     path.with_name("new.db").rename(path)
     assert await first_value(store) == 5  # the old file, until it is looked at
@@ -148,7 +152,9 @@ async def test_a_file_renamed_over_it_is_noticed_without_a_failed_request(store:
     assert await first_value(store) == 1005
 
 
-async def test_a_deleted_file_is_unavailable_and_recovers_when_it_is_back(store: SQLiteStore, path: Path, clock: Clock):
+async def test_a_deleted_file_is_unavailable_and_recovers_when_it_is_back(
+    store: SQLiteStore, path: Path, clock: Clock
+) -> None:
     copy = path.with_name("copy.db")
     shutil.copy(path, copy)
     path.unlink()
@@ -165,7 +171,7 @@ async def test_a_deleted_file_is_unavailable_and_recovers_when_it_is_back(store:
 @pytest.mark.parametrize("damage", ["garbage", "cut", "emptied", "another database"])
 async def test_a_damaged_file_is_unavailable_and_recovers_when_it_is_whole(
     store: SQLiteStore, path: Path, clock: Clock, damage: str
-):
+) -> None:
     copy = path.with_name("copy.db")
     shutil.copy(path, copy)
     if damage == "garbage":
@@ -190,7 +196,7 @@ async def test_a_damaged_file_is_unavailable_and_recovers_when_it_is_whole(
 
 async def test_while_the_file_is_broken_it_is_not_opened_for_every_request(
     store: SQLiteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     path.unlink()
     clock.advance(0.51)
     with pytest.raises(StoreUnavailable):
@@ -211,7 +217,9 @@ async def test_while_the_file_is_broken_it_is_not_opened_for_every_request(
     assert attempts == 1
 
 
-async def test_rows_of_another_contract_in_its_place_are_never_read(store: SQLiteStore, path: Path, clock: Clock):
+async def test_rows_of_another_contract_in_its_place_are_never_read(
+    store: SQLiteStore, path: Path, clock: Clock
+) -> None:
     new = SQLiteStore(path.with_name("new.db"), name=NAME, fingerprint=OTHER_FINGERPRINT)
     await new.put(IDS, rows_of(IDS), updated_at=UPDATED_AT)
     await new.close()
@@ -221,7 +229,7 @@ async def test_rows_of_another_contract_in_its_place_are_never_read(store: SQLit
         await first_value(store)
 
 
-async def test_a_big_batch_lets_others_go_first_and_keeps_to_its_time(store: SQLiteStore, clock: Clock):
+async def test_a_big_batch_lets_others_go_first_and_keeps_to_its_time(store: SQLiteStore, clock: Clock) -> None:
     turns = 0
 
     async def others() -> None:
@@ -247,19 +255,19 @@ async def test_a_big_batch_lets_others_go_first_and_keeps_to_its_time(store: SQL
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_missing_file_names_the_command_that_loads_it(path: Path):
+async def test_a_missing_file_names_the_command_that_loads_it(path: Path) -> None:
     with pytest.raises(StoreError, match=rf"load_features\.py --store sqlite:///{path}"):
         await SQLiteStore(path, name=NAME, fingerprint=FINGERPRINT).open()
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to be read as one" * 100])
-async def test_a_file_that_is_no_store_is_refused_at_start(path: Path, content: bytes):
+async def test_a_file_that_is_no_store_is_refused_at_start(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"load_features\.py"):
         await SQLiteStore(path, name=NAME, fingerprint=FINGERPRINT).open()
 
 
-async def test_an_interrupted_first_load_is_not_served(path: Path):
+async def test_an_interrupted_first_load_is_not_served(path: Path) -> None:
     load = SQLiteLoad(path, name=NAME, fingerprint=FINGERPRINT)
     await load.begin("job")
     await load.write(IDS, rows_of(IDS), updated_at=UPDATED_AT, position=200)
@@ -283,7 +291,7 @@ print(asyncio.run(store.fetch([5], timeout_s=1)).rows[0, 0])
 """
 
 
-async def test_a_read_only_volume_is_served(tmp_path: Path):
+async def test_a_read_only_volume_is_served(tmp_path: Path) -> None:
     # Root ignores permission bits, so the reader drops to nobody, who must be able to reach the folder.
     volume = Path("/tmp") / f"{tmp_path.parent.name}-{tmp_path.name}-{os.getpid()}"
     volume.mkdir()
@@ -299,7 +307,7 @@ async def test_a_read_only_volume_is_served(tmp_path: Path):
         shutil.rmtree(volume)
 
 
-async def test_another_contract_at_start_is_a_mismatch(path: Path):
+async def test_another_contract_at_start_is_a_mismatch(path: Path) -> None:
     await fill(path, shift=0)
     with pytest.raises(ContractMismatch):
         await SQLiteStore(path, name=NAME, fingerprint=OTHER_FINGERPRINT).open()

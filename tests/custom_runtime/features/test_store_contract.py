@@ -117,7 +117,7 @@ async def store(place: Place) -> FeatureStore:
     return store
 
 
-async def test_rows_come_back_in_the_order_asked_for(store: FeatureStore):
+async def test_rows_come_back_in_the_order_asked_for(store: FeatureStore) -> None:
     ids = [7, 0, 299, 41]
     fetched = await store.fetch(ids, timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of(ids))
@@ -125,17 +125,17 @@ async def test_rows_come_back_in_the_order_asked_for(store: FeatureStore):
     assert fetched.rows.dtype == np.float32
 
 
-async def test_one_row(store: FeatureStore):
+async def test_one_row(store: FeatureStore) -> None:
     fetched = await store.fetch([42], timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of([42]))
 
 
-async def test_an_empty_batch(store: FeatureStore):
+async def test_an_empty_batch(store: FeatureStore) -> None:
     assert (await store.fetch([], timeout_s=TIMEOUT_S)).rows.shape == (0, WIDTH)
 
 
 @pytest.mark.parametrize("ids", [[5_000], [1, 5_000, 2], [2**63 - 1], [5_000, 5_001]])
-async def test_missing_customers_are_zeros_with_time_zero(store: FeatureStore, ids: list[int]):
+async def test_missing_customers_are_zeros_with_time_zero(store: FeatureStore, ids: list[int]) -> None:
     fetched = await store.fetch(ids, timeout_s=TIMEOUT_S)
     known = np.array([customer_id < 300 for customer_id in ids])
     np.testing.assert_array_equal(fetched.updated_at, np.where(known, UPDATED_AT, 0.0))
@@ -143,13 +143,13 @@ async def test_missing_customers_are_zeros_with_time_zero(store: FeatureStore, i
     np.testing.assert_array_equal(fetched.rows[known], rows_of([i for i in ids if i < 300]))
 
 
-async def test_a_customer_asked_for_twice_comes_twice(store: FeatureStore):
+async def test_a_customer_asked_for_twice_comes_twice(store: FeatureStore) -> None:
     ids = [3, 9, 3, 3]
     fetched = await store.fetch(ids, timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of(ids))
 
 
-async def test_a_batch_of_ten_thousand(store: FeatureStore):
+async def test_a_batch_of_ten_thousand(store: FeatureStore) -> None:
     ids = [(7 * i) % 400 for i in range(10_000)]
     fetched = await store.fetch(ids, timeout_s=TIMEOUT_S)
     known = np.array(ids) < 300
@@ -157,47 +157,47 @@ async def test_a_batch_of_ten_thousand(store: FeatureStore):
     np.testing.assert_array_equal(fetched.rows[known], rows_of(ids)[known])
 
 
-async def test_rows_may_be_overwritten_by_the_caller(store: FeatureStore):
+async def test_rows_may_be_overwritten_by_the_caller(store: FeatureStore) -> None:
     first = await store.fetch([1, 2], timeout_s=TIMEOUT_S)
     first.rows[:] = -1
     second = await store.fetch([1, 2], timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(second.rows, rows_of([1, 2]))
 
 
-async def test_the_last_write_wins_and_open_readers_see_it(store: FeatureStore, place: Place):
+async def test_the_last_write_wins_and_open_readers_see_it(store: FeatureStore, place: Place) -> None:
     await place.store().put([1], rows_of([1000]), updated_at=UPDATED_AT + 1)
     fetched = await store.fetch([1, 2], timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of([1000, 2]))
     np.testing.assert_array_equal(fetched.updated_at, [UPDATED_AT + 1, UPDATED_AT])
 
 
-async def test_count_counts_customers_not_writes(store: FeatureStore):
+async def test_count_counts_customers_not_writes(store: FeatureStore) -> None:
     await store.put([1, 300], rows_of([1, 300]), updated_at=UPDATED_AT)
     assert await store.count() == 301
 
 
-async def test_ids_may_be_written_as_a_column(store: FeatureStore):
+async def test_ids_may_be_written_as_a_column(store: FeatureStore) -> None:
     ids = np.array([400, 2**62], dtype=np.int64)
     await store.put(ids, rows_of([400, 401]), updated_at=UPDATED_AT)
     fetched = await store.fetch([2**62, 400], timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of([401, 400]))
 
 
-async def test_many_fetches_at_once_do_not_mix(store: FeatureStore):
+async def test_many_fetches_at_once_do_not_mix(store: FeatureStore) -> None:
     batches = [[i, i + 1, i + 2] for i in range(64)]
     fetched = await asyncio.gather(*(store.fetch(ids, timeout_s=TIMEOUT_S) for ids in batches))
     for ids, one in zip(batches, fetched, strict=True):
         np.testing.assert_array_equal(one.rows, rows_of(ids))
 
 
-async def test_another_contract_is_refused_naming_both(store: FeatureStore, place: Place):
+async def test_another_contract_is_refused_naming_both(store: FeatureStore, place: Place) -> None:
     with pytest.raises(ContractMismatch) as refused:
         await place.store(OTHER_FINGERPRINT).open()
     assert FINGERPRINT in str(refused.value)
     assert OTHER_FINGERPRINT in str(refused.value)
 
 
-async def test_two_contracts_live_side_by_side(store: FeatureStore, place: Place):
+async def test_two_contracts_live_side_by_side(store: FeatureStore, place: Place) -> None:
     other = place.store(OTHER_FINGERPRINT)
     await other.put([1], rows_of([77]), updated_at=UPDATED_AT)
     await other.open()
@@ -206,7 +206,7 @@ async def test_two_contracts_live_side_by_side(store: FeatureStore, place: Place
     assert (await other.count(), await store.count()) == (1, 300)
 
 
-async def test_an_empty_store_is_refused_with_the_command_to_load_it(place: Place, kind: str):
+async def test_an_empty_store_is_refused_with_the_command_to_load_it(place: Place, kind: str) -> None:
     if kind == "memory":
         await place.store().open()  # born empty in every process
         return
@@ -214,10 +214,10 @@ async def test_an_empty_store_is_refused_with_the_command_to_load_it(place: Plac
         await place.store().open()
 
 
-async def test_close_may_be_called_twice(store: FeatureStore):
+async def test_close_may_be_called_twice(store: FeatureStore) -> None:
     await store.close()
     await store.close()
 
 
-def test_kinds_label_the_metrics(kind: str, place_url: str):
+def test_kinds_label_the_metrics(kind: str, place_url: str) -> None:
     assert open_store(place_url).kind == kind.partition("-")[0]

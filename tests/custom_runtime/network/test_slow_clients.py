@@ -35,21 +35,21 @@ def closed_at(connection: Connection) -> int | None:
     return None
 
 
-def test_half_a_head_is_waited_for_ten_seconds_whichever_request_of_the_connection_it_is():
+def test_half_a_head_is_waited_for_ten_seconds_whichever_request_of_the_connection_it_is() -> None:
     assert closed_at(Connection(scope={})) == 11
     assert closed_at(Connection(scope={}, cycle=Cycle())) == 11
 
 
-def test_a_connection_that_says_nothing_is_kept_as_long_as_an_idle_one():
+def test_a_connection_that_says_nothing_is_kept_as_long_as_an_idle_one() -> None:
     assert closed_at(Connection()) == 76
 
 
-def test_a_request_in_flight_and_a_connection_that_uvicorn_times_itself_are_left_alone():
+def test_a_request_in_flight_and_a_connection_that_uvicorn_times_itself_are_left_alone() -> None:
     assert closed_at(Connection(scope={}, cycle=Cycle(response_complete=False))) is None
     assert closed_at(Connection(scope={}, cycle=Cycle(), timeout_keep_alive_task=object())) is None
 
 
-def test_every_request_starts_the_time_anew():
+def test_every_request_starts_the_time_anew() -> None:
     slow, connection = SlowClients(headers_s=10, idle_s=75), Connection(scope={}, cycle=Cycle())
     for second in range(100):
         if second % 8 == 0:

@@ -15,7 +15,7 @@ def addresses(page):
 
 
 @pytest.mark.parametrize("page_path", ["/docs", "/docs/"])
-def test_every_address_of_the_page_is_relative_and_answers(page_path):
+def test_every_address_of_the_page_is_relative_and_answers(page_path) -> None:
     body, content_type = docs_asset(page_path)
     assert content_type == "text/html; charset=utf-8"
     found = []
@@ -30,12 +30,12 @@ def test_every_address_of_the_page_is_relative_and_answers(page_path):
         assert docs_asset(path)[0]
 
 
-def test_page_holds_no_inline_script():
+def test_page_holds_no_inline_script() -> None:
     page = docs_asset("/docs")[0].decode()
     assert page.count("<script") == page.count("<script src=")
 
 
-def test_shipped_script_is_swagger_ui_5_which_reads_openapi_3_1():
+def test_shipped_script_is_swagger_ui_5_which_reads_openapi_3_1() -> None:
     script = docs_asset("/docs/swagger-ui-bundle.js")[0]
     assert re.search(rb'PACKAGE_VERSION:"5\.\d+\.\d+"', script)
 
@@ -43,11 +43,11 @@ def test_shipped_script_is_swagger_ui_5_which_reads_openapi_3_1():
 @pytest.mark.parametrize(
     "path", ["/docs/other.js", "/docs/../bundle.json", "/docs//etc/passwd", "/docs/redoc.standalone.js", "/", "/docsx"]
 )
-def test_other_paths_find_nothing(path):
+def test_other_paths_find_nothing(path) -> None:
     assert docs_asset(path) is None
 
 
-def test_nothing_is_read_or_imported_before_the_first_hit():
+def test_nothing_is_read_or_imported_before_the_first_hit() -> None:
     code = (
         "import sys, custom_runtime.rest.swagger_ui as d;"
         "print('fastapi' in sys.modules, d._shipped.cache_info().currsize)"

@@ -53,7 +53,7 @@ def find(browser, selector):
     return WebDriverWait(browser, LIMIT_S).until(lambda opened: opened.find_element(By.CSS_SELECTOR, selector))
 
 
-def test_try_it_out_predicts_with_the_example_that_is_filled_in(page, server):
+def test_try_it_out_predicts_with_the_example_that_is_filled_in(page, server) -> None:
     find(page, f"{OPERATION} .try-out__btn").click()
     example = json.loads(find(page, f"{OPERATION} textarea.body-param__text").text)
     find(page, f"{OPERATION} .execute").click()
@@ -65,7 +65,7 @@ def test_try_it_out_predicts_with_the_example_that_is_filled_in(page, server):
     assert 0 < shown["churn_probability"] < 1
 
 
-def test_page_lists_every_route_and_loads_only_from_the_server(page, server):
+def test_page_lists_every_route_and_loads_only_from_the_server(page, server) -> None:
     paths = [element.get_attribute("data-path") for element in page.find_elements(By.CSS_SELECTOR, "[data-path]")]
     assert paths == list(httpx.get(f"{server.rest}/openapi.json").json()["paths"])
     loaded = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
@@ -73,5 +73,5 @@ def test_page_lists_every_route_and_loads_only_from_the_server(page, server):
     assert f"{server.rest}/docs/swagger-ui-bundle.js" in loaded
 
 
-def test_browser_reports_no_error_of_script_or_security_policy(page):
+def test_browser_reports_no_error_of_script_or_security_policy(page) -> None:
     assert [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []

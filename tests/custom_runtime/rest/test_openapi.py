@@ -18,13 +18,13 @@ def validator(schema):
     return jsonschema.Draft202012Validator(root)
 
 
-def test_document_is_valid_openapi_3_1():
+def test_document_is_valid_openapi_3_1() -> None:
     schemathesis.openapi.from_dict(DOCUMENT).validate()
     operations = [result.ok() for result in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()]
     assert len(operations) == len(OPERATIONS) == 6
 
 
-def test_document_names_the_model_that_is_served():
+def test_document_names_the_model_that_is_served() -> None:
     document = build_openapi("retention", "12")
     assert "/v2/models/retention/infer" in document["paths"]
     assert document["info"]["version"] == "12"
@@ -32,7 +32,7 @@ def test_document_names_the_model_that_is_served():
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-def test_every_feature_shows_its_unit_range_and_example(feature):
+def test_every_feature_shows_its_unit_range_and_example(feature) -> None:
     described = SCHEMAS["ChurnInput"]["properties"][feature.name]
     assert described["examples"] == [feature.example]
     if feature.is_category:
@@ -43,12 +43,12 @@ def test_every_feature_shows_its_unit_range_and_example(feature):
         assert (described["minimum"], described["maximum"]) == (feature.minimum, feature.maximum)
 
 
-def test_only_the_key_is_required():
+def test_only_the_key_is_required() -> None:
     assert SCHEMAS["ChurnInput"]["required"] == [KEY]
     assert set(SCHEMAS["ChurnPrediction"]["required"]) == set(ChurnPrediction.model_fields)
 
 
-def test_predict_examples_are_accepted_by_the_contract_and_by_the_schema():
+def test_predict_examples_are_accepted_by_the_contract_and_by_the_schema() -> None:
     body = DOCUMENT["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     for example in body["examples"].values():
         ChurnInput.model_validate(example["value"])
@@ -56,7 +56,7 @@ def test_predict_examples_are_accepted_by_the_contract_and_by_the_schema():
     assert set(body["examples"]["request"]["value"]) == {KEY, *(feature.name for feature in FEATURES)}
 
 
-def test_answers_shown_as_examples_match_their_schemas():
+def test_answers_shown_as_examples_match_their_schemas() -> None:
     for _, _, operation in OPERATIONS:
         for response in operation["responses"].values():
             for content in response.get("content", {}).values():
@@ -68,7 +68,7 @@ def test_answers_shown_as_examples_match_their_schemas():
                     validator(name).validate(example)
 
 
-def test_infer_example_matches_its_schema_and_a_misused_tensor_does_not():
+def test_infer_example_matches_its_schema_and_a_misused_tensor_does_not() -> None:
     validator("InferenceRequest").validate(infer_example())
     misused = infer_example()
     misused["inputs"][0]["datatype"] = "BYTES"
@@ -78,14 +78,14 @@ def test_infer_example_matches_its_schema_and_a_misused_tensor_does_not():
     assert not validator("InferenceRequest").is_valid(unknown)
 
 
-def test_scoring_routes_document_every_error_a_caller_can_meet():
+def test_scoring_routes_document_every_error_a_caller_can_meet() -> None:
     for path, verb, operation in OPERATIONS:
         if verb == "post":
             assert {"404", "413", "422", "503", "504"} <= operation["responses"].keys(), path
             assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
-def test_error_codes_are_those_of_the_error_tree():
+def test_error_codes_are_those_of_the_error_tree() -> None:
     assert set(SCHEMAS["Error"]["properties"]["code"]["enum"]) >= {
         error.code for error in ServingError.__subclasses__()
     }
@@ -93,5 +93,5 @@ def test_error_codes_are_those_of_the_error_tree():
     assert set(shown) == {"store_unavailable", "overloaded", "not_ready"}
 
 
-def test_server_address_is_relative_so_that_a_path_prefix_holds():
+def test_server_address_is_relative_so_that_a_path_prefix_holds() -> None:
     assert [server["url"] for server in DOCUMENT["servers"]] == ["."]

@@ -34,7 +34,7 @@ def ask(microservice):
         yield lambda body, path="/api/v1.0/predictions": opened.post(path, json=body)
 
 
-def test_all_customers_get_the_probabilities_of_the_registered_model(ask, world):
+def test_all_customers_get_the_probabilities_of_the_registered_model(ask, world) -> None:
     expected = np.load(world.expected)
     answer = ask({"data": {"names": [KEY], "ndarray": [[int(one)] for one in expected["ids"]]}})
     assert answer.json()["data"]["names"] == ["churn_probability"]
@@ -42,7 +42,7 @@ def test_all_customers_get_the_probabilities_of_the_registered_model(ask, world)
     assert np.abs(given - expected["champion"]).max() <= 1e-5
 
 
-def test_same_answer_as_predict_for_json_data_and_for_columns(ask, client):
+def test_same_answer_as_predict_for_json_data_and_for_columns(ask, client) -> None:
     body = {KEY: 42, "tenure_months": 12.0, "partner": "Yes"}
     wanted = client.post("/predict", json=body).json()
     assert ask({"jsonData": body}).json()["jsonData"] == pytest.approx(wanted, abs=1e-6)
@@ -52,7 +52,7 @@ def test_same_answer_as_predict_for_json_data_and_for_columns(ask, client):
     assert answer["meta"]["tags"] == {"model": "churn", "model_version": wanted["model_version"], "features": ["store"]}
 
 
-def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask):
+def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask) -> None:
     answer = ask({"data": {"tensor": {"shape": [2, 1], "values": [42, 43]}}}).json()
     assert answer["data"]["tensor"]["shape"] == [2, 1]
     assert answer["data"]["tensor"]["values"] == [
@@ -60,7 +60,7 @@ def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask):
     ]
 
 
-def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice, client):
+def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice, client) -> None:
     command = [microservice.python, "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -84,14 +84,14 @@ def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice, clien
         ({"names": ["tenure_months"], "ndarray": [[3]]}, 422, "invalid_input", "customer_id"),
     ],
 )
-def test_refusals_carry_the_status_and_code_of_the_error_table(ask, data, status, reason, words):
+def test_refusals_carry_the_status_and_code_of_the_error_table(ask, data, status, reason, words) -> None:
     answer = ask({"data": data})
     assert answer.status_code == status
     assert answer.json()["status"]["reason"] == reason
     assert words in answer.json()["status"]["info"]
 
 
-def test_requests_of_many_threads_each_get_their_own_answer(ask, world):
+def test_requests_of_many_threads_each_get_their_own_answer(ask, world) -> None:
     expected = np.load(world.expected)
     wanted = dict(zip(expected["ids"].tolist(), expected["champion"].tolist(), strict=True))
     chosen = expected["ids"][:200].tolist()
@@ -102,14 +102,14 @@ def test_requests_of_many_threads_each_get_their_own_answer(ask, world):
             assert answer["churn_probability"] == pytest.approx(wanted[customer_id], abs=1e-5)
 
 
-def test_metadata_is_the_contracts(microservice):
+def test_metadata_is_the_contracts(microservice) -> None:
     metadata = httpx.get(f"{microservice.url}/metadata").json()
     assert metadata["name"] == "churn"
     assert metadata["inputs"][0]["schema"]["names"] == [KEY, *(feature.name for feature in FEATURES)]
     assert metadata["outputs"][0]["schema"]["names"] == ["churn_probability"]
 
 
-def test_feedback_and_rows_are_counted(ask, microservice):
+def test_feedback_and_rows_are_counted(ask, microservice) -> None:
     def counted(name):
         text = httpx.get(f"http://127.0.0.1:{microservice.metrics_port}/metrics").text
         return sum(float(value) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))
@@ -125,6 +125,6 @@ def test_feedback_and_rows_are_counted(ask, microservice):
     assert counted("serving_model_info") >= 1
 
 
-def test_health_reads_the_store(microservice):
+def test_health_reads_the_store(microservice) -> None:
     answer = httpx.get(f"{microservice.url}/health/status").json()
     assert answer["jsonData"] == {"model": "churn", "model_version": "1", "store": "sqlite"}

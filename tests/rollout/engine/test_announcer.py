@@ -53,7 +53,7 @@ def hook(status: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
         server.server_close()
 
 
-def test_the_log_is_read_back_even_when_a_crash_cut_its_last_line(tmp_path):
+def test_the_log_is_read_back_even_when_a_crash_cut_its_last_line(tmp_path) -> None:
     log = Log(tmp_path / "deep" / "churn.jsonl")
     log.notify(record(), STATE)
     log.notify(record("Sample"), STATE)
@@ -66,7 +66,7 @@ def test_the_log_is_read_back_even_when_a_crash_cut_its_last_line(tmp_path):
         assert [one.event for one in read(stream)] == ["Held", "Sample", "Resumed"]
 
 
-def test_a_webhook_hears_changes_and_no_samples():
+def test_a_webhook_hears_changes_and_no_samples() -> None:
     with hook(200) as (url, got):
         webhook = Webhook(url)
         webhook.notify(record(), STATE)
@@ -76,17 +76,17 @@ def test_a_webhook_hears_changes_and_no_samples():
 
 
 @pytest.mark.parametrize("status", [500, 404])
-def test_a_webhook_that_fails_disturbs_nobody(status):
+def test_a_webhook_that_fails_disturbs_nobody(status) -> None:
     with hook(status) as (url, got):
         Broadcast([Webhook(url)]).notify(record(), STATE)
     assert len(got) == 1
 
 
-def test_a_webhook_that_is_not_there_disturbs_nobody():
+def test_a_webhook_that_is_not_there_disturbs_nobody() -> None:
     Webhook("http://127.0.0.1:9/hook").notify(record(), STATE)
 
 
-def test_metrics_tell_the_phase_and_count_verdicts_and_rollbacks():
+def test_metrics_tell_the_phase_and_count_verdicts_and_rollbacks() -> None:
     metrics = Metrics()
     metrics.notify(record(), STATE)
     value = metrics.registry.get_sample_value
@@ -99,7 +99,7 @@ def test_metrics_tell_the_phase_and_count_verdicts_and_rollbacks():
     assert value("serving_rollout_rollbacks_total", {"deployment": "churn", "rung": "removal"}) == 1
 
 
-def test_a_terminal_shows_weights_phase_and_what_each_gate_says():
+def test_a_terminal_shows_weights_phase_and_what_each_gate_says() -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(picture(STATE, [RESULT]))
     shown = console.file.getvalue()
@@ -107,7 +107,7 @@ def test_a_terminal_shows_weights_phase_and_what_each_gate_says():
         assert part in shown
 
 
-def test_a_pipelines_log_has_one_line_for_each_change():
+def test_a_pipelines_log_has_one_line_for_each_change() -> None:
     console = Console(file=io.StringIO(), width=200)
     with Screen(console) as screen:
         for event in ("WeightsRaised", "Sample", "Sample", "Held"):

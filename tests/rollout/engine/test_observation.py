@@ -8,13 +8,13 @@ from rollout.manifest.parsing import parse
 from rollout.plan.plan import Plan
 
 
-def test_an_absent_predictor_is_one_without_requests():
+def test_an_absent_predictor_is_one_without_requests() -> None:
     assert same_weights({"v7": 100}, {"v7": 100, "v8": 0})
     assert not same_weights({}, {"v7": 100})
     assert not same_weights({"v7": 100, "other": 5}, {"v7": 100})
 
 
-def test_defaults_that_an_api_server_fills_in_are_no_foreign_change(world):
+def test_defaults_that_an_api_server_fills_in_are_no_foreign_change(world) -> None:
     """The CRD gives ports a protocol, controllers set replicas; neither changes what a version answers."""
     deployment = world.target.read().deployment
     state = RolloutState("id", Plan(), "v7", "v8", expected=fingerprints(deployment))

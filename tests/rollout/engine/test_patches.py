@@ -43,7 +43,7 @@ def state(step=0, *, steps=(10, 100), **changes):
     st.sampled_from([None, {}, {"a/b": "kept"}]),
     st.sampled_from([None, {"v7": 100, "v8": 0}, {"v7": 3, "v8": 97}]),
 )
-def test_weights_are_set_together_and_sum_to_100_in_any_order(names, percent, annotations, traffic):
+def test_weights_are_set_together_and_sum_to_100_in_any_order(names, percent, annotations, traffic) -> None:
     before = snapshot(*names, annotations=annotations, traffic=traffic)
     after = parse(apply(before.manifest, weigh(before, state(steps=(percent, 100)))))
     assert after.traffic() == {"v7": 100 - percent, "v8": percent}
@@ -52,7 +52,7 @@ def test_weights_are_set_together_and_sum_to_100_in_any_order(names, percent, an
 
 
 @pytest.mark.parametrize("names", [("v7", "v8"), ("v8", "v7")])
-def test_the_old_predictor_is_removed_wherever_it_stands_and_remembered(names):
+def test_the_old_predictor_is_removed_wherever_it_stands_and_remembered(names) -> None:
     before = snapshot(*names, traffic={"v7": 0, "v8": 100})
     finishing = state(1).but(phase=Phase.FINISHING)
     after = parse(apply(before.manifest, remove(before, finishing, "v7", keep=True)))
@@ -61,7 +61,7 @@ def test_the_old_predictor_is_removed_wherever_it_stands_and_remembered(names):
     assert kept.name == "v7"
 
 
-def test_a_shadow_keeps_its_mirror_percentage():
+def test_a_shadow_keeps_its_mirror_percentage() -> None:
     before = snapshot("v7", "v8", traffic={"v7": 100, "v8": 0})
     before.manifest["spec"]["predictors"].append(
         copy.deepcopy(before.manifest["spec"]["predictors"][0]) | {"name": "mirror", "shadow": True, "traffic": 20}
@@ -72,7 +72,7 @@ def test_a_shadow_keeps_its_mirror_percentage():
 
 @pytest.mark.parametrize("generation", [True, False], ids=["generation", "none"])
 @pytest.mark.parametrize("patch", [begin, weigh], ids=["begin", "weigh"])
-def test_any_change_of_the_predictors_in_between_is_a_conflict(patch, generation):
+def test_any_change_of_the_predictors_in_between_is_a_conflict(patch, generation) -> None:
     names = ("v7",) if patch is begin else ("v7", "v8")
     before = snapshot(*names, generation=generation)
     canary = parse(snapshot("v8").manifest).stable
@@ -85,7 +85,7 @@ def test_any_change_of_the_predictors_in_between_is_a_conflict(patch, generation
         apply(changed, operations)
 
 
-def test_a_state_that_somebody_else_wrote_in_between_is_a_conflict():
+def test_a_state_that_somebody_else_wrote_in_between_is_a_conflict() -> None:
     before = snapshot("v7", "v8", annotations={"rollout.churn-serving/state": "old"})
     changed = copy.deepcopy(before.manifest)
     changed["metadata"]["annotations"]["rollout.churn-serving/state"] = "newer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Never
 
 import pytest
 
@@ -13,7 +14,7 @@ from rollout.errors import StateError, Unavailable
 from rollout.plan.plan import OnDoubt, Step
 
 
-def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world):
+def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world) -> None:
     outcome = world.run()
     assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
     assert world.predictors == ["v8"]
@@ -25,12 +26,12 @@ def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world):
     assert seen == sorted(seen)
 
 
-def test_no_pod_of_either_version_restarts(world):
+def test_no_pod_of_either_version_restarts(world) -> None:
     """Nothing of a predictor but its traffic changes while it exists: pods are made anew for anything else."""
     bodies: dict[str, set[str]] = {}
     apply = world.target.edit
 
-    def watch(manifest):
+    def watch(manifest) -> None:
         for predictor in manifest["spec"]["predictors"]:
             body = repr(sorted((key, value) for key, value in predictor.items() if key != "traffic"))
             bodies.setdefault(predictor["name"], set()).add(body)
@@ -41,7 +42,7 @@ def test_no_pod_of_either_version_restarts(world):
     assert {name: len(variants) for name, variants in bodies.items()} == {"v7": 1, "v8": 1}
 
 
-def test_events_are_typed_and_reach_the_audit_trail(world):
+def test_events_are_typed_and_reach_the_audit_trail(world) -> None:
     world.run()
     reasons = [event.reason for event in world.target.events]
     assert reasons[-1] == "Promoted"
@@ -49,7 +50,7 @@ def test_events_are_typed_and_reach_the_audit_trail(world):
     assert all(event.type == "Normal" for event in world.target.events)
 
 
-def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world, behaviour):
+def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world, behaviour) -> None:
     world.start()
     world.traffic.behaviour["v8"] = behaviour(errors=0.2)
     outcome = world.promoter().drive()
@@ -62,7 +63,7 @@ def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world, behaviour
     assert {event.type for event in world.target.events if event.reason in ("GateFailed", "RolledBack")} == {"Warning"}
 
 
-def test_a_failed_canary_may_be_kept_at_0_percent(make_world, behaviour):
+def test_a_failed_canary_may_be_kept_at_0_percent(make_world, behaviour) -> None:
     world = make_world(plan=replace(make_world().plan, keep_failed_canary=True))
     world.traffic.behaviour["v8"] = behaviour(errors=0.5)
     outcome = world.run()
@@ -71,7 +72,7 @@ def test_a_failed_canary_may_be_kept_at_0_percent(make_world, behaviour):
     assert world.target.mesh_weights == {"v7": 100, "v8": 0}
 
 
-def test_a_manual_gate_waits_for_a_person(make_world):
+def test_a_manual_gate_waits_for_a_person(make_world) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     held = world.run()
@@ -81,7 +82,7 @@ def test_a_manual_gate_waits_for_a_person(make_world):
     assert world.promoter().drive(Command.PROMOTE).state.phase is Phase.SUCCEEDED
 
 
-def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make_world):
+def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make_world) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
@@ -91,7 +92,7 @@ def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make
     assert COMMAND not in world.target.read().deployment.metadata.annotations
 
 
-def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world, behaviour):
+def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world, behaviour) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(10, lambda: session.say(Command.PAUSE))
@@ -101,7 +102,7 @@ def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world, beh
     assert world.promoter().drive().state.phase is Phase.ROLLED_BACK
 
 
-def test_promote_full_skips_the_analysis_and_still_bakes(world, behaviour):
+def test_promote_full_skips_the_analysis_and_still_bakes(world, behaviour) -> None:
     world.traffic.behaviour["v8"] = behaviour(slow=0.02)
     world.start()
     session = Session(world.target, world.clock)
@@ -113,7 +114,7 @@ def test_promote_full_skips_the_analysis_and_still_bakes(world, behaviour):
     assert baked_s[-1] - baked_s[0] >= world.plan.steps[-1].min_duration_s
 
 
-def test_undo_during_the_bake_goes_back_at_once(world):
+def test_undo_during_the_bake_goes_back_at_once(world) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(100, lambda: session.say(Command.ABORT))
@@ -122,7 +123,7 @@ def test_undo_during_the_bake_goes_back_at_once(world):
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_undo_after_the_end_brings_the_deleted_predictor_back(world):
+def test_undo_after_the_end_brings_the_deleted_predictor_back(world) -> None:
     before = world.target.read().manifest["spec"]["predictors"][0]
     world.run()
     assert PREVIOUS in world.target.read().deployment.metadata.annotations
@@ -135,31 +136,31 @@ def test_undo_after_the_end_brings_the_deleted_predictor_back(world):
     assert {**before, "traffic": 100} == {**after, "traffic": 100}
 
 
-def test_undo_without_a_version_to_return_to_says_so(world):
+def test_undo_without_a_version_to_return_to_says_so(world) -> None:
     with pytest.raises(StateError, match="remembers no earlier version"):
         Session(world.target, world.clock).prepare_undo(world.plan)
 
 
-def test_a_second_rollout_is_refused_while_one_is_under_way(world):
+def test_a_second_rollout_is_refused_while_one_is_under_way(world) -> None:
     world.start()
     with pytest.raises(StateError, match=r"two predictors|under way"):
         start(world.target.read(), Release("v9", image="churn:9"), world.plan, world.clock)
 
 
-def test_two_rollouts_follow_each_other(world):
+def test_two_rollouts_follow_each_other(world) -> None:
     world.run()
     world.start(Release("v9", image="churn:9"))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v9"]
 
 
-def test_a_rollout_that_is_over_cannot_be_resumed(world):
+def test_a_rollout_that_is_over_cannot_be_resumed(world) -> None:
     world.run()
     with pytest.raises(StateError, match="is over"):
         world.promoter().drive()
 
 
-def test_sigterm_holds_and_resume_goes_on(world):
+def test_sigterm_holds_and_resume_goes_on(world) -> None:
     world.start()
     world.when(30, lambda: setattr(world, "stopped", True))
     outcome = world.promoter().drive()
@@ -169,7 +170,7 @@ def test_sigterm_holds_and_resume_goes_on(world):
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_sigterm_rolls_back_where_configured(make_world):
+def test_sigterm_rolls_back_where_configured(make_world) -> None:
     world = make_world(plan=replace(make_world().plan, on_sigterm=OnDoubt.ROLLBACK))
     world.start()
     world.when(30, lambda: setattr(world, "stopped", True))
@@ -179,24 +180,24 @@ def test_sigterm_rolls_back_where_configured(make_world):
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_an_api_server_that_comes_back_is_waited_for(world):
+def test_an_api_server_that_comes_back_is_waited_for(world) -> None:
     world.start()
 
-    def outage():
+    def outage() -> None:
         world.target.before = _down
         world.clock.after(60, lambda: setattr(world.target, "before", lambda method: None))
 
-    def _down(method):
+    def _down(method) -> Never:
         raise Unavailable("503")
 
     world.when(30, outage)
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(world):
+def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(world) -> None:
     world.start()
 
-    def gone(method):
+    def gone(method) -> None:
         if world.clock.now_s > 1060:
             raise Unavailable("503")
 
@@ -207,7 +208,7 @@ def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(wor
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world):
+def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world) -> None:
     world.start()
     patch, lost = world.target.patch, []
 
@@ -223,13 +224,13 @@ def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world):
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_the_annotation_is_small(world):
+def test_the_annotation_is_small(world) -> None:
     world.run()
     annotations = world.target.read().deployment.metadata.annotations
     assert len(annotations[STATE]) < 12_000  # all annotations of an object together may have 262,144 bytes
 
 
-def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make_world):
+def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make_world) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     assert world.run().state.reason == "ManualGate"
@@ -237,7 +238,7 @@ def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_a_gate_may_be_opened_before_its_step_has_passed(make_world):
+def test_a_gate_may_be_opened_before_its_step_has_passed(make_world) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
@@ -247,7 +248,7 @@ def test_a_gate_may_be_opened_before_its_step_has_passed(make_world):
     assert "ManualGate" not in world.diary.events
 
 
-def test_sigterm_during_a_pause_does_not_end_the_pause(world):
+def test_sigterm_during_a_pause_does_not_end_the_pause(world) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(10, lambda: session.say(Command.PAUSE))

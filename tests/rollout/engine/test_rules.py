@@ -48,7 +48,7 @@ plans = st.builds(
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan, looks):
+def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan, looks) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -63,7 +63,7 @@ def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan,
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_only_a_pass_or_a_person_raises_a_weight(plan, looks):
+def test_only_a_pass_or_a_person_raises_a_weight(plan, looks) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -84,7 +84,7 @@ def test_only_a_pass_or_a_person_raises_a_weight(plan, looks):
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks):
+def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -103,7 +103,7 @@ def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.1, 30), min_size=1, max_size=25))
-def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps):
+def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps) -> None:
     current, outage_s = state(), 0.0
     for dt_s in gaps:
         decision = decide(current, Observation(dt_s=dt_s, results=(result(Verdict.ERROR),)))
@@ -118,37 +118,37 @@ def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps):
     assert recovered.state.timers.outage_s == 0
 
 
-def test_a_dry_run_gate_decides_nothing():
+def test_a_dry_run_gate_decides_nothing() -> None:
     ready = state(canary_requests=50, timers=state().timers.__class__(step_s=10))
     decision = decide(ready, Observation(dt_s=1, results=(*PASSED, result(Verdict.FAIL, dry_run=True))))
     assert decision.action is Action.ADVANCE
 
 
-def test_without_any_gate_nothing_is_promoted():
+def test_without_any_gate_nothing_is_promoted() -> None:
     ready = state(canary_requests=50, timers=state().timers.__class__(step_s=10))
     assert decide(ready, Observation(dt_s=1)).action is Action.WAIT
 
 
-def test_time_in_a_step_counts_only_while_the_mesh_has_its_weights():
+def test_time_in_a_step_counts_only_while_the_mesh_has_its_weights() -> None:
     decision = decide(state(), Observation(dt_s=30, follows=False, canary_requests=500, results=PASSED))
     assert decision.state.timers.step_s == 0
     assert decision.state.canary_requests == 0
     assert decision.reason == "WaitingForMesh"
 
 
-def test_each_step_begins_its_time_and_its_requests_anew():
+def test_each_step_begins_its_time_and_its_requests_anew() -> None:
     ready = state(canary_requests=50, timers=state().timers.__class__(step_s=10))
     decision = decide(ready, Observation(dt_s=1, results=PASSED))
     assert (decision.state.step, decision.state.canary_requests, decision.state.timers.step_s) == (1, 0, 0)
 
 
-def test_the_message_says_how_many_requests_are_missing():
+def test_the_message_says_how_many_requests_are_missing() -> None:
     open_gate = GateResult("latency", Verdict.INCONCLUSIVE, "too few", needs_requests=240)
     ready = state(canary_requests=50, timers=state().timers.__class__(step_s=10))
     assert "needs about 240 more requests" in decide(ready, Observation(dt_s=1, results=(open_gate,))).message
 
 
-def test_a_foreign_change_wins_over_a_failed_gate_but_not_over_a_person():
+def test_a_foreign_change_wins_over_a_failed_gate_but_not_over_a_person() -> None:
     looked = Observation(dt_s=1, foreign="weights changed", results=(result(Verdict.FAIL),))
     assert decide(state(), looked).reason == "ForeignChange"
     told = Observation(dt_s=1, foreign="weights changed", command=Command.ABORT)

@@ -20,7 +20,7 @@ def kill_at(world, call):
     """Let the target die at its n-th call, and stay dead until the next promoter."""
     calls = []
 
-    def before(method):
+    def before(method) -> None:
         calls.append(method)
         if len(calls) >= call:
             raise Killed(method)
@@ -42,20 +42,20 @@ def drive_through_kills(world, calls):
 
 
 @pytest.mark.parametrize("call", range(3, 60, 3))
-def test_4_a_promoter_killed_between_any_two_calls_is_continued(world, call):
+def test_4_a_promoter_killed_between_any_two_calls_is_continued(world, call) -> None:
     world.start()
     outcome = drive_through_kills(world, [call])
     assert outcome.state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v8"]
 
 
-def test_4_a_promoter_killed_again_and_again_still_gets_there(world):
+def test_4_a_promoter_killed_again_and_again_still_gets_there(world) -> None:
     world.start()
     assert drive_through_kills(world, [9, 14, 23, 31, 12, 40, 8, 27]).state.phase is Phase.SUCCEEDED
 
 
 @pytest.mark.parametrize("call", range(8, 44, 4))
-def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(world, behaviour, call):
+def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(world, behaviour, call) -> None:
     world.start()
     world.when(10, lambda: world.crash("v8"))
     outcome = drive_through_kills(world, [call])
@@ -64,7 +64,7 @@ def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(world, behaviou
     assert world.predictors == ["v7"]
 
 
-def test_4_killed_after_the_patch_and_before_its_verification(world):
+def test_4_killed_after_the_patch_and_before_its_verification(world) -> None:
     world.start()
     patch, patched = world.target.patch, []
 
@@ -85,7 +85,7 @@ def test_4_killed_after_the_patch_and_before_its_verification(world):
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_6_a_second_promoter_is_refused_while_the_first_renews(world):
+def test_6_a_second_promoter_is_refused_while_the_first_renews(world) -> None:
     world.start()
     first = Lock(world.target, world.clock, holder="first")
     first.acquire()
@@ -95,7 +95,7 @@ def test_6_a_second_promoter_is_refused_while_the_first_renews(world):
         world.promoter().drive()
 
 
-def test_6_an_expired_lease_is_taken_over_after_watching_it(world):
+def test_6_an_expired_lease_is_taken_over_after_watching_it(world) -> None:
     world.start()
     Lock(world.target, world.clock, holder="dead").acquire()
     began_s = world.clock.now_s
@@ -104,7 +104,7 @@ def test_6_an_expired_lease_is_taken_over_after_watching_it(world):
     assert world.target.read_lease().transitions == 2
 
 
-def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world):
+def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world) -> None:
     first = Lock(world.target, world.clock, holder="first")
     first.acquire()
     world.clock.skew_s = 86_400.0  # the second promoter's clock is a day ahead: by it, the lease is long over
@@ -113,7 +113,7 @@ def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world):
         Lock(world.target, world.clock, holder="second").acquire()
 
 
-def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world):
+def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world) -> None:
     """The first promoter hangs for minutes, the second takes over, the first wakes up in the middle of its write."""
     world.start()
     patch, second, woken = world.target.patch, [], []
@@ -133,7 +133,7 @@ def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world):
     assert world.predictors == ["v8"]
 
 
-def test_6_two_promoters_that_start_at_once_do_not_both_win(world):
+def test_6_two_promoters_that_start_at_once_do_not_both_win(world) -> None:
     found = world.target.read_lease()
     Lock(world.target, world.clock, holder="first").acquire()
     second = Lock(world.target, world.clock, holder="second")
@@ -142,7 +142,7 @@ def test_6_two_promoters_that_start_at_once_do_not_both_win(world):
         second.acquire()
 
 
-def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world):
+def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world) -> None:
     world.start()
     patch, refused = world.target.patch, []
 
@@ -157,7 +157,7 @@ def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world):
     assert len(refused) == 5
 
 
-def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_stay(world):
+def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_stay(world) -> None:
     world.start()
     patch = world.target.patch
 
@@ -174,10 +174,10 @@ def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_sta
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world):
+def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world) -> None:
     world.start()
 
-    def forbidden(method):
+    def forbidden(method) -> None:
         if method == "patch" and world.clock.now_s > 1100:
             raise Denied("403")
 
@@ -188,11 +188,11 @@ def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world):
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world, behaviour):
+def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world, behaviour) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
 
-    def expired(method):
+    def expired(method) -> None:
         if "v8" in world.target.unready and method in ("patch", "route"):
             raise Denied("401: token expired")
 
@@ -204,11 +204,11 @@ def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world, beh
     assert outcome.state.phase is Phase.ROLLED_BACK
 
 
-def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the_callers(world):
+def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the_callers(world) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
 
-    def expired(method):
+    def expired(method) -> None:
         if "v8" in world.target.unready and method == "patch":
             raise Denied("403: seldondeployments patch")
 
@@ -218,12 +218,12 @@ def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(world):
+def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(world) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
     calls = []
 
-    def flaky(method):
+    def flaky(method) -> None:
         calls.append(method)
         if "v8" in world.target.unready and len(calls) % 3 == 0:
             raise Unavailable("503")
@@ -232,7 +232,7 @@ def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(worl
     assert world.promoter().drive().state.phase is Phase.ROLLED_BACK
 
 
-def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world):
+def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world) -> None:
     plain, jumped = make_world(), make_world()
     jumped.start()
     jumped.when(30, lambda: setattr(jumped.clock, "skew_s", 3600.0 * 24 * 365))
@@ -243,7 +243,7 @@ def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world):
     assert first.phase is second.phase
 
 
-def test_24_a_laptop_that_sleeps_for_an_hour_has_watched_nothing_meanwhile(make_world):
+def test_24_a_laptop_that_sleeps_for_an_hour_has_watched_nothing_meanwhile(make_world) -> None:
     """The hour must fill no step: what nobody watched is no evidence of time."""
     plan = replace(make_world().plan, watch_held_s=10_000)
     plan = replace(plan, steps=tuple(replace(step, min_duration_s=300, max_duration_s=3000) for step in plan.steps))

@@ -10,7 +10,7 @@ from rollout.errors import StateError
 
 
 def set_weights(**weights):
-    def change(manifest):
+    def change(manifest) -> None:
         for predictor in manifest["spec"]["predictors"]:
             predictor["traffic"] = weights[predictor["name"]]
 
@@ -18,7 +18,7 @@ def set_weights(**weights):
 
 
 def set_image(name, image):
-    def change(manifest):
+    def change(manifest) -> None:
         for predictor in manifest["spec"]["predictors"]:
             if predictor["name"] == name:
                 predictor["componentSpecs"][0]["spec"]["containers"][0]["image"] = image
@@ -26,7 +26,7 @@ def set_image(name, image):
     return change
 
 
-def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world):
+def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     outcome = world.promoter().drive()
@@ -38,7 +38,7 @@ def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world):
     assert world.target.mesh_weights == {"v7": 85, "v8": 15}
 
 
-def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world):
+def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     world.when(15, lambda: world.clock.after(20, lambda: world.edit(set_weights(v7=70, v8=30))))
@@ -47,14 +47,14 @@ def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world):
     assert "ForeignChange" in world.diary.events
 
 
-def test_7_adopting_sets_the_steps_weights_again(world):
+def test_7_adopting_sets_the_steps_weights_again(world) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     assert world.promoter().drive().state.phase is Phase.HELD
     assert world.promoter().drive(Command.ADOPT).state.phase is Phase.SUCCEEDED
 
 
-def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world):
+def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world) -> None:
     world.start()
     world.when(10, lambda: world.edit(set_weights(v7=100, v8=0)))
     assert world.promoter().drive().state.reason == "ForeignChange"
@@ -65,7 +65,7 @@ def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world):
     assert "GitOps" in outcome.state.message
 
 
-def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world):
+def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_image("v8", "churn:9")))
     outcome = world.promoter().drive()
@@ -78,8 +78,8 @@ def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world
     assert sorted(set(again)) == [0, 10, 30, 50, 100]
 
 
-def test_9_a_changed_environment_is_noticed_as_well(world):
-    def change(manifest):
+def test_9_a_changed_environment_is_noticed_as_well(world) -> None:
+    def change(manifest) -> None:
         container = manifest["spec"]["predictors"][1]["componentSpecs"][0]["spec"]["containers"][0]
         container["env"] = [{"name": "SERVING_THREADS", "value": "2"}]
 
@@ -89,15 +89,15 @@ def test_9_a_changed_environment_is_noticed_as_well(world):
     assert "environment of v8" in outcome.state.message
 
 
-def test_10_reordered_predictors_do_not_matter(world):
+def test_10_reordered_predictors_do_not_matter(world) -> None:
     world.start()
     world.when(30, lambda: world.edit(lambda manifest: manifest["spec"]["predictors"].reverse()))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v8"]
 
 
-def test_10_a_renamed_predictor_stops_the_rollout(world):
-    def rename(manifest):
+def test_10_a_renamed_predictor_stops_the_rollout(world) -> None:
+    def rename(manifest) -> None:
         manifest["spec"]["predictors"][0]["name"] = "stable"
 
     world.start()
@@ -110,8 +110,8 @@ def test_10_a_renamed_predictor_stops_the_rollout(world):
         world.promoter().drive(Command.ADOPT)
 
 
-def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(world):
-    def drop(manifest):
+def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(world) -> None:
+    def drop(manifest) -> None:
         del manifest["spec"]["predictors"][0]
         manifest["spec"]["predictors"][0]["traffic"] = 100
 
@@ -123,8 +123,8 @@ def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(worl
     assert "v7 is gone, there is nothing to return to" in outcome.state.message
 
 
-def test_scaling_by_hand_is_nobodys_business(world):
-    def scale(manifest):
+def test_scaling_by_hand_is_nobodys_business(world) -> None:
+    def scale(manifest) -> None:
         manifest["spec"]["predictors"][0]["replicas"] = 3
 
     world.start()
@@ -133,7 +133,7 @@ def test_scaling_by_hand_is_nobodys_business(world):
 
 
 @pytest.mark.parametrize("percent", [10, 100])
-def test_23_abort_in_a_step_and_during_the_bake(world, percent):
+def test_23_abort_in_a_step_and_during_the_bake(world, percent) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(percent, lambda: session.say(Command.ABORT))
@@ -143,7 +143,7 @@ def test_23_abort_in_a_step_and_during_the_bake(world, percent):
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_23_abort_between_reading_and_writing_loses_neither(world):
+def test_23_abort_between_reading_and_writing_loses_neither(world) -> None:
     """The word arrives while a weights patch is on its way: both are kept, and the next look acts on it."""
     world.start()
     session, patch, said = Session(world.target, world.clock), world.target.patch, []
@@ -161,7 +161,7 @@ def test_23_abort_between_reading_and_writing_loses_neither(world):
     assert "a person aborted" in outcome.state.message
 
 
-def test_23_abort_after_the_end_is_refused_and_names_undo(world):
+def test_23_abort_after_the_end_is_refused_and_names_undo(world) -> None:
     world.run()
     with pytest.raises(StateError, match="`undo` brings the version before it back"):
         Session(world.target, world.clock).say(Command.ABORT)

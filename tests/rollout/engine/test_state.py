@@ -21,5 +21,5 @@ from rollout.plan.plan import Plan
         (Phase.FAILED, 2, {"v7": 100, "v8": 0}),
     ],
 )
-def test_the_weights_follow_from_phase_and_step(phase, step, weights):
+def test_the_weights_follow_from_phase_and_step(phase, step, weights) -> None:
     assert RolloutState("id", Plan(), "v7", "v8", phase=phase, step=step).weights == weights

@@ -76,13 +76,13 @@ DEPLOYMENTS = st.fixed_dictionaries(
 
 @MANIFESTS
 @given(DEPLOYMENTS)
-def test_what_is_read_is_written_unknown_fields_included(document: dict):
+def test_what_is_read_is_written_unknown_fields_included(document: dict) -> None:
     assert to_dict(parse(document)) == document
 
 
 @MANIFESTS
 @given(DEPLOYMENTS)
-def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict):
+def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict) -> None:
     assert to_dict(parse(to_yaml(parse(document)))) == document
 
 
@@ -100,10 +100,10 @@ def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict):
         (MANIFEST.replace("name: v7", "name: 7"), "/spec/predictors/0/name: .*valid string, this is 7"),
     ],
 )
-def test_a_manifest_of_the_wrong_shape_is_refused_with_the_path(text: str, words: str):
+def test_a_manifest_of_the_wrong_shape_is_refused_with_the_path(text: str, words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         parse(text)
 
 
-def test_timestamps_stay_text_and_empty_documents_are_passed_over():
+def test_timestamps_stay_text_and_empty_documents_are_passed_over() -> None:
     assert read_documents("---\n---\na: 2026-01-02T03:04:05Z\n---\nb: 1\n") == ({"a": "2026-01-02T03:04:05Z"}, {"b": 1})

@@ -19,23 +19,23 @@ def template() -> SeldonDeployment:
     return parse(BASE.read_text())
 
 
-def test_the_predictor_is_named_after_the_version_and_gets_all_traffic(template: SeldonDeployment):
+def test_the_predictor_is_named_after_the_version_and_gets_all_traffic(template: SeldonDeployment) -> None:
     rendered = render(template, version="7", image="churn-serving:7", namespace="shop")
     assert rendered.traffic() == {"v7": 100}
     assert (rendered.stable.image, rendered.namespace) == ("churn-serving:7", "shop")
     assert find_problems(to_dict(rendered)) == ()
 
 
-def test_nothing_else_differs_from_the_template(template: SeldonDeployment):
+def test_nothing_else_differs_from_the_template(template: SeldonDeployment) -> None:
     assert render(template, version="1", image=template.stable.image) == template
 
 
-def test_a_canary_of_the_template_is_not_rendered(template: SeldonDeployment):
+def test_a_canary_of_the_template_is_not_rendered(template: SeldonDeployment) -> None:
     two = template.with_predictor(template.stable.for_version("v2")).with_traffic({"v1": 90, "v2": 10})
     assert render(two, version="3").traffic() == {"v3": 100}
 
 
-def test_a_model_uri_goes_to_the_storage_initializer(template: SeldonDeployment):
+def test_a_model_uri_goes_to_the_storage_initializer(template: SeldonDeployment) -> None:
     assert (
         render(template, version="7", model_uri="s3://models/churn/7").stable.graph.model_uri == "s3://models/churn/7"
     )
@@ -50,29 +50,29 @@ def test_a_model_uri_goes_to_the_storage_initializer(template: SeldonDeployment)
         ("registry.example:5000/churn-serving:1@sha256:ab", "registry.example:5000/churn-serving:7"),
     ],
 )
-def test_without_an_image_the_templates_is_tagged_with_the_version(image: str, expected: str):
+def test_without_an_image_the_templates_is_tagged_with_the_version(image: str, expected: str) -> None:
     assert tagged(image, "7") == expected
 
 
-def test_the_other_objects_of_an_overlay_stay_as_they_are(template: SeldonDeployment):
+def test_the_other_objects_of_an_overlay_stay_as_they_are(template: SeldonDeployment) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "churn"}}
     first, second = rendered_objects((account, to_dict(template)), version="7")
     assert first is account
     assert parse(second).stable.name == "v7"
 
 
-def test_another_namespace_than_the_overlays_is_refused(template: SeldonDeployment):
+def test_another_namespace_than_the_overlays_is_refused(template: SeldonDeployment) -> None:
     placed = template.but(metadata=template.metadata.but(namespace="churn"))
     with pytest.raises(ManifestError, match="the overlay is for namespace 'churn', not 'shop'"):
         rendered_objects((to_dict(placed),), version="7", namespace="shop")
 
 
-def test_an_overlay_without_a_deployment_is_refused():
+def test_an_overlay_without_a_deployment_is_refused() -> None:
     with pytest.raises(ManifestError, match="has 0 SeldonDeployments"):
         rendered_objects((), version="7")
 
 
-def test_a_bundle_tells_the_version(tmp_path: Path):
+def test_a_bundle_tells_the_version(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"name": "churn", "version": "7"}))
     assert bundle_version(tmp_path, model="churn") == "7"
     with pytest.raises(ManifestError, match="is a bundle of 'churn'; the deployment serves 'fraud'"):

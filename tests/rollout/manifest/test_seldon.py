@@ -38,12 +38,12 @@ def deployment() -> SeldonDeployment:
 
 @settings(deadline=None)
 @given(st.integers(0, 100))
-def test_traffic_between_two_predictors_always_sums_to_100(percent: int):
+def test_traffic_between_two_predictors_always_sums_to_100(percent: int) -> None:
     two = parse(MANIFEST).with_predictor(parse(MANIFEST).stable.for_version("v8"))
     assert sum(two.with_traffic({"v7": 100 - percent, "v8": percent}).traffic().values()) == 100
 
 
-def test_a_change_leaves_the_original_and_everything_else_alone(deployment: SeldonDeployment):
+def test_a_change_leaves_the_original_and_everything_else_alone(deployment: SeldonDeployment) -> None:
     before = to_dict(deployment)
     canary = deployment.stable.for_version("v8", image="churn-serving:8", model_uri="s3://models/8")
     after = to_dict(deployment.with_predictor(canary).with_traffic({"v7": 90, "v8": 10}))
@@ -58,12 +58,12 @@ def test_a_change_leaves_the_original_and_everything_else_alone(deployment: Seld
     assert spread["labelSelector"]["matchLabels"] == {"seldon-deployment-id": "churn", "version": "v8"}
 
 
-def test_a_canary_with_no_traffic_says_so_in_the_manifest(deployment: SeldonDeployment):
+def test_a_canary_with_no_traffic_says_so_in_the_manifest(deployment: SeldonDeployment) -> None:
     canary = to_dict(deployment.with_predictor(deployment.stable.for_version("v8")))["spec"]["predictors"][1]
     assert canary["traffic"] == 0
 
 
-def test_roles_follow_from_traffic(deployment: SeldonDeployment):
+def test_roles_follow_from_traffic(deployment: SeldonDeployment) -> None:
     assert deployment.stable.name == "v7"
     assert deployment.canary is None
     two = deployment.with_predictor(deployment.stable.for_version("v8"))
@@ -73,26 +73,26 @@ def test_roles_follow_from_traffic(deployment: SeldonDeployment):
     assert two.without_predictor("v7").predictors == (two.predictor("v8"),)
 
 
-def test_a_shadow_has_no_role(deployment: SeldonDeployment):
+def test_a_shadow_has_no_role(deployment: SeldonDeployment) -> None:
     shadow = deployment.stable.for_version("v8").but(shadow=True, traffic=50)
     shadowed = deployment.with_predictor(shadow)
     assert shadowed.canary is None
     assert shadowed.traffic() == {"v7": 100}
 
 
-def test_a_lone_predictor_gets_all_traffic_in_the_mesh(deployment: SeldonDeployment):
+def test_a_lone_predictor_gets_all_traffic_in_the_mesh(deployment: SeldonDeployment) -> None:
     unset = deployment.but(spec=deployment.spec.but(predictors=(deployment.stable.but(traffic=0),)))
     assert unset.traffic() == {"v7": 0}
     assert unset.weights() == {"v7": 100}
 
 
-def test_names_are_the_operators(deployment: SeldonDeployment):
+def test_names_are_the_operators(deployment: SeldonDeployment) -> None:
     assert deployment.virtual_service_name == "churn"
     assert deployment.service_name("v7") == "churn-v7"
     assert deployment.deployment_names("v7") == ("churn-v7-0-churn-log-shipper",)
 
 
-def test_names_beyond_63_characters_are_hashed(deployment: SeldonDeployment):
+def test_names_beyond_63_characters_are_hashed(deployment: SeldonDeployment) -> None:
     long = deployment.but(metadata=deployment.metadata.but(name="c" * 60))
     wanted = "c" * 60 + "-v7"
     assert long.service_name("v7") == wanted  # 63: still fits
@@ -100,26 +100,26 @@ def test_names_beyond_63_characters_are_hashed(deployment: SeldonDeployment):
     assert long.deployment_names("v7") == (f"seldon-{hashed}",)
 
 
-def test_a_name_for_the_pod_replaces_the_containers_names(deployment: SeldonDeployment):
+def test_a_name_for_the_pod_replaces_the_containers_names(deployment: SeldonDeployment) -> None:
     component = deployment.stable.component_specs[0]
     named = component.but(metadata=component.metadata.but(name="model"))
     changed = deployment.but(spec=deployment.spec.but(predictors=(deployment.stable.but(component_specs=(named,)),)))
     assert changed.deployment_names("v7") == ("churn-v7-0-model",)
 
 
-def test_a_service_name_annotation_names_the_service(deployment: SeldonDeployment):
+def test_a_service_name_annotation_names_the_service(deployment: SeldonDeployment) -> None:
     named = deployment.stable.for_version("v8").but(annotations={"seldon.io/svc-name": "scores"})
     assert deployment.with_predictor(named).service_name("v8") == "scores"
 
 
-def test_status_is_read_as_the_operator_writes_it(deployment: SeldonDeployment):
+def test_status_is_read_as_the_operator_writes_it(deployment: SeldonDeployment) -> None:
     assert deployment.status is not None
     assert deployment.status.state == "Available"
     replicas = deployment.status.deployment_status["churn-v7-0-churn-log-shipper"]
     assert (replicas.replicas, replicas.available_replicas) == (2, 1)
 
 
-def test_annotations_are_set_and_removed(deployment: SeldonDeployment):
+def test_annotations_are_set_and_removed(deployment: SeldonDeployment) -> None:
     noted = deployment.with_annotations({"rollout": "step 1", "owner": "ann"}).with_annotations({"owner": None})
     assert noted.metadata.annotations == {"rollout": "step 1"}
     assert noted.metadata.labels == {"team": "retention"}
@@ -138,6 +138,6 @@ def test_annotations_are_set_and_removed(deployment: SeldonDeployment):
         (lambda d: d.but(spec=d.spec.but(predictors=())).stable, r"no predictor that answers callers"),
     ],
 )
-def test_an_impossible_change_says_what_is_allowed(deployment: SeldonDeployment, change, words: str):
+def test_an_impossible_change_says_what_is_allowed(deployment: SeldonDeployment, change, words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         change(deployment)

@@ -127,42 +127,42 @@ def found(operations: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return [(problem.severity, problem.path, problem.message) for problem in find_problems(document)]
 
 
-def test_the_base_manifest_has_no_finding():
+def test_the_base_manifest_has_no_finding() -> None:
     assert found([]) == []
 
 
-def test_a_canary_and_a_shadow_are_accepted():
+def test_a_canary_and_a_shadow_are_accepted() -> None:
     assert found([add(f"{P}/0/traffic", 90), *copied("v2", traffic=10)]) == []
     assert found(copied("v2", shadow=True, traffic=30)) == []
 
 
 @pytest.mark.parametrize("rule", WEBHOOK)
-def test_what_the_operator_refuses_is_refused_in_its_words(rule: str):
+def test_what_the_operator_refuses_is_refused_in_its_words(rule: str) -> None:
     operations, path, words = WEBHOOK[rule]
     matching = [message for severity, at, message in found(operations) if severity == "error" and at == path]
     assert any(message.startswith(words) for message in matching), found(operations)
 
 
 @pytest.mark.parametrize("rule", GAPS)
-def test_what_the_operator_lets_through_is_refused_with_what_is_allowed(rule: str):
+def test_what_the_operator_lets_through_is_refused_with_what_is_allowed(rule: str) -> None:
     operations, path, words = GAPS[rule]
     matching = [message for severity, at, message in found(operations) if severity == "error" and at == path]
     assert any(words in message for message in matching), found(operations)
 
 
 @pytest.mark.parametrize("rule", WARNINGS)
-def test_what_only_surprises_is_a_warning(rule: str):
+def test_what_only_surprises_is_a_warning(rule: str) -> None:
     operations, path, words = WARNINGS[rule]
     matching = [message for severity, at, message in found(operations) if severity == "warning" and at == path]
     assert any(words in message for message in matching), found(operations)
     assert all(severity == "warning" for severity, _, _ in found(operations))
 
 
-def test_every_finding_is_reported_not_the_first_alone():
+def test_every_finding_is_reported_not_the_first_alone() -> None:
     operations = [add("/spec/protocol", "v2"), remove(f"{CONTAINER}/ports/2"), remove(f"{CONTAINER}/livenessProbe")]
     assert len(found([*operations, add(f"{P}/0/traffic", 40)])) == 3
 
 
-def test_the_seldon_protocol_has_no_v2_probes():
+def test_the_seldon_protocol_has_no_v2_probes() -> None:
     operations = [add("/spec/protocol", "seldon"), remove(f"{CONTAINER}/readinessProbe"), remove(NO_ENGINE)]
     assert found(operations) == []

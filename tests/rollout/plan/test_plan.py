@@ -12,7 +12,7 @@ from rollout.plan.plan import Plan, Step
 
 
 @pytest.mark.parametrize("weights", [(), (10, 50), (50, 10, 100), (10, 10, 100)])
-def test_steps_grow_and_end_with_100(weights):
+def test_steps_grow_and_end_with_100(weights) -> None:
     with pytest.raises(PlanError, match="growing weights that end with 100"):
         Plan(steps=tuple(Step(weight) for weight in weights))
 
@@ -26,25 +26,25 @@ def test_steps_grow_and_end_with_100(weights):
         ({"weight_percent": 10, "min_requests": -1}, "allowed: 0 and more"),
     ],
 )
-def test_a_step_that_makes_no_sense_is_refused(values, said):
+def test_a_step_that_makes_no_sense_is_refused(values, said) -> None:
     with pytest.raises(PlanError, match=said):
         Step(**values)
 
 
-def test_a_plan_survives_its_json_and_any_change_changes_its_hash():
+def test_a_plan_survives_its_json_and_any_change_changes_its_hash() -> None:
     plan = Plan()
     assert Plan.from_json(plan.to_json()) == plan
     assert Plan.from_json(plan.to_json()).hash == plan.hash
     assert Plan(interval_s=11).hash != plan.hash
 
 
-def test_the_file_in_the_repository_says_the_defaults():
+def test_the_file_in_the_repository_says_the_defaults() -> None:
     config = read_config(Path("seldon/rollout.yaml"), {})
     assert config.plan == Plan()
     assert config.evidence.startswith("prometheus=http")
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path) -> None:
     file = tmp_path / "rollout.yaml"
     file.write_text("steps: [20, 100]\nbake_s: 30\nstep_defaults: {min_duration_s: 5, min_requests: 7}\n")
     flags = {"interval_s": 1.0, "step_defaults": {"min_requests": 9}}
@@ -66,13 +66,13 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         ("steps: [10", "cannot be read"),
     ],
 )
-def test_a_file_that_is_wrong_says_where(tmp_path, text, said):
+def test_a_file_that_is_wrong_says_where(tmp_path, text, said) -> None:
     file = tmp_path / "rollout.yaml"
     file.write_text(text)
     with pytest.raises(PlanError, match=said):
         read_config(file, {})
 
 
-def test_a_manual_gate_needs_its_step():
+def test_a_manual_gate_needs_its_step() -> None:
     with pytest.raises(PlanError, match=r"\[25\] %, where there is no step"):
         read_config(None, {}, manual=[25])
