@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_lead_somewhere(document) -> None:
+def test_links_lead_somewhere(document: Any) -> None:
     text = document.read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
@@ -40,7 +41,7 @@ def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over() ->
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_settings_that_are_named_exist(document) -> None:
+def test_settings_that_are_named_exist(document: Any) -> None:
     known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     named = set(re.findall(r"\bSERVING_[A-Z_]+[A-Z]\b", document.read_text()))
     assert named - known <= {"SERVING_TEST_INSTALL_CRDS"}

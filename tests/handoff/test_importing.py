@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,9 +14,11 @@ from custom_runtime.contract import FEATURES
 from custom_runtime.model.bundle import read_bundle
 from handoff import importing
 from handoff.conversion import compare
+from handoff.dataset import Dataset
 from handoff.errors import ImportRefused
 from handoff.importing import check_model
-from handoff.training import FLAVORS
+from handoff.training import FLAVORS, TrainedModel
+from tests.handoff.conftest import Registered
 
 
 def perturbed(graph: bytes, by: float) -> bytes:
@@ -41,7 +44,7 @@ def example_table(directory: Path) -> Path:
 
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_the_bundle_scores_every_customer_as_the_registered_model_does(
-    registered, trained, dataset, tmp_path, flavor
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset, tmp_path: Path, flavor: Any
 ) -> None:
     uri = registered.versions[flavor].uri
     checked = check_model(registered.registry, uri)
@@ -60,7 +63,7 @@ def test_the_bundle_scores_every_customer_as_the_registered_model_does(
 
 
 def test_an_xgboost_bundle_holds_the_native_model_and_a_sklearn_bundle_does_not(
-    registered, trained, dataset, tmp_path
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset, tmp_path: Path
 ) -> None:
     bundle = check_model(registered.registry, "models:/churn@champion").write(tmp_path)
     scores = xgboost.Booster(model_file=bundle.path("xgboost")).inplace_predict(dataset.rows)
@@ -68,7 +71,9 @@ def test_an_xgboost_bundle_holds_the_native_model_and_a_sklearn_bundle_does_not(
     assert check_model(registered.registry, "models:/churn@challenger").write(tmp_path).files.keys() == {"onnx"}
 
 
-def test_a_graph_that_scores_otherwise_is_refused_by_how_much(registered, monkeypatch, tmp_path) -> None:
+def test_a_graph_that_scores_otherwise_is_refused_by_how_much(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     checked = check_model(registered.registry, "models:/churn@champion")
     checked.write(tmp_path)
     before = (tmp_path / "bundle.json").read_bytes()
@@ -79,20 +84,26 @@ def test_a_graph_that_scores_otherwise_is_refused_by_how_much(registered, monkey
     assert (tmp_path / "bundle.json").read_bytes() == before
 
 
-def test_a_difference_at_the_tolerance_decides(registered, trained, dataset) -> None:
+def test_a_difference_at_the_tolerance_decides(
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset
+) -> None:
     graph = check_model(registered.registry, "models:/churn@champion").onnx
     assert compare(perturbed(graph, 2e-5), trained["xgboost"].model, dataset.rows).max_abs_difference < 1e-5
     with pytest.raises(ImportRefused):
         compare(perturbed(graph, 6e-5), trained["xgboost"].model, dataset.rows)
 
 
-def test_nan_never_passes_for_agreement(registered, trained, dataset) -> None:
+def test_nan_never_passes_for_agreement(
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset
+) -> None:
     graph = check_model(registered.registry, "models:/churn@champion").onnx
     with pytest.raises(ImportRefused, match="differ by inf"):
         compare(perturbed(graph, float("nan")), trained["xgboost"].model, dataset.rows)
 
 
-def test_a_signature_with_two_columns_swapped_is_refused(registered, trained, monkeypatch) -> None:
+def test_a_signature_with_two_columns_swapped_is_refused(
+    registered: Registered, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     swapped = (FEATURES[1], FEATURES[0], *FEATURES[2:])
     monkeypatch.setattr("handoff.registry.FEATURES", swapped)
     version = registered.registry.register(trained["sklearn"], alias=None)
@@ -119,21 +130,25 @@ def test_a_signature_with_two_columns_swapped_is_refused(registered, trained, mo
         (lambda _: None, "was registered without a signature"),
     ],
 )
-def test_a_signature_that_differs_is_refused_column_by_column(registered, change, message) -> None:
+def test_a_signature_that_differs_is_refused_column_by_column(
+    registered: Registered, change: Any, message: str
+) -> None:
     found = registered.registry.download(registered.versions["xgboost"])
     changed = dataclasses.replace(found, signature=change(found.signature))
     with pytest.raises(ImportRefused, match=message):
         check_model(Holding(changed), "models:/churn/1")
 
 
-def test_a_model_of_another_contract_is_refused(registered, trained, monkeypatch) -> None:
+def test_a_model_of_another_contract_is_refused(
+    registered: Registered, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("handoff.registry.FINGERPRINT", "0" * 64)
     version = registered.registry.register(trained["sklearn"], alias=None)
     with pytest.raises(ImportRefused, match=f"trained for contract {'0' * 64}, this is .* train again"):
         check_model(registered.registry, version.uri)
 
 
-def test_a_run_without_reference_rows_needs_a_file(registered, tmp_path) -> None:
+def test_a_run_without_reference_rows_needs_a_file(registered: Registered, tmp_path: Path) -> None:
     found = dataclasses.replace(
         registered.registry.download(registered.versions["xgboost"]), reference=None, defaults=None
     )
@@ -144,14 +159,16 @@ def test_a_run_without_reference_rows_needs_a_file(registered, tmp_path) -> None
     assert checked.defaults == {feature.name: feature.example for feature in FEATURES}
 
 
-def test_a_model_that_is_no_classifier_is_refused(registered) -> None:
+def test_a_model_that_is_no_classifier_is_refused(registered: Registered) -> None:
     found = registered.registry.download(registered.versions["xgboost"])
     booster = dataclasses.replace(found, model=found.model.get_booster())
     with pytest.raises(ImportRefused, match="the model is a Booster; wanted: a classifier with predict_proba"):
         check_model(Holding(booster), "models:/churn/1")
 
 
-def test_a_model_that_others_logged_as_a_pickle_is_imported_too(registered, trained, tmp_path) -> None:
+def test_a_model_that_others_logged_as_a_pickle_is_imported_too(
+    registered: Registered, trained: dict[str, TrainedModel], tmp_path: Path
+) -> None:
     registry = registered.registry
     mlflow.set_tracking_uri(registry.uri)
     with mlflow.start_run(experiment_id=registry._experiment("churn")):
@@ -174,17 +191,17 @@ def test_a_model_that_others_logged_as_a_pickle_is_imported_too(registered, trai
 class Holding:
     """A source of one model, for what no trainer here would register."""
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
 
-    def resolve(self, uri):
+    def resolve(self, uri: Any) -> Any:
         return self._model.version
 
-    def download(self, version):
+    def download(self, version: Any) -> Any:
         return self._model
 
 
-def test_parity_is_recorded_in_the_bundle(registered, tmp_path) -> None:
+def test_parity_is_recorded_in_the_bundle(registered: Registered, tmp_path: Path) -> None:
     check_model(registered.registry, "models:/churn@champion").write(tmp_path)
     parity = json.loads((tmp_path / "bundle.json").read_bytes())["parity"]
     assert parity["rows"] == 7043

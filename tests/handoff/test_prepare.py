@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -8,19 +10,21 @@ from custom_runtime.model.bundle import read_bundle
 from handoff import prepare as preparing
 from handoff.errors import ImportRefused
 from handoff.prepare import prepare
+from handoff.training import TrainedModel
+from tests.handoff.conftest import Registered
 
 
 @pytest.fixture
-def said():
+def said() -> Any:
     return []
 
 
 @pytest.fixture
-def places(in_registry, tmp_path):
+def places(in_registry: Registered, tmp_path: Path) -> Any:
     return tmp_path / "bundle", tmp_path / "stock"
 
 
-def test_what_exists_is_imported_once_and_not_repeated(in_registry, places, said) -> None:
+def test_what_exists_is_imported_once_and_not_repeated(in_registry: Registered, places: Any, said: Any) -> None:
     prepare(*places, say=said.append)
     assert [line.split()[0] for line in said] == ["imported", "checked"]
     assert read_bundle(places[0]).version == in_registry.versions["xgboost"].version
@@ -34,7 +38,7 @@ def test_what_exists_is_imported_once_and_not_repeated(in_registry, places, said
     assert said == []
 
 
-def test_a_second_run_imports_neither_mlflow_nor_pandas(in_registry, places, said) -> None:
+def test_a_second_run_imports_neither_mlflow_nor_pandas(in_registry: Registered, places: Any, said: Any) -> None:
     prepare(*places, say=said.append)
     program = (
         "import sys; from pathlib import Path; from handoff.prepare import prepare; "
@@ -48,14 +52,14 @@ def test_a_second_run_imports_neither_mlflow_nor_pandas(in_registry, places, sai
 
 
 @pytest.mark.parametrize("lost", ["bundle/bundle.json", "stock/churn-sklearn.joblib", "stock/prepared.json"])
-def test_what_was_lost_is_made_again(places, said, tmp_path, lost) -> None:
+def test_what_was_lost_is_made_again(places: Any, said: Any, tmp_path: Path, lost: str) -> None:
     prepare(*places, say=said.append)
     (tmp_path / lost).unlink()
     prepare(*places, say=said.append)
     assert (tmp_path / lost).is_file()
 
 
-def test_an_altered_bundle_is_imported_again(places, said) -> None:
+def test_an_altered_bundle_is_imported_again(places: Any, said: Any) -> None:
     prepare(*places, say=said.append)
     graph = read_bundle(places[0]).path("onnx")
     graph.write_bytes(graph.read_bytes()[:-1])
@@ -63,7 +67,9 @@ def test_an_altered_bundle_is_imported_again(places, said) -> None:
     read_bundle(places[0])
 
 
-def test_an_empty_registry_is_filled_and_a_moved_champion_is_noticed(tmp_path, monkeypatch, said) -> None:
+def test_an_empty_registry_is_filled_and_a_moved_champion_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     places = tmp_path / "bundle", tmp_path / "stock"
@@ -77,7 +83,9 @@ def test_an_empty_registry_is_filled_and_a_moved_champion_is_noticed(tmp_path, m
     assert (read_bundle(places[0]).version, read_bundle(places[0]).flavor) == ("2", "sklearn")
 
 
-def test_an_edited_contract_is_trained_for_again(tmp_path, trained, monkeypatch, said) -> None:
+def test_an_edited_contract_is_trained_for_again(
+    tmp_path: Path, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
     from handoff.registry import Registry
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

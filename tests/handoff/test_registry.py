@@ -1,14 +1,19 @@
+from pathlib import Path
+from typing import Any
+
 import mlflow
 import numpy as np
 import pytest
 
 from custom_runtime.contract import FEATURES, FINGERPRINT
+from handoff.dataset import Dataset
 from handoff.errors import RegistryError
 from handoff.registry import Registry
-from handoff.training import FLAVORS
+from handoff.training import FLAVORS, TrainedModel
+from tests.handoff.conftest import Registered
 
 
-def test_an_alias_resolves_to_the_version_it_points_at_now(registered) -> None:
+def test_an_alias_resolves_to_the_version_it_points_at_now(registered: Registered) -> None:
     registry, versions = registered.registry, registered.versions
     client = mlflow.MlflowClient(registry.uri, registry.uri)
     client.set_registered_model_alias("churn", "moving", versions["xgboost"].version)
@@ -19,7 +24,9 @@ def test_an_alias_resolves_to_the_version_it_points_at_now(registered) -> None:
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_a_downloaded_version_is_what_was_registered(registered, trained, dataset, flavor) -> None:
+def test_a_downloaded_version_is_what_was_registered(
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset, flavor: Any
+) -> None:
     found = registered.registry.download(registered.versions[flavor])
     assert found.flavor == flavor
     assert found.signature == tuple((feature.name, "float") for feature in FEATURES)
@@ -31,7 +38,7 @@ def test_a_downloaded_version_is_what_was_registered(registered, trained, datase
     )
 
 
-def test_the_run_holds_the_held_out_metrics(registered, trained) -> None:
+def test_the_run_holds_the_held_out_metrics(registered: Registered, trained: dict[str, TrainedModel]) -> None:
     client = mlflow.MlflowClient(registered.registry.uri)
     run = client.get_run(registered.versions["xgboost"].run_id)
     assert run.data.metrics == pytest.approx(trained["xgboost"].metrics)
@@ -39,7 +46,9 @@ def test_the_run_holds_the_held_out_metrics(registered, trained) -> None:
     assert run.data.tags["contract_fingerprint"] == FINGERPRINT
 
 
-def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path) -> None:
+def test_two_registries_in_one_process_do_not_mix(
+    registered: Registered, trained: dict[str, TrainedModel], tmp_path: Path
+) -> None:
     other = Registry(f"sqlite:///{tmp_path / 'other.db'}")
     assert other.contract_of("churn", "champion") is None
     assert registered.registry.download(registered.versions["xgboost"]).flavor == "xgboost"
@@ -59,6 +68,6 @@ def test_two_registries_in_one_process_do_not_mix(registered, trained, tmp_path)
         ("models:/churn@a/1", "is no model URI"),
     ],
 )
-def test_what_the_registry_does_not_hold_is_named(registered, uri, message) -> None:
+def test_what_the_registry_does_not_hold_is_named(registered: Registered, uri: str, message: str) -> None:
     with pytest.raises(RegistryError, match=message):
         registered.registry.resolve(uri)

@@ -5,14 +5,19 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
 from benchmarks.programs import free_ports
-from handoff.training import write_stock
+from handoff.dataset import Dataset
+from handoff.training import TrainedModel, write_stock
+from tests.handoff.conftest import Registered
+from tests.support.serving import Server
 
 START_S = 60.0
 FOLDERS = ("churn-xgboost", "churn-sklearn")
@@ -21,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def server(registered, root, tmp_path_factory):
+def server(registered: Registered, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`mlserver start` on both folders, with the files of the registered models where the settings look for them."""
     place = tmp_path_factory.mktemp("stock")
     for version in registered.versions.values():
@@ -61,7 +66,9 @@ def _ready(client: httpx.Client, model: str) -> bool:
 
 
 @pytest.mark.parametrize(("flavor", "output", "column"), [("xgboost", "predict", 0), ("sklearn", "predict_proba", 1)])
-def test_a_stock_runtime_scores_as_the_registered_model(server, trained, dataset, flavor, output, column) -> None:
+def test_a_stock_runtime_scores_as_the_registered_model(
+    server: Server, trained: dict[str, TrainedModel], dataset: Dataset, flavor: str, output: str, column: int
+) -> None:
     rows = dataset.rows[:500]
     tensor = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
     answer = server.post(f"/v2/models/churn-{flavor}/infer", json={"inputs": [tensor]})

@@ -1,16 +1,18 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from custom_runtime.contract import FEATURES
 from custom_runtime.model.encoding import encode_table
+from handoff.dataset import Dataset
 from handoff.errors import TrainingRefused
-from handoff.training import FLAVORS, MINIMUM_AUC, train
+from handoff.training import FLAVORS, MINIMUM_AUC, TrainedModel, train
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_held_out_auc_is_at_least_what_is_promised(trained, flavor) -> None:
+def test_the_held_out_auc_is_at_least_what_is_promised(trained: dict[str, TrainedModel], flavor: Any) -> None:
     metrics = trained[flavor].metrics
     assert metrics["auc"] >= MINIMUM_AUC >= 0.83
     assert metrics["brier"] < 0.15
@@ -19,19 +21,19 @@ def test_the_held_out_auc_is_at_least_what_is_promised(trained, flavor) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_auc_does_not_hang_on_one_lucky_split(dataset, flavor, seed) -> None:
+def test_the_auc_does_not_hang_on_one_lucky_split(dataset: Dataset, flavor: Any, seed: int) -> None:
     assert train(dataset, flavor, seed=seed).metrics["auc"] >= MINIMUM_AUC
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_same_seed_gives_the_same_model(dataset, trained, flavor) -> None:
+def test_the_same_seed_gives_the_same_model(dataset: Dataset, trained: dict[str, TrainedModel], flavor: Any) -> None:
     again = train(dataset, flavor)
     np.testing.assert_array_equal(
         again.model.predict_proba(dataset.rows), trained[flavor].model.predict_proba(dataset.rows)
     )
 
 
-def test_defaults_are_contract_values_for_every_feature(trained) -> None:
+def test_defaults_are_contract_values_for_every_feature(trained: dict[str, TrainedModel]) -> None:
     defaults = trained["xgboost"].defaults
     assert list(defaults) == [feature.name for feature in FEATURES]
     assert encode_table({name: [value] for name, value in defaults.items()}).shape == (1, len(FEATURES))
@@ -40,13 +42,13 @@ def test_defaults_are_contract_values_for_every_feature(trained) -> None:
     assert defaults["monthly_charges"] == 70.2  # not 70.19999694824219
 
 
-def test_shuffled_labels_are_refused_with_the_auc(dataset) -> None:
+def test_shuffled_labels_are_refused_with_the_auc(dataset: Dataset) -> None:
     labels = np.random.default_rng(0).permutation(dataset.labels)
     with pytest.raises(TrainingRefused, match=r"held-out AUC is 0\.[45]\d+ on 1409 rows .* at least 0\.83 is wanted"):
         train(dataclasses.replace(dataset, labels=labels), "sklearn")
 
 
-def test_a_table_of_one_class_is_refused(dataset) -> None:
+def test_a_table_of_one_class_is_refused(dataset: Dataset) -> None:
     labels = np.zeros_like(dataset.labels)
     with pytest.raises(TrainingRefused, match="0 positive and 7043 negative rows; at least 5 of each"):
         train(dataclasses.replace(dataset, labels=labels), "xgboost")

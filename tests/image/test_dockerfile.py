@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_context_is_an_allow_list_that_leaves_out_secrets_and_data() -> None:
 
 
 def test_image_lock_is_the_serve_lock_without_what_the_overrides_drop() -> None:
-    def names(file):
+    def names(file: Any) -> Any:
         lines = (ROOT / "requirements" / file).read_text().splitlines()
         return {
             line.split("==")[0]: line.split("==")[1].split()[0] for line in lines if "==" in line and line[0] != " "

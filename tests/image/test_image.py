@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from custom_runtime.features.adapters import sqlite_path
 from handoff.errors import ImageError
 from image.build import Buildah, require_programs
 from image.proof import prove
-from tests.support.serving import ROOT
+from tests.support.serving import ROOT, World
 
 # A first run makes the base with debootstrap and fetches every wheel; a later one takes 20 s.
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
@@ -19,7 +20,7 @@ CUSTOMER_ID = 42
 
 
 @pytest.fixture(scope="module")
-def proof(world):
+def proof(world: World) -> Any:
     try:
         require_programs()
     except ImageError as error:
@@ -37,7 +38,7 @@ def proof(world):
         )
 
 
-def test_predicts_as_the_registered_model_does_baked_and_mounted(proof, world) -> None:
+def test_predicts_as_the_registered_model_does_baked_and_mounted(proof: Any, world: World) -> None:
     expected = np.load(world.expected)
     probability = float(expected["champion"][expected["ids"] == CUSTOMER_ID][0])
     assert [(run.model, run.scorer) for run in proof.runs] == [("baked in", "onnx"), ("mounted", "xgboost")]
@@ -46,20 +47,20 @@ def test_predicts_as_the_registered_model_does_baked_and_mounted(proof, world) -
         assert run.prediction["features"] == "store"
 
 
-def test_ends_with_0_when_told_to(proof) -> None:
+def test_ends_with_0_when_told_to(proof: Any) -> None:
     assert [run.exit_code for run in proof.runs] == [0, 0]
 
 
-def test_runs_as_user_1000_and_finds_neither_pip_nor_compiler(proof) -> None:
+def test_runs_as_user_1000_and_finds_neither_pip_nor_compiler(proof: Any) -> None:
     assert proof.user == "1000"
     assert proof.programs == ()
 
 
-def test_writes_nowhere_but_to_temporary_folders(proof) -> None:
+def test_writes_nowhere_but_to_temporary_folders(proof: Any) -> None:
     assert set(proof.writable) <= {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}
 
 
-def test_carries_health_check_ports_and_labels(proof) -> None:
+def test_carries_health_check_ports_and_labels(proof: Any) -> None:
     configuration = proof.configuration
     assert configuration["Healthcheck"]["Test"][0] == "CMD"
     assert set(configuration["ExposedPorts"]) == {"8080/tcp", "8081/tcp", "8082/tcp"}
@@ -68,7 +69,7 @@ def test_carries_health_check_ports_and_labels(proof) -> None:
     assert not [variable for variable in configuration["Env"] if variable.startswith("MLSERVER_")]
 
 
-def test_documented_size_is_the_measured_one(proof) -> None:
+def test_documented_size_is_the_measured_one(proof: Any) -> None:
     page = (ROOT / "docs" / "image.md").read_text()
     documented = int(re.search(r"\*\*(\d+) MB\*\*", page)[1])
     assert documented == pytest.approx(proof.size_bytes / 1e6, rel=0.05), "run: make image-test"

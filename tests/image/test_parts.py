@@ -1,6 +1,8 @@
 """Every file of an image is counted once, to whoever brought it."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,20 +12,20 @@ from image.parts import REASONS, measure
 SITE = "opt/serving/python/lib/python3.12/site-packages"
 
 
-def write(root, path, size_bytes):
+def write(root: Any, path: Any, size_bytes: Any) -> Any:
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x" * size_bytes)
     return file
 
 
-def sizes(root):
+def sizes(root: Any) -> Any:
     total, parts = measure(root)
     assert total == sum(part.size_bytes for part in parts)
     return {part.name: part.size_bytes for part in parts}
 
 
-def test_distributions_own_what_their_record_lists_and_its_bytecode(tmp_path) -> None:
+def test_distributions_own_what_their_record_lists_and_its_bytecode(tmp_path: Path) -> None:
     write(tmp_path, f"{SITE}/numpy/core.py", 100)
     write(tmp_path, f"{SITE}/numpy/__pycache__/core.cpython-312.pyc", 50)
     write(tmp_path, f"{SITE}/numpy.libs/libblas.so", 1_000)
@@ -32,7 +34,7 @@ def test_distributions_own_what_their_record_lists_and_its_bytecode(tmp_path) ->
     assert sizes(tmp_path) == {"numpy": 1_150 + record.stat().st_size}
 
 
-def test_interpreter_model_and_system_are_told_apart(tmp_path) -> None:
+def test_interpreter_model_and_system_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, "usr/local/lib/python3.12/json.py", 10)
     write(tmp_path, "usr/bin/python3.12", 20)
     write(tmp_path, "mnt/models/model-abc.onnx", 300)
@@ -40,12 +42,12 @@ def test_interpreter_model_and_system_are_told_apart(tmp_path) -> None:
     assert sizes(tmp_path) == {"Python": 30, "model": 300, "Debian": 4_000}
 
 
-def test_hard_link_counts_once(tmp_path) -> None:
+def test_hard_link_counts_once(tmp_path: Path) -> None:
     os.link(write(tmp_path, "usr/bin/perl", 500), tmp_path / "usr/bin/perl5")
     assert sizes(tmp_path) == {"Debian": 500}
 
 
-def test_large_part_without_a_reason_is_refused(tmp_path) -> None:
+def test_large_part_without_a_reason_is_refused(tmp_path: Path) -> None:
     write(tmp_path, f"{SITE}/surprise/blob.so", 5_000_000)
     write(tmp_path, f"{SITE}/surprise-1.0.dist-info/RECORD", 0).write_text("surprise/blob.so,,\n")
     assert "surprise" not in REASONS

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ def manifest(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_good_stream_passes_other_kinds_passed_over(built) -> None:
+def test_a_good_stream_passes_other_kinds_passed_over(built: Callable[[str], tuple[dict[str, Any], ...]]) -> None:
     stream = yaml.safe_dump_all(built("overlays/production"))
     done = manifest("validate", "-", stdin=stream)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 errors, 0 warnings\n")
@@ -48,7 +50,9 @@ def test_findings_as_json_for_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("built")
-def test_a_version_is_rendered_from_its_bundle_into_an_overlay(tmp_path: Path, crd_errors) -> None:
+def test_a_version_is_rendered_from_its_bundle_into_an_overlay(
+    tmp_path: Path, crd_errors: Callable[[dict[str, Any]], list[str]]
+) -> None:
     (tmp_path / "bundle.json").write_text(json.dumps({"name": "churn", "version": "7"}))
     arguments = ("render", "--bundle", str(tmp_path), "--overlay", "seldon/overlays/production", "--all")
     done = manifest(*arguments, "--model-uri", "s3://models/churn/7")

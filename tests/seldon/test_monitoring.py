@@ -3,9 +3,10 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -86,7 +87,7 @@ def recorded() -> dict[str, str]:
     return {rule["record"]: rule["expr"] for group in groups() for rule in group["rules"] if "record" in rule}
 
 
-def run_promtool(require, directory: Path, *arguments: str) -> None:
+def run_promtool(require: Any, directory: Path, *arguments: str) -> None:
     promtool = require("promtool", "apt-get install prometheus")
     done = subprocess.run(
         [promtool, *arguments], cwd=directory, capture_output=True, text=True, timeout=60, check=False
@@ -94,7 +95,7 @@ def run_promtool(require, directory: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_pass_their_unit_tests(tmp_path: Path, require) -> None:
+def test_the_rules_pass_their_unit_tests(tmp_path: Path, require: Callable[[str, str], str]) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
     (tmp_path / "test.yaml").write_bytes(Path(__file__).with_name("rules_test.yaml").read_bytes())
     run_promtool(require, tmp_path, "test", "rules", "test.yaml")
@@ -114,7 +115,7 @@ def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read() -> None:
         assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
 
 
-def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require) -> None:
+def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require: Callable[[str, str], str]) -> None:
     rules = [{"record": f"panel:{index}", "expr": expr} for index, expr in enumerate(dashboard_expressions())]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     run_promtool(require, tmp_path, "check", "rules", "rules.yaml")
@@ -170,7 +171,9 @@ def test_the_dashboard_shows_what_a_rollout_is_watched_by() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, deployment) -> None:
+def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(
+    built: Callable[[str], tuple[dict[str, Any], ...]], deployment: Callable[[str], dict[str, Any]]
+) -> None:
     (monitor,) = (one for one in built("monitoring") if one["kind"] == "PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     container = deployment("production")["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
@@ -179,7 +182,9 @@ def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(built, dep
     assert monitor["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
 
 
-def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(built) -> None:
+def test_the_dashboard_is_shipped_as_grafanas_sidecar_wants_it(
+    built: Callable[[str], tuple[dict[str, Any], ...]],
+) -> None:
     (shipped,) = (one for one in built("monitoring") if one["kind"] == "ConfigMap")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(shipped["data"]["churn.json"]) == DASHBOARD

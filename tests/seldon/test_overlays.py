@@ -1,5 +1,6 @@
 """Every overlay builds, passes the schemas with unknown fields refused, and keeps the promises of the design."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def of_kind(objects: tuple[dict[str, Any], ...], kind: str) -> list[dict[str, An
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deployment, crd_errors) -> None:
+def test_the_seldon_deployment_passes_the_crd_and_the_rules(
+    overlay: str, deployment: Callable[[str], dict[str, Any]], crd_errors: Callable[[dict[str, Any]], list[str]]
+) -> None:
     assert crd_errors(deployment(overlay)) == []
     assert [str(problem) for problem in find_problems(deployment(overlay))] == []
     assert to_dict(parse(deployment(overlay))) == deployment(overlay)
@@ -41,7 +44,12 @@ def test_the_seldon_deployment_passes_the_crd_and_the_rules(overlay: str, deploy
         (("spec", "predictors", 0, "componentSpecs", 0, "spec", "containers", 0), "startUpProbe"),
     ],
 )
-def test_the_crd_check_refuses_unknown_fields(path: tuple, field: str, deployment, crd_errors) -> None:
+def test_the_crd_check_refuses_unknown_fields(
+    path: tuple,
+    field: str,
+    deployment: Callable[[str], dict[str, Any]],
+    crd_errors: Callable[[dict[str, Any]], list[str]],
+) -> None:
     wrong = to_dict(parse(deployment("production")))
     part: Any = wrong
     for step in path:
@@ -51,19 +59,25 @@ def test_the_crd_check_refuses_unknown_fields(path: tuple, field: str, deploymen
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_other_objects_have_only_fields_of_their_kind(overlay: str, built, unknown_fields) -> None:
+def test_the_other_objects_have_only_fields_of_their_kind(
+    overlay: str,
+    built: Callable[[str], tuple[dict[str, Any], ...]],
+    unknown_fields: Callable[[dict[str, Any]], list[str]],
+) -> None:
     checked = [one for one in built(f"overlays/{overlay}") if one["kind"] not in {"SeldonDeployment", *ELSEWHERE}]
     assert len(checked) >= 7
     assert [field for one in checked for field in unknown_fields(one)] == []
 
 
-def test_the_field_check_refuses_unknown_fields(unknown_fields) -> None:
+def test_the_field_check_refuses_unknown_fields(unknown_fields: Callable[[dict[str, Any]], list[str]]) -> None:
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"ingress": [{"form": []}]}}
     assert unknown_fields(policy) == ["NetworkPolicy.spec.ingress[0].form"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_everything_is_in_the_overlays_own_namespace(overlay: str, built) -> None:
+def test_everything_is_in_the_overlays_own_namespace(
+    overlay: str, built: Callable[[str], tuple[dict[str, Any], ...]]
+) -> None:
     objects = built(f"overlays/{overlay}")
     (namespace,) = (one["metadata"]["name"] for one in of_kind(objects, "Namespace"))
     assert {one["metadata"].get("namespace") for one in objects if one["kind"] != "Namespace"} == {namespace}
@@ -72,7 +86,7 @@ def test_everything_is_in_the_overlays_own_namespace(overlay: str, built) -> Non
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_are_locked_down(overlay: str, deployment) -> None:
+def test_pods_are_locked_down(overlay: str, deployment: Callable[[str], dict[str, Any]]) -> None:
     for predictor in parse(deployment(overlay)).predictors:
         pod = to_dict(predictor)["componentSpecs"][0]["spec"]
         (container,) = pod["containers"]
@@ -89,7 +103,7 @@ def test_pods_are_locked_down(overlay: str, deployment) -> None:
         assert store["valueFrom"] == {"secretKeyRef": {"name": "churn-feature-store", "key": "url"}}
 
 
-def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment) -> None:
+def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment: Callable[[str], dict[str, Any]]) -> None:
     pod = parse(deployment("production")).stable.component_specs[0].spec
     (container,) = to_dict(parse(deployment("production")).stable)["componentSpecs"][0]["spec"]["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
@@ -101,21 +115,23 @@ def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment) -> 
     assert pod.termination_grace_period_seconds >= longest_s + 5
 
 
-def test_every_serving_setting_is_one_that_the_server_reads(deployment) -> None:
+def test_every_serving_setting_is_one_that_the_server_reads(deployment: Callable[[str], dict[str, Any]]) -> None:
     known = {f"SERVING_{name.upper()}" for name in ServingSettings.model_fields}
     container = parse(deployment("production")).stable.model_container
     assert {variable.name for variable in container.env} <= known
     assert len(container.env) >= 3
 
 
-def test_the_canary_takes_a_tenth_and_differs_only_in_name_image_and_traffic(deployment) -> None:
+def test_the_canary_takes_a_tenth_and_differs_only_in_name_image_and_traffic(
+    deployment: Callable[[str], dict[str, Any]],
+) -> None:
     canary: SeldonDeployment = parse(deployment("canary"))
     assert canary.traffic() == {"v1": 90, "v2": 10}
     copied = canary.stable.for_version("v2", image="churn-serving:2", traffic=10)
     assert to_dict(copied) == to_dict(canary.predictor("v2"))
 
 
-def test_the_shadow_answers_nobody(deployment) -> None:
+def test_the_shadow_answers_nobody(deployment: Callable[[str], dict[str, Any]]) -> None:
     shadow = parse(deployment("shadow"))
     assert (shadow.traffic(), shadow.predictor("v2").shadow) == ({"v1": 100}, True)
     copied = shadow.stable.for_version("v2", image="churn-serving:2", traffic=100).but(shadow=True)
@@ -123,7 +139,9 @@ def test_the_shadow_answers_nobody(deployment) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_disruption_budget_covers_all_predictors(overlay: str, built, deployment) -> None:
+def test_one_disruption_budget_covers_all_predictors(
+    overlay: str, built: Callable[[str], tuple[dict[str, Any], ...]], deployment: Callable[[str], dict[str, Any]]
+) -> None:
     (budget,) = of_kind(built(f"overlays/{overlay}"), "PodDisruptionBudget")
     assert budget["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": parse(deployment(overlay)).name}}
     assert all(
@@ -131,7 +149,9 @@ def test_one_disruption_budget_covers_all_predictors(overlay: str, built, deploy
     )
 
 
-def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(built) -> None:
+def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(
+    built: Callable[[str], tuple[dict[str, Any], ...]],
+) -> None:
     (policy,) = of_kind(built("overlays/production"), "NetworkPolicy")
     spec = policy["spec"]
     assert spec["podSelector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
@@ -142,7 +162,9 @@ def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(bui
     assert all(set(peer) == {"namespaceSelector", "podSelector"} for peer in peers)
 
 
-def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built) -> None:
+def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(
+    built: Callable[[str], tuple[dict[str, Any], ...]],
+) -> None:
     (role,) = of_kind(built("overlays/production"), "Role")
     granted = {
         (resource, verb): rule.get("resourceNames")
@@ -162,14 +184,18 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(built) -> None:
     }
 
 
-def test_the_gateway_that_the_deployment_names_is_in_the_overlay(built, deployment) -> None:
+def test_the_gateway_that_the_deployment_names_is_in_the_overlay(
+    built: Callable[[str], tuple[dict[str, Any], ...]], deployment: Callable[[str], dict[str, Any]]
+) -> None:
     for overlay in OVERLAYS:
         (gateway,) = of_kind(built(f"overlays/{overlay}"), "Gateway")
         assert parse(deployment(overlay)).spec.annotations["seldon.io/istio-gateway"] == gateway["metadata"]["name"]
 
 
 @pytest.mark.parametrize("overlay", ["production", "canary", "shadow"])
-def test_the_autoscalers_numbers_are_the_derived_ones(overlay: str, deployment) -> None:
+def test_the_autoscalers_numbers_are_the_derived_ones(
+    overlay: str, deployment: Callable[[str], dict[str, Any]]
+) -> None:
     derived = read_capacity(ROOT / "seldon/capacity.yaml")
     for predictor in parse(deployment(overlay)).predictors:
         hpa = predictor.component_specs[0].hpa_spec

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,7 +36,7 @@ def load(name: str) -> dict:
     return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text().replace("\non:", '\n"on":', 1))
 
 
-def steps(workflow: dict):
+def steps(workflow: dict) -> Any:
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
 
 
@@ -52,12 +53,12 @@ def test_there_are_three_workflows() -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_actionlint_finds_nothing(file) -> None:
+def test_actionlint_finds_nothing(file: Any) -> None:
     found = lint(file)
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_actionlint_would_find_a_mistake(tmp_path) -> None:
+def test_actionlint_would_find_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yml"
     file.write_text(
         "on: push\njobs:\n  one:\n    runs-on: ubuntu-24.04\n    steps: [{run: 'echo ${{ github.nothing }}'}]\n"
@@ -66,7 +67,7 @@ def test_actionlint_would_find_a_mistake(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_every_action_is_pinned_to_a_commit_and_says_which_version(file) -> None:
+def test_every_action_is_pinned_to_a_commit_and_says_which_version(file: Any) -> None:
     for line in file.read_text().splitlines():
         if "uses:" in line:
             assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
@@ -113,7 +114,7 @@ def test_ci_runs_what_a_developer_runs_on_both_pythons() -> None:
 
 
 @pytest.mark.parametrize("call", calls(), ids=lambda call: " ".join(call[:2]))
-def test_commands_have_the_options_that_the_workflows_give_them(call) -> None:
+def test_commands_have_the_options_that_the_workflows_give_them(call: Any) -> None:
     script, *rest = call
     command = [script]
     if rest and re.fullmatch(r"[a-z]+", rest[0]) and f" {rest[0]} " in help_of(script):

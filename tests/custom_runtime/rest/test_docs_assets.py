@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from typing import Any
 from urllib.parse import urljoin
 
 import pytest
@@ -10,12 +11,12 @@ import pytest
 from custom_runtime.rest.swagger_ui import docs_asset
 
 
-def addresses(page):
+def addresses(page: Any) -> Any:
     return re.findall(r'(?:src|href|data-openapi)="([^"]*)"', page)
 
 
 @pytest.mark.parametrize("page_path", ["/docs", "/docs/"])
-def test_every_address_of_the_page_is_relative_and_answers(page_path) -> None:
+def test_every_address_of_the_page_is_relative_and_answers(page_path: str) -> None:
     body, content_type = docs_asset(page_path)
     assert content_type == "text/html; charset=utf-8"
     found = []
@@ -43,7 +44,7 @@ def test_shipped_script_is_swagger_ui_5_which_reads_openapi_3_1() -> None:
 @pytest.mark.parametrize(
     "path", ["/docs/other.js", "/docs/../bundle.json", "/docs//etc/passwd", "/docs/redoc.standalone.js", "/", "/docsx"]
 )
-def test_other_paths_find_nothing(path) -> None:
+def test_other_paths_find_nothing(path: str) -> None:
     assert docs_asset(path) is None
 
 

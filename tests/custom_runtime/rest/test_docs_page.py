@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +13,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.support.serving import Server
+
 pytestmark = pytest.mark.integration
 
 LIMIT_S = 30
@@ -18,7 +22,7 @@ OPERATION = "#operations-predict-predict"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         message = "chromium or its driver is not installed; run: apt-get install chromium chromium-driver"
@@ -43,17 +47,17 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(browser, server):
+def page(browser: Any, server: Server) -> Any:
     browser.get(f"{server.rest}/docs")
     find(browser, f"{OPERATION} .opblock-summary-control").click()
     return browser
 
 
-def find(browser, selector):
+def find(browser: Any, selector: Any) -> Any:
     return WebDriverWait(browser, LIMIT_S).until(lambda opened: opened.find_element(By.CSS_SELECTOR, selector))
 
 
-def test_try_it_out_predicts_with_the_example_that_is_filled_in(page, server) -> None:
+def test_try_it_out_predicts_with_the_example_that_is_filled_in(page: Any, server: Server) -> None:
     find(page, f"{OPERATION} .try-out__btn").click()
     example = json.loads(find(page, f"{OPERATION} textarea.body-param__text").text)
     find(page, f"{OPERATION} .execute").click()
@@ -65,7 +69,7 @@ def test_try_it_out_predicts_with_the_example_that_is_filled_in(page, server) ->
     assert 0 < shown["churn_probability"] < 1
 
 
-def test_page_lists_every_route_and_loads_only_from_the_server(page, server) -> None:
+def test_page_lists_every_route_and_loads_only_from_the_server(page: Any, server: Server) -> None:
     paths = [element.get_attribute("data-path") for element in page.find_elements(By.CSS_SELECTOR, "[data-path]")]
     assert paths == list(httpx.get(f"{server.rest}/openapi.json").json()["paths"])
     loaded = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
@@ -73,5 +77,5 @@ def test_page_lists_every_route_and_loads_only_from_the_server(page, server) -> 
     assert f"{server.rest}/docs/swagger-ui-bundle.js" in loaded
 
 
-def test_browser_reports_no_error_of_script_or_security_policy(page) -> None:
+def test_browser_reports_no_error_of_script_or_security_policy(page: Any) -> None:
     assert [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -1,5 +1,7 @@
 """The document derives from the contract, is valid OpenAPI 3.1, and its examples are accepted by what it describes."""
 
+from typing import Any
+
 import jsonschema
 import pytest
 import schemathesis
@@ -13,7 +15,7 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = [(path, verb, item[verb]) for path, item in DOCUMENT["paths"].items() for verb in item]
 
 
-def validator(schema):
+def validator(schema: Any) -> Any:
     root = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
     return jsonschema.Draft202012Validator(root)
 
@@ -32,7 +34,7 @@ def test_document_names_the_model_that_is_served() -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-def test_every_feature_shows_its_unit_range_and_example(feature) -> None:
+def test_every_feature_shows_its_unit_range_and_example(feature: Any) -> None:
     described = SCHEMAS["ChurnInput"]["properties"][feature.name]
     assert described["examples"] == [feature.example]
     if feature.is_category:

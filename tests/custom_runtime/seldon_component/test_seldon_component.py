@@ -3,13 +3,17 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
 from custom_runtime.contract import FEATURES, KEY
+from tests.custom_runtime.seldon_component.conftest import Microservice
+from tests.support.serving import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -29,12 +33,12 @@ print(json.dumps(answers))
 
 
 @pytest.fixture(scope="module")
-def ask(microservice):
+def ask(microservice: Microservice) -> Iterator[Any]:
     with httpx.Client(base_url=microservice.url, timeout=10) as opened:
         yield lambda body, path="/api/v1.0/predictions": opened.post(path, json=body)
 
 
-def test_all_customers_get_the_probabilities_of_the_registered_model(ask, world) -> None:
+def test_all_customers_get_the_probabilities_of_the_registered_model(ask: Any, world: World) -> None:
     expected = np.load(world.expected)
     answer = ask({"data": {"names": [KEY], "ndarray": [[int(one)] for one in expected["ids"]]}})
     assert answer.json()["data"]["names"] == ["churn_probability"]
@@ -42,7 +46,7 @@ def test_all_customers_get_the_probabilities_of_the_registered_model(ask, world)
     assert np.abs(given - expected["champion"]).max() <= 1e-5
 
 
-def test_same_answer_as_predict_for_json_data_and_for_columns(ask, client) -> None:
+def test_same_answer_as_predict_for_json_data_and_for_columns(ask: Any, client: httpx.Client) -> None:
     body = {KEY: 42, "tenure_months": 12.0, "partner": "Yes"}
     wanted = client.post("/predict", json=body).json()
     assert ask({"jsonData": body}).json()["jsonData"] == pytest.approx(wanted, abs=1e-6)
@@ -52,7 +56,7 @@ def test_same_answer_as_predict_for_json_data_and_for_columns(ask, client) -> No
     assert answer["meta"]["tags"] == {"model": "churn", "model_version": wanted["model_version"], "features": ["store"]}
 
 
-def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask) -> None:
+def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask: Any) -> None:
     answer = ask({"data": {"tensor": {"shape": [2, 1], "values": [42, 43]}}}).json()
     assert answer["data"]["tensor"]["shape"] == [2, 1]
     assert answer["data"]["tensor"]["values"] == [
@@ -60,7 +64,7 @@ def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask) -> N
     ]
 
 
-def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice, client) -> None:
+def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice: Microservice, client: httpx.Client) -> None:
     command = [microservice.python, "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -84,14 +88,16 @@ def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice, clien
         ({"names": ["tenure_months"], "ndarray": [[3]]}, 422, "invalid_input", "customer_id"),
     ],
 )
-def test_refusals_carry_the_status_and_code_of_the_error_table(ask, data, status, reason, words) -> None:
+def test_refusals_carry_the_status_and_code_of_the_error_table(
+    ask: Any, data: Any, status: int, reason: str, words: str
+) -> None:
     answer = ask({"data": data})
     assert answer.status_code == status
     assert answer.json()["status"]["reason"] == reason
     assert words in answer.json()["status"]["info"]
 
 
-def test_requests_of_many_threads_each_get_their_own_answer(ask, world) -> None:
+def test_requests_of_many_threads_each_get_their_own_answer(ask: Any, world: World) -> None:
     expected = np.load(world.expected)
     wanted = dict(zip(expected["ids"].tolist(), expected["champion"].tolist(), strict=True))
     chosen = expected["ids"][:200].tolist()
@@ -102,15 +108,15 @@ def test_requests_of_many_threads_each_get_their_own_answer(ask, world) -> None:
             assert answer["churn_probability"] == pytest.approx(wanted[customer_id], abs=1e-5)
 
 
-def test_metadata_is_the_contracts(microservice) -> None:
+def test_metadata_is_the_contracts(microservice: Microservice) -> None:
     metadata = httpx.get(f"{microservice.url}/metadata").json()
     assert metadata["name"] == "churn"
     assert metadata["inputs"][0]["schema"]["names"] == [KEY, *(feature.name for feature in FEATURES)]
     assert metadata["outputs"][0]["schema"]["names"] == ["churn_probability"]
 
 
-def test_feedback_and_rows_are_counted(ask, microservice) -> None:
-    def counted(name):
+def test_feedback_and_rows_are_counted(ask: Any, microservice: Microservice) -> None:
+    def counted(name: Any) -> Any:
         text = httpx.get(f"http://127.0.0.1:{microservice.metrics_port}/metrics").text
         return sum(float(value) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))
 
@@ -125,6 +131,6 @@ def test_feedback_and_rows_are_counted(ask, microservice) -> None:
     assert counted("serving_model_info") >= 1
 
 
-def test_health_reads_the_store(microservice) -> None:
+def test_health_reads_the_store(microservice: Microservice) -> None:
     answer = httpx.get(f"{microservice.url}/health/status").json()
     assert answer["jsonData"] == {"model": "churn", "model_version": "1", "store": "sqlite"}

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,7 +27,7 @@ STATE = RolloutState("abc", Plan(), "v7", "v8", step=1, phase=Phase.HELD, messag
 RESULT = GateResult("errors", Verdict.INCONCLUSIVE, "too few", needs_requests=40)
 
 
-def record(event="Held"):
+def record(event: Any = "Held") -> Any:
     return Record(1.0, event, "churn", "v7", "v8", 1, {"v7": 70, "v8": 30}, (RESULT,), message="no evidence")
 
 
@@ -53,7 +55,7 @@ def hook(status: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
         server.server_close()
 
 
-def test_the_log_is_read_back_even_when_a_crash_cut_its_last_line(tmp_path) -> None:
+def test_the_log_is_read_back_even_when_a_crash_cut_its_last_line(tmp_path: Path) -> None:
     log = Log(tmp_path / "deep" / "churn.jsonl")
     log.notify(record(), STATE)
     log.notify(record("Sample"), STATE)
@@ -76,7 +78,7 @@ def test_a_webhook_hears_changes_and_no_samples() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 404])
-def test_a_webhook_that_fails_disturbs_nobody(status) -> None:
+def test_a_webhook_that_fails_disturbs_nobody(status: int) -> None:
     with hook(status) as (url, got):
         Broadcast([Webhook(url)]).notify(record(), STATE)
     assert len(got) == 1

@@ -6,6 +6,7 @@ from rollout.engine.observation import fingerprints, foreign_change, same_weight
 from rollout.engine.state import RolloutState
 from rollout.manifest.parsing import parse
 from rollout.plan.plan import Plan
+from tests.support.rollout_world import World
 
 
 def test_an_absent_predictor_is_one_without_requests() -> None:
@@ -14,7 +15,7 @@ def test_an_absent_predictor_is_one_without_requests() -> None:
     assert not same_weights({"v7": 100, "other": 5}, {"v7": 100})
 
 
-def test_defaults_that_an_api_server_fills_in_are_no_foreign_change(world) -> None:
+def test_defaults_that_an_api_server_fills_in_are_no_foreign_change(world: World) -> None:
     """The CRD gives ports a protocol, controllers set replicas; neither changes what a version answers."""
     deployment = world.target.read().deployment
     state = RolloutState("id", Plan(), "v7", "v8", expected=fingerprints(deployment))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from rollout.targets.target import Snapshot
 from tests.support.rollout_world import manifest
 
 
-def snapshot(*names, annotations=None, traffic=None, generation=False):
+def snapshot(*names: Any, annotations: Any = None, traffic: Any = None, generation: Any = False) -> Any:
     document = manifest()
     body = document["spec"]["predictors"][0]
     document["spec"]["predictors"] = [
@@ -31,7 +32,7 @@ def snapshot(*names, annotations=None, traffic=None, generation=False):
     return Snapshot(document, {}, {})
 
 
-def state(step=0, *, steps=(10, 100), **changes):
+def state(step: Any = 0, *, steps: Any = (10, 100), **changes: Any) -> Any:
     plan = Plan(steps=tuple(Step(weight) for weight in steps))
     return RolloutState("id", plan, "v7", "v8", step=step, phase=Phase.PROGRESSING, nonce="w.1").but(**changes)
 
@@ -43,7 +44,9 @@ def state(step=0, *, steps=(10, 100), **changes):
     st.sampled_from([None, {}, {"a/b": "kept"}]),
     st.sampled_from([None, {"v7": 100, "v8": 0}, {"v7": 3, "v8": 97}]),
 )
-def test_weights_are_set_together_and_sum_to_100_in_any_order(names, percent, annotations, traffic) -> None:
+def test_weights_are_set_together_and_sum_to_100_in_any_order(
+    names: Any, percent: Any, annotations: Any, traffic: Any
+) -> None:
     before = snapshot(*names, annotations=annotations, traffic=traffic)
     after = parse(apply(before.manifest, weigh(before, state(steps=(percent, 100)))))
     assert after.traffic() == {"v7": 100 - percent, "v8": percent}
@@ -52,7 +55,7 @@ def test_weights_are_set_together_and_sum_to_100_in_any_order(names, percent, an
 
 
 @pytest.mark.parametrize("names", [("v7", "v8"), ("v8", "v7")])
-def test_the_old_predictor_is_removed_wherever_it_stands_and_remembered(names) -> None:
+def test_the_old_predictor_is_removed_wherever_it_stands_and_remembered(names: Any) -> None:
     before = snapshot(*names, traffic={"v7": 0, "v8": 100})
     finishing = state(1).but(phase=Phase.FINISHING)
     after = parse(apply(before.manifest, remove(before, finishing, "v7", keep=True)))
@@ -72,7 +75,7 @@ def test_a_shadow_keeps_its_mirror_percentage() -> None:
 
 @pytest.mark.parametrize("generation", [True, False], ids=["generation", "none"])
 @pytest.mark.parametrize("patch", [begin, weigh], ids=["begin", "weigh"])
-def test_any_change_of_the_predictors_in_between_is_a_conflict(patch, generation) -> None:
+def test_any_change_of_the_predictors_in_between_is_a_conflict(patch: Any, generation: bool) -> None:
     names = ("v7",) if patch is begin else ("v7", "v8")
     before = snapshot(*names, generation=generation)
     canary = parse(snapshot("v8").manifest).stable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Never
+from typing import Any, Never
 
 import pytest
 
@@ -12,9 +12,10 @@ from rollout.engine.start import Release, start
 from rollout.engine.state import COMMAND, PREVIOUS, STATE, Command, Phase
 from rollout.errors import StateError, Unavailable
 from rollout.plan.plan import OnDoubt, Step
+from tests.support.rollout_world import Behaviour, World
 
 
-def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world) -> None:
+def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world: World) -> None:
     outcome = world.run()
     assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
     assert world.predictors == ["v8"]
@@ -26,12 +27,12 @@ def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world) -
     assert seen == sorted(seen)
 
 
-def test_no_pod_of_either_version_restarts(world) -> None:
+def test_no_pod_of_either_version_restarts(world: World) -> None:
     """Nothing of a predictor but its traffic changes while it exists: pods are made anew for anything else."""
     bodies: dict[str, set[str]] = {}
     apply = world.target.edit
 
-    def watch(manifest) -> None:
+    def watch(manifest: Any) -> None:
         for predictor in manifest["spec"]["predictors"]:
             body = repr(sorted((key, value) for key, value in predictor.items() if key != "traffic"))
             bodies.setdefault(predictor["name"], set()).add(body)
@@ -42,7 +43,7 @@ def test_no_pod_of_either_version_restarts(world) -> None:
     assert {name: len(variants) for name, variants in bodies.items()} == {"v7": 1, "v8": 1}
 
 
-def test_events_are_typed_and_reach_the_audit_trail(world) -> None:
+def test_events_are_typed_and_reach_the_audit_trail(world: World) -> None:
     world.run()
     reasons = [event.reason for event in world.target.events]
     assert reasons[-1] == "Promoted"
@@ -50,7 +51,7 @@ def test_events_are_typed_and_reach_the_audit_trail(world) -> None:
     assert all(event.type == "Normal" for event in world.target.events)
 
 
-def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world, behaviour) -> None:
+def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world: World, behaviour: type[Behaviour]) -> None:
     world.start()
     world.traffic.behaviour["v8"] = behaviour(errors=0.2)
     outcome = world.promoter().drive()
@@ -63,7 +64,7 @@ def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world, behaviour
     assert {event.type for event in world.target.events if event.reason in ("GateFailed", "RolledBack")} == {"Warning"}
 
 
-def test_a_failed_canary_may_be_kept_at_0_percent(make_world, behaviour) -> None:
+def test_a_failed_canary_may_be_kept_at_0_percent(make_world: type[World], behaviour: type[Behaviour]) -> None:
     world = make_world(plan=replace(make_world().plan, keep_failed_canary=True))
     world.traffic.behaviour["v8"] = behaviour(errors=0.5)
     outcome = world.run()
@@ -72,7 +73,7 @@ def test_a_failed_canary_may_be_kept_at_0_percent(make_world, behaviour) -> None
     assert world.target.mesh_weights == {"v7": 100, "v8": 0}
 
 
-def test_a_manual_gate_waits_for_a_person(make_world) -> None:
+def test_a_manual_gate_waits_for_a_person(make_world: type[World]) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     held = world.run()
@@ -82,7 +83,7 @@ def test_a_manual_gate_waits_for_a_person(make_world) -> None:
     assert world.promoter().drive(Command.PROMOTE).state.phase is Phase.SUCCEEDED
 
 
-def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make_world) -> None:
+def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make_world: type[World]) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
@@ -92,7 +93,7 @@ def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make
     assert COMMAND not in world.target.read().deployment.metadata.annotations
 
 
-def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world, behaviour) -> None:
+def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world: World, behaviour: type[Behaviour]) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(10, lambda: session.say(Command.PAUSE))
@@ -102,7 +103,7 @@ def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world, beh
     assert world.promoter().drive().state.phase is Phase.ROLLED_BACK
 
 
-def test_promote_full_skips_the_analysis_and_still_bakes(world, behaviour) -> None:
+def test_promote_full_skips_the_analysis_and_still_bakes(world: World, behaviour: type[Behaviour]) -> None:
     world.traffic.behaviour["v8"] = behaviour(slow=0.02)
     world.start()
     session = Session(world.target, world.clock)
@@ -114,7 +115,7 @@ def test_promote_full_skips_the_analysis_and_still_bakes(world, behaviour) -> No
     assert baked_s[-1] - baked_s[0] >= world.plan.steps[-1].min_duration_s
 
 
-def test_undo_during_the_bake_goes_back_at_once(world) -> None:
+def test_undo_during_the_bake_goes_back_at_once(world: World) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(100, lambda: session.say(Command.ABORT))
@@ -123,7 +124,7 @@ def test_undo_during_the_bake_goes_back_at_once(world) -> None:
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_undo_after_the_end_brings_the_deleted_predictor_back(world) -> None:
+def test_undo_after_the_end_brings_the_deleted_predictor_back(world: World) -> None:
     before = world.target.read().manifest["spec"]["predictors"][0]
     world.run()
     assert PREVIOUS in world.target.read().deployment.metadata.annotations
@@ -136,31 +137,31 @@ def test_undo_after_the_end_brings_the_deleted_predictor_back(world) -> None:
     assert {**before, "traffic": 100} == {**after, "traffic": 100}
 
 
-def test_undo_without_a_version_to_return_to_says_so(world) -> None:
+def test_undo_without_a_version_to_return_to_says_so(world: World) -> None:
     with pytest.raises(StateError, match="remembers no earlier version"):
         Session(world.target, world.clock).prepare_undo(world.plan)
 
 
-def test_a_second_rollout_is_refused_while_one_is_under_way(world) -> None:
+def test_a_second_rollout_is_refused_while_one_is_under_way(world: World) -> None:
     world.start()
     with pytest.raises(StateError, match=r"two predictors|under way"):
         start(world.target.read(), Release("v9", image="churn:9"), world.plan, world.clock)
 
 
-def test_two_rollouts_follow_each_other(world) -> None:
+def test_two_rollouts_follow_each_other(world: World) -> None:
     world.run()
     world.start(Release("v9", image="churn:9"))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v9"]
 
 
-def test_a_rollout_that_is_over_cannot_be_resumed(world) -> None:
+def test_a_rollout_that_is_over_cannot_be_resumed(world: World) -> None:
     world.run()
     with pytest.raises(StateError, match="is over"):
         world.promoter().drive()
 
 
-def test_sigterm_holds_and_resume_goes_on(world) -> None:
+def test_sigterm_holds_and_resume_goes_on(world: World) -> None:
     world.start()
     world.when(30, lambda: setattr(world, "stopped", True))
     outcome = world.promoter().drive()
@@ -170,7 +171,7 @@ def test_sigterm_holds_and_resume_goes_on(world) -> None:
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_sigterm_rolls_back_where_configured(make_world) -> None:
+def test_sigterm_rolls_back_where_configured(make_world: type[World]) -> None:
     world = make_world(plan=replace(make_world().plan, on_sigterm=OnDoubt.ROLLBACK))
     world.start()
     world.when(30, lambda: setattr(world, "stopped", True))
@@ -180,24 +181,24 @@ def test_sigterm_rolls_back_where_configured(make_world) -> None:
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_an_api_server_that_comes_back_is_waited_for(world) -> None:
+def test_an_api_server_that_comes_back_is_waited_for(world: World) -> None:
     world.start()
 
     def outage() -> None:
         world.target.before = _down
         world.clock.after(60, lambda: setattr(world.target, "before", lambda method: None))
 
-    def _down(method) -> Never:
+    def _down(method: Any) -> Never:
         raise Unavailable("503")
 
     world.when(30, outage)
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(world) -> None:
+def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(world: World) -> None:
     world.start()
 
-    def gone(method) -> None:
+    def gone(method: Any) -> None:
         if world.clock.now_s > 1060:
             raise Unavailable("503")
 
@@ -208,11 +209,11 @@ def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(wor
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world) -> None:
+def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world: World) -> None:
     world.start()
     patch, lost = world.target.patch, []
 
-    def flaky(operations, *, dry_run=False):
+    def flaky(operations: Any, *, dry_run: Any = False) -> Any:
         result = patch(operations, dry_run=dry_run)
         if len(lost) < 40 and len(lost) % 2 == 0:
             lost.append(1)
@@ -224,13 +225,13 @@ def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world) -> None:
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_the_annotation_is_small(world) -> None:
+def test_the_annotation_is_small(world: World) -> None:
     world.run()
     annotations = world.target.read().deployment.metadata.annotations
     assert len(annotations[STATE]) < 12_000  # all annotations of an object together may have 262,144 bytes
 
 
-def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make_world) -> None:
+def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make_world: type[World]) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     assert world.run().state.reason == "ManualGate"
@@ -238,7 +239,7 @@ def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_a_gate_may_be_opened_before_its_step_has_passed(make_world) -> None:
+def test_a_gate_may_be_opened_before_its_step_has_passed(make_world: type[World]) -> None:
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
@@ -248,7 +249,7 @@ def test_a_gate_may_be_opened_before_its_step_has_passed(make_world) -> None:
     assert "ManualGate" not in world.diary.events
 
 
-def test_sigterm_during_a_pause_does_not_end_the_pause(world) -> None:
+def test_sigterm_during_a_pause_does_not_end_the_pause(world: World) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(10, lambda: session.say(Command.PAUSE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +17,11 @@ from rollout.plan.plan import OnDoubt, Plan, Step
 PLAN = Plan(steps=(Step(10, 10, 100, 50), Step(50, 10, 100, 50, manual=True), Step(100, 20, 100, 0)))
 
 
-def result(verdict, *, dry_run=False):
+def result(verdict: Any, *, dry_run: Any = False) -> Any:
     return GateResult("errors", verdict, f"said {verdict.value}", dry_run=dry_run)
 
 
-def state(step=0, *, phase=None, **changes):
+def state(step: Any = 0, *, phase: Any = None, **changes: Any) -> Any:
     base = RolloutState("id", PLAN, "v7", "v8", step=step, **changes)
     return base.but(phase=phase or base.active_phase)
 
@@ -48,7 +50,7 @@ plans = st.builds(
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan, looks) -> None:
+def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan: Any, looks: Any) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -63,7 +65,7 @@ def test_weights_always_sum_to_100_and_every_state_survives_its_annotation(plan,
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_only_a_pass_or_a_person_raises_a_weight(plan, looks) -> None:
+def test_only_a_pass_or_a_person_raises_a_weight(plan: Any, looks: Any) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -84,7 +86,7 @@ def test_only_a_pass_or_a_person_raises_a_weight(plan, looks) -> None:
 
 @settings(deadline=None)
 @given(plans, st.lists(observation, max_size=25))
-def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks) -> None:
+def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan: Any, looks: Any) -> None:
     current = RolloutState("id", plan, "v7", "v8")
     for observe in looks:
         decision = decide(current, observe)
@@ -103,7 +105,7 @@ def test_no_rollback_without_a_failure_a_deadline_or_a_word(plan, looks) -> None
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.1, 30), min_size=1, max_size=25))
-def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps) -> None:
+def test_a_metric_outage_holds_after_its_grace_and_never_rolls_back(gaps: Any) -> None:
     current, outage_s = state(), 0.0
     for dt_s in gaps:
         decision = decide(current, Observation(dt_s=dt_s, results=(result(Verdict.ERROR),)))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from rollout.engine.lease import Lock
 from rollout.engine.state import Phase
 from rollout.errors import Conflict, Denied, LeaseHeld, LeaseLost, Rejected, Unavailable
+from tests.support.rollout_world import Behaviour, World
 
 
 class Killed(BaseException):
     """What SIGKILL is in one process: nothing after it runs, not even `finally` does anything useful."""
 
 
-def kill_at(world, call):
+def kill_at(world: Any, call: Any) -> Any:
     """Let the target die at its n-th call, and stay dead until the next promoter."""
     calls = []
 
-    def before(method) -> None:
+    def before(method: Any) -> None:
         calls.append(method)
         if len(calls) >= call:
             raise Killed(method)
@@ -29,7 +31,7 @@ def kill_at(world, call):
     return calls
 
 
-def drive_through_kills(world, calls):
+def drive_through_kills(world: Any, calls: Any) -> Any:
     """Kill one promoter after the other at the given calls; return the last outcome."""
     for call in calls:
         kill_at(world, call)
@@ -42,20 +44,22 @@ def drive_through_kills(world, calls):
 
 
 @pytest.mark.parametrize("call", range(3, 60, 3))
-def test_4_a_promoter_killed_between_any_two_calls_is_continued(world, call) -> None:
+def test_4_a_promoter_killed_between_any_two_calls_is_continued(world: World, call: Any) -> None:
     world.start()
     outcome = drive_through_kills(world, [call])
     assert outcome.state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v8"]
 
 
-def test_4_a_promoter_killed_again_and_again_still_gets_there(world) -> None:
+def test_4_a_promoter_killed_again_and_again_still_gets_there(world: World) -> None:
     world.start()
     assert drive_through_kills(world, [9, 14, 23, 31, 12, 40, 8, 27]).state.phase is Phase.SUCCEEDED
 
 
 @pytest.mark.parametrize("call", range(8, 44, 4))
-def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(world, behaviour, call) -> None:
+def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(
+    world: World, behaviour: type[Behaviour], call: Any
+) -> None:
     world.start()
     world.when(10, lambda: world.crash("v8"))
     outcome = drive_through_kills(world, [call])
@@ -64,11 +68,11 @@ def test_4_a_rollback_that_was_killed_is_continued_as_a_rollback(world, behaviou
     assert world.predictors == ["v7"]
 
 
-def test_4_killed_after_the_patch_and_before_its_verification(world) -> None:
+def test_4_killed_after_the_patch_and_before_its_verification(world: World) -> None:
     world.start()
     patch, patched = world.target.patch, []
 
-    def kill_after(operations, *, dry_run=False):
+    def kill_after(operations: Any, *, dry_run: Any = False) -> Any:
         result = patch(operations, dry_run=dry_run)
         if any(op["path"].endswith("/traffic") for op in operations):
             patched.append(True)
@@ -85,7 +89,7 @@ def test_4_killed_after_the_patch_and_before_its_verification(world) -> None:
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_6_a_second_promoter_is_refused_while_the_first_renews(world) -> None:
+def test_6_a_second_promoter_is_refused_while_the_first_renews(world: World) -> None:
     world.start()
     first = Lock(world.target, world.clock, holder="first")
     first.acquire()
@@ -95,7 +99,7 @@ def test_6_a_second_promoter_is_refused_while_the_first_renews(world) -> None:
         world.promoter().drive()
 
 
-def test_6_an_expired_lease_is_taken_over_after_watching_it(world) -> None:
+def test_6_an_expired_lease_is_taken_over_after_watching_it(world: World) -> None:
     world.start()
     Lock(world.target, world.clock, holder="dead").acquire()
     began_s = world.clock.now_s
@@ -104,7 +108,7 @@ def test_6_an_expired_lease_is_taken_over_after_watching_it(world) -> None:
     assert world.target.read_lease().transitions == 2
 
 
-def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world) -> None:
+def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world: World) -> None:
     first = Lock(world.target, world.clock, holder="first")
     first.acquire()
     world.clock.skew_s = 86_400.0  # the second promoter's clock is a day ahead: by it, the lease is long over
@@ -113,12 +117,12 @@ def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world) -> None:
         Lock(world.target, world.clock, holder="second").acquire()
 
 
-def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world) -> None:
+def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world: World) -> None:
     """The first promoter hangs for minutes, the second takes over, the first wakes up in the middle of its write."""
     world.start()
     patch, second, woken = world.target.patch, [], []
 
-    def hang(operations, *, dry_run=False):
+    def hang(operations: Any, *, dry_run: Any = False) -> Any:
         if not second and any(op["path"].endswith("/traffic") for op in operations):
             second.append(True)
             world.target.patch = patch
@@ -133,7 +137,7 @@ def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world) -> None:
     assert world.predictors == ["v8"]
 
 
-def test_6_two_promoters_that_start_at_once_do_not_both_win(world) -> None:
+def test_6_two_promoters_that_start_at_once_do_not_both_win(world: World) -> None:
     found = world.target.read_lease()
     Lock(world.target, world.clock, holder="first").acquire()
     second = Lock(world.target, world.clock, holder="second")
@@ -142,11 +146,11 @@ def test_6_two_promoters_that_start_at_once_do_not_both_win(world) -> None:
         second.acquire()
 
 
-def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world) -> None:
+def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world: World) -> None:
     world.start()
     patch, refused = world.target.patch, []
 
-    def conflicts(operations, *, dry_run=False):
+    def conflicts(operations: Any, *, dry_run: Any = False) -> Any:
         if len(refused) < 5 and world.clock.now_s > 1030:
             refused.append(True)
             raise Conflict("409")
@@ -157,11 +161,11 @@ def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world) -> None:
     assert len(refused) == 5
 
 
-def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_stay(world) -> None:
+def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_stay(world: World) -> None:
     world.start()
     patch = world.target.patch
 
-    def webhook(operations, *, dry_run=False):
+    def webhook(operations: Any, *, dry_run: Any = False) -> Any:
         if any(op["path"].endswith("/traffic") and op["value"] == 30 for op in operations):
             raise Rejected("Traffic must sum to 100 for multiple predictors")
         return patch(operations, dry_run=dry_run)
@@ -174,10 +178,10 @@ def test_22_a_422_stops_the_promoter_with_the_webhooks_words_and_the_weights_sta
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world) -> None:
+def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world: World) -> None:
     world.start()
 
-    def forbidden(method) -> None:
+    def forbidden(method: Any) -> None:
         if method == "patch" and world.clock.now_s > 1100:
             raise Denied("403")
 
@@ -188,11 +192,11 @@ def test_22_a_403_in_mid_rollout_stops_the_promoter_and_resume_goes_on(world) ->
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world, behaviour) -> None:
+def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world: World, behaviour: type[Behaviour]) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
 
-    def expired(method) -> None:
+    def expired(method: Any) -> None:
         if "v8" in world.target.unready and method in ("patch", "route"):
             raise Denied("401: token expired")
 
@@ -204,11 +208,11 @@ def test_22_a_token_that_expired_on_the_rollback_is_no_silent_success(world, beh
     assert outcome.state.phase is Phase.ROLLED_BACK
 
 
-def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the_callers(world) -> None:
+def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the_callers(world: World) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
 
-    def expired(method) -> None:
+    def expired(method: Any) -> None:
         if "v8" in world.target.unready and method == "patch":
             raise Denied("403: seldondeployments patch")
 
@@ -218,12 +222,12 @@ def test_22_a_rollback_without_the_right_to_patch_the_deployment_still_saves_the
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(world) -> None:
+def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(world: World) -> None:
     world.start()
     world.when(30, lambda: world.crash("v8"))
     calls = []
 
-    def flaky(method) -> None:
+    def flaky(method: Any) -> None:
         calls.append(method)
         if "v8" in world.target.unready and len(calls) % 3 == 0:
             raise Unavailable("503")
@@ -232,7 +236,7 @@ def test_22_an_api_that_fails_now_and_then_during_a_rollback_is_asked_again(worl
     assert world.promoter().drive().state.phase is Phase.ROLLED_BACK
 
 
-def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world) -> None:
+def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world: type[World]) -> None:
     plain, jumped = make_world(), make_world()
     jumped.start()
     jumped.when(30, lambda: setattr(jumped.clock, "skew_s", 3600.0 * 24 * 365))
@@ -243,7 +247,7 @@ def test_24_a_jump_of_the_wall_clock_changes_nothing(make_world) -> None:
     assert first.phase is second.phase
 
 
-def test_24_a_laptop_that_sleeps_for_an_hour_has_watched_nothing_meanwhile(make_world) -> None:
+def test_24_a_laptop_that_sleeps_for_an_hour_has_watched_nothing_meanwhile(make_world: type[World]) -> None:
     """The hour must fill no step: what nobody watched is no evidence of time."""
     plan = replace(make_world().plan, watch_held_s=10_000)
     plan = replace(plan, steps=tuple(replace(step, min_duration_s=300, max_duration_s=3000) for step in plan.steps))

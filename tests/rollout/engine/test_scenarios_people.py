@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rollout.engine.session import Session
 from rollout.engine.state import Command, Phase
 from rollout.errors import StateError
+from tests.support.rollout_world import World
 
 
-def set_weights(**weights):
-    def change(manifest) -> None:
+def set_weights(**weights: Any) -> Any:
+    def change(manifest: Any) -> None:
         for predictor in manifest["spec"]["predictors"]:
             predictor["traffic"] = weights[predictor["name"]]
 
     return change
 
 
-def set_image(name, image):
-    def change(manifest) -> None:
+def set_image(name: Any, image: Any) -> Any:
+    def change(manifest: Any) -> None:
         for predictor in manifest["spec"]["predictors"]:
             if predictor["name"] == name:
                 predictor["componentSpecs"][0]["spec"]["containers"][0]["image"] = image
@@ -26,7 +29,7 @@ def set_image(name, image):
     return change
 
 
-def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world) -> None:
+def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world: World) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     outcome = world.promoter().drive()
@@ -38,7 +41,7 @@ def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world) -> None:
     assert world.target.mesh_weights == {"v7": 85, "v8": 15}
 
 
-def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world) -> None:
+def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world: World) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     world.when(15, lambda: world.clock.after(20, lambda: world.edit(set_weights(v7=70, v8=30))))
@@ -47,14 +50,14 @@ def test_7_weights_that_are_put_back_let_the_rollout_go_on_by_itself(world) -> N
     assert "ForeignChange" in world.diary.events
 
 
-def test_7_adopting_sets_the_steps_weights_again(world) -> None:
+def test_7_adopting_sets_the_steps_weights_again(world: World) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_weights(v7=85, v8=15)))
     assert world.promoter().drive().state.phase is Phase.HELD
     assert world.promoter().drive(Command.ADOPT).state.phase is Phase.SUCCEEDED
 
 
-def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world) -> None:
+def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world: World) -> None:
     world.start()
     world.when(10, lambda: world.edit(set_weights(v7=100, v8=0)))
     assert world.promoter().drive().state.reason == "ForeignChange"
@@ -65,7 +68,7 @@ def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world) -> None
     assert "GitOps" in outcome.state.message
 
 
-def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world) -> None:
+def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world: World) -> None:
     world.start()
     world.when(30, lambda: world.edit(set_image("v8", "churn:9")))
     outcome = world.promoter().drive()
@@ -78,8 +81,8 @@ def test_9_a_new_canary_image_in_mid_rollout_never_inherits_the_percentage(world
     assert sorted(set(again)) == [0, 10, 30, 50, 100]
 
 
-def test_9_a_changed_environment_is_noticed_as_well(world) -> None:
-    def change(manifest) -> None:
+def test_9_a_changed_environment_is_noticed_as_well(world: World) -> None:
+    def change(manifest: Any) -> None:
         container = manifest["spec"]["predictors"][1]["componentSpecs"][0]["spec"]["containers"][0]
         container["env"] = [{"name": "SERVING_THREADS", "value": "2"}]
 
@@ -89,15 +92,15 @@ def test_9_a_changed_environment_is_noticed_as_well(world) -> None:
     assert "environment of v8" in outcome.state.message
 
 
-def test_10_reordered_predictors_do_not_matter(world) -> None:
+def test_10_reordered_predictors_do_not_matter(world: World) -> None:
     world.start()
     world.when(30, lambda: world.edit(lambda manifest: manifest["spec"]["predictors"].reverse()))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert world.predictors == ["v8"]
 
 
-def test_10_a_renamed_predictor_stops_the_rollout(world) -> None:
-    def rename(manifest) -> None:
+def test_10_a_renamed_predictor_stops_the_rollout(world: World) -> None:
+    def rename(manifest: Any) -> None:
         manifest["spec"]["predictors"][0]["name"] = "stable"
 
     world.start()
@@ -110,8 +113,8 @@ def test_10_a_renamed_predictor_stops_the_rollout(world) -> None:
         world.promoter().drive(Command.ADOPT)
 
 
-def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(world) -> None:
-    def drop(manifest) -> None:
+def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(world: World) -> None:
+    def drop(manifest: Any) -> None:
         del manifest["spec"]["predictors"][0]
         manifest["spec"]["predictors"][0]["traffic"] = 100
 
@@ -123,8 +126,8 @@ def test_10_an_abort_after_the_stable_predictor_was_taken_away_fails_loudly(worl
     assert "v7 is gone, there is nothing to return to" in outcome.state.message
 
 
-def test_scaling_by_hand_is_nobodys_business(world) -> None:
-    def scale(manifest) -> None:
+def test_scaling_by_hand_is_nobodys_business(world: World) -> None:
+    def scale(manifest: Any) -> None:
         manifest["spec"]["predictors"][0]["replicas"] = 3
 
     world.start()
@@ -133,7 +136,7 @@ def test_scaling_by_hand_is_nobodys_business(world) -> None:
 
 
 @pytest.mark.parametrize("percent", [10, 100])
-def test_23_abort_in_a_step_and_during_the_bake(world, percent) -> None:
+def test_23_abort_in_a_step_and_during_the_bake(world: World, percent: int) -> None:
     world.start()
     session = Session(world.target, world.clock)
     world.when(percent, lambda: session.say(Command.ABORT))
@@ -143,12 +146,12 @@ def test_23_abort_in_a_step_and_during_the_bake(world, percent) -> None:
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def test_23_abort_between_reading_and_writing_loses_neither(world) -> None:
+def test_23_abort_between_reading_and_writing_loses_neither(world: World) -> None:
     """The word arrives while a weights patch is on its way: both are kept, and the next look acts on it."""
     world.start()
     session, patch, said = Session(world.target, world.clock), world.target.patch, []
 
-    def interleaved(operations, *, dry_run=False):
+    def interleaved(operations: Any, *, dry_run: Any = False) -> Any:
         if not said and any(op["path"].endswith("/traffic") for op in operations):
             said.append(True)
             session.say(Command.ABORT)
@@ -161,7 +164,7 @@ def test_23_abort_between_reading_and_writing_loses_neither(world) -> None:
     assert "a person aborted" in outcome.state.message
 
 
-def test_23_abort_after_the_end_is_refused_and_names_undo(world) -> None:
+def test_23_abort_after_the_end_is_refused_and_names_undo(world: World) -> None:
     world.run()
     with pytest.raises(StateError, match="`undo` brings the version before it back"):
         Session(world.target, world.clock).say(Command.ABORT)

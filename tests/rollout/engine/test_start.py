@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rollout.engine.start import Release, predictor_for
@@ -11,7 +13,7 @@ from tests.support.rollout_world import manifest
 
 
 @pytest.fixture
-def stable():
+def stable() -> Any:
     document = manifest()
     document["spec"]["predictors"][0]["labels"] = {"version": "v7", "team": "growth"}
     document["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]["env"] = [
@@ -21,7 +23,7 @@ def stable():
     return parse(document).stable
 
 
-def test_only_what_the_release_names_is_new(stable) -> None:
+def test_only_what_the_release_names_is_new(stable: Any) -> None:
     canary = predictor_for(stable, Release("v8", image="churn:8"))
     before, after = to_dict(stable), to_dict(canary)
     container = after["componentSpecs"][0]["spec"]["containers"][0]
@@ -33,7 +35,7 @@ def test_only_what_the_release_names_is_new(stable) -> None:
     assert after["annotations"] == before["annotations"]
 
 
-def test_a_model_uri_and_an_environment_are_laid_over(stable) -> None:
+def test_a_model_uri_and_an_environment_are_laid_over(stable: Any) -> None:
     release = Release("v8", model_uri="s3://models/8", env={"SERVING_FEATURE_STORE": "redis://other", "NEW": "1"})
     after = to_dict(predictor_for(stable, release))
     assert after["graph"]["modelUri"] == "s3://models/8"
@@ -49,13 +51,13 @@ def test_a_release_that_brings_nothing_new_is_refused() -> None:
         Release("v8")
 
 
-def test_the_name_of_the_version_that_serves_is_refused(stable) -> None:
+def test_the_name_of_the_version_that_serves_is_refused(stable: Any) -> None:
     with pytest.raises(PlanError, match="serves now"):
         predictor_for(stable, Release("v7", image="churn:8"))
 
 
 @pytest.mark.parametrize("port", ["http", "grpc", "metrics"])
-def test_a_port_that_the_operator_would_number_is_refused_before_pods_restart(port) -> None:
+def test_a_port_that_the_operator_would_number_is_refused_before_pods_restart(port: str) -> None:
     document = manifest()
     ports = document["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]["ports"]
     ports[:] = [one for one in ports if one["name"] != port]

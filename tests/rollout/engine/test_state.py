@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rollout.engine.state import Phase, RolloutState
@@ -21,5 +23,5 @@ from rollout.plan.plan import Plan
         (Phase.FAILED, 2, {"v7": 100, "v8": 0}),
     ],
 )
-def test_the_weights_follow_from_phase_and_step(phase, step, weights) -> None:
+def test_the_weights_follow_from_phase_and_step(phase: Any, step: Any, weights: Any) -> None:
     assert RolloutState("id", Plan(), "v7", "v8", phase=phase, step=step).weights == weights

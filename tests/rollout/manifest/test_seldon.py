@@ -1,6 +1,7 @@
 """The typed SeldonDeployment: changes leave the rest alone, roles follow from traffic, names are the operator's."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -138,6 +139,6 @@ def test_annotations_are_set_and_removed(deployment: SeldonDeployment) -> None:
         (lambda d: d.but(spec=d.spec.but(predictors=())).stable, r"no predictor that answers callers"),
     ],
 )
-def test_an_impossible_change_says_what_is_allowed(deployment: SeldonDeployment, change, words: str) -> None:
+def test_an_impossible_change_says_what_is_allowed(deployment: SeldonDeployment, change: Any, words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         change(deployment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from rollout.plan.plan import Plan, Step
 
 
 @pytest.mark.parametrize("weights", [(), (10, 50), (50, 10, 100), (10, 10, 100)])
-def test_steps_grow_and_end_with_100(weights) -> None:
+def test_steps_grow_and_end_with_100(weights: Any) -> None:
     with pytest.raises(PlanError, match="growing weights that end with 100"):
         Plan(steps=tuple(Step(weight) for weight in weights))
 
@@ -26,7 +27,7 @@ def test_steps_grow_and_end_with_100(weights) -> None:
         ({"weight_percent": 10, "min_requests": -1}, "allowed: 0 and more"),
     ],
 )
-def test_a_step_that_makes_no_sense_is_refused(values, said) -> None:
+def test_a_step_that_makes_no_sense_is_refused(values: Any, said: str) -> None:
     with pytest.raises(PlanError, match=said):
         Step(**values)
 
@@ -44,7 +45,7 @@ def test_the_file_in_the_repository_says_the_defaults() -> None:
     assert config.evidence.startswith("prometheus=http")
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path) -> None:
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "rollout.yaml"
     file.write_text("steps: [20, 100]\nbake_s: 30\nstep_defaults: {min_duration_s: 5, min_requests: 7}\n")
     flags = {"interval_s": 1.0, "step_defaults": {"min_requests": 9}}
@@ -66,7 +67,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path) -> Non
         ("steps: [10", "cannot be read"),
     ],
 )
-def test_a_file_that_is_wrong_says_where(tmp_path, text, said) -> None:
+def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "rollout.yaml"
     file.write_text(text)
     with pytest.raises(PlanError, match=said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,36 +16,36 @@ from rollout.targets.target import Event, EventType, LeaseRecord
 WEIGHT_OF_V7 = "/spec/predictors/0/traffic"
 
 
-def predictor(scene, name, **changes):
+def predictor(scene: Any, name: Any, **changes: Any) -> Any:
     """The operation that adds a predictor like v7 at 0 %."""
     body = copy.deepcopy(scene.target.read().manifest["spec"]["predictors"][0])
     return {"op": "add", "path": "/spec/predictors/-", "value": body | {"name": name, "traffic": 0} | changes}
 
 
-def add_v8(scene) -> None:
+def add_v8(scene: Any) -> None:
     scene.target.patch([{"op": "add", "path": WEIGHT_OF_V7, "value": 100}, predictor(scene, "v8")])
 
 
-def weights(v7, v8):
+def weights(v7: Any, v8: Any) -> Any:
     return [
         {"op": "add", "path": WEIGHT_OF_V7, "value": v7},
         {"op": "add", "path": "/spec/predictors/1/traffic", "value": v8},
     ]
 
 
-def mesh(scene, **wanted) -> None:
+def mesh(scene: Any, **wanted: Any) -> None:
     scene.until(lambda: scene.target.read().mesh_weights == wanted)
 
 
 class Contract:
-    def test_a_lone_predictor_is_ready_and_gets_everything(self, scene) -> None:
+    def test_a_lone_predictor_is_ready_and_gets_everything(self, scene: Any) -> None:
         snapshot = scene.until(lambda: (seen := scene.target.read()).available and seen.mesh_weights and seen)
         assert snapshot.deployment.name == "churn"
         assert snapshot.readiness["v7"].ready
         assert snapshot.mesh_weights == {"v7": 100}
         assert snapshot.deployment.metadata.resource_version
 
-    def test_a_new_predictor_has_a_route_at_0_percent_only_when_it_is_ready(self, scene) -> None:
+    def test_a_new_predictor_has_a_route_at_0_percent_only_when_it_is_ready(self, scene: Any) -> None:
         mesh(scene, v7=100)
         scene.unready("v8", True)
         add_v8(scene)
@@ -54,14 +55,14 @@ class Contract:
         mesh(scene, v7=100, v8=0)
         scene.until(lambda: scene.target.read().readiness["v8"].ready)  # the status is written after the mesh
 
-    def test_weights_reach_the_mesh_in_one_patch(self, scene) -> None:
+    def test_weights_reach_the_mesh_in_one_patch(self, scene: Any) -> None:
         add_v8(scene)
         mesh(scene, v7=100, v8=0)
         snapshot = scene.target.patch(weights(70, 30))
         assert snapshot.deployment.traffic() == {"v7": 70, "v8": 30}
         mesh(scene, v7=70, v8=30)
 
-    def test_weights_are_frozen_while_a_predictor_is_unready_and_its_removal_frees_them(self, scene) -> None:
+    def test_weights_are_frozen_while_a_predictor_is_unready_and_its_removal_frees_them(self, scene: Any) -> None:
         add_v8(scene)
         mesh(scene, v7=100, v8=0)
         scene.target.patch(weights(70, 30))
@@ -76,7 +77,7 @@ class Contract:
         scene.target.patch([{"op": "remove", "path": "/spec/predictors/1"}])
         mesh(scene, v7=100)
 
-    def test_the_mesh_can_be_written_past_the_operator(self, scene) -> None:
+    def test_the_mesh_can_be_written_past_the_operator(self, scene: Any) -> None:
         add_v8(scene)
         mesh(scene, v7=100, v8=0)
         scene.target.patch(weights(70, 30))
@@ -87,7 +88,7 @@ class Contract:
         routed = scene.until(lambda: (found := scene.target.read().mesh_weights).get("v7") == 100 and found)
         assert routed.get("v8", 0) == 0
 
-    def test_a_patch_whose_test_does_not_hold_changes_nothing(self, scene) -> None:
+    def test_a_patch_whose_test_does_not_hold_changes_nothing(self, scene: Any) -> None:
         before = scene.target.read().manifest["spec"]
         label = {"op": "add", "path": "/spec/predictors/0/labels", "value": {"changed": "yes"}}
         with pytest.raises(Conflict, match=r"/metadata/name"):
@@ -96,7 +97,7 @@ class Contract:
             scene.target.patch([{"op": "test", "path": "/metadata/annotations/nobody~1wrote", "value": "this"}])
         assert scene.target.read().manifest["spec"] == before
 
-    def test_what_the_webhook_refuses_is_refused_and_changes_nothing(self, scene) -> None:
+    def test_what_the_webhook_refuses_is_refused_and_changes_nothing(self, scene: Any) -> None:
         add_v8(scene)
         with pytest.raises(Rejected, match="Traffic must sum to 100 for multiple predictors"):
             scene.target.patch(weights(70, 20))
@@ -104,11 +105,11 @@ class Contract:
             scene.target.patch(weights(70, 20), dry_run=True)
         assert scene.target.read().deployment.traffic() == {"v7": 100, "v8": 0}
 
-    def test_a_patch_that_cannot_be_applied_is_refused(self, scene) -> None:
+    def test_a_patch_that_cannot_be_applied_is_refused(self, scene: Any) -> None:
         with pytest.raises(Rejected):
             scene.target.patch([{"op": "remove", "path": "/spec/predictors/7"}])
 
-    def test_a_dry_run_is_checked_in_full_and_stores_nothing(self, scene) -> None:
+    def test_a_dry_run_is_checked_in_full_and_stores_nothing(self, scene: Any) -> None:
         before = scene.target.read().manifest["spec"]
         operations = [{"op": "add", "path": WEIGHT_OF_V7, "value": 100}, predictor(scene, "v8")]
         assert set(scene.target.patch(operations, dry_run=True).deployment.traffic()) == {"v7", "v8"}
@@ -116,7 +117,7 @@ class Contract:
         with pytest.raises(Rejected):
             scene.target.patch([{"op": "remove", "path": "/spec/predictors/7"}], dry_run=True)
 
-    def test_annotations_are_kept_to_the_letter(self, scene) -> None:
+    def test_annotations_are_kept_to_the_letter(self, scene: Any) -> None:
         path = "/metadata/annotations/rollout.churn-serving~1state"
         plan = Plan()
         text = encode(RolloutState("id", plan, "v7", "v8", message='ü <b> & "quoted" \\ \n', nonce="a.1"))
@@ -126,11 +127,11 @@ class Contract:
         scene.target.patch([{"op": "test", "path": path, "value": text}, {"op": "remove", "path": path}])
         assert "rollout.churn-serving/state" not in scene.target.read().deployment.metadata.annotations
 
-    def test_an_event_is_taken(self, scene) -> None:
+    def test_an_event_is_taken(self, scene: Any) -> None:
         scene.target.publish(Event(EventType.WARNING, "GateFailed", "errors: 3 % against 1 %"))
         scene.target.publish(Event(EventType.NORMAL, "Promoted", "x" * 5000))  # longer than a note may be
 
-    def test_a_lease_is_compared_and_swapped(self, scene) -> None:
+    def test_a_lease_is_compared_and_swapped(self, scene: Any) -> None:
         assert scene.target.read_lease() == LeaseRecord()
         written = scene.target.write_lease(LeaseRecord("first", 15, 1_800_000_000.25, 1))
         assert scene.target.read_lease() == written
