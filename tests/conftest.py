@@ -14,7 +14,8 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests.support.serving import ROOT, Server, World, serving
+from tests.support.programs import ROOT
+from tests.support.serving import Server, World, serving
 
 # The bundle and the stock files as `make serve` makes them, and what the registered model itself says of everyone.
 BUILD = """

@@ -44,7 +44,7 @@ class Shift:
         return max(0.0, low), min(1.0, high)
 
 
-def shift(stable: Sequence[float], canary: Sequence[float]) -> Shift:
+def shift(stable: Sequence[float] | NDArray[Any], canary: Sequence[float] | NDArray[Any]) -> Shift:
     """Estimate the divergence of two histograms over the same bins; both must hold rows.
 
     The estimate is cleared of its bias, (bins - 1) * (1/n + 1/m) / 8 nats. The variance is the delta method's first

@@ -21,8 +21,8 @@ from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.local_store import first_conflict
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
 
-SELDON = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
-ISTIO = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
+SELDON: dict[str, Any] = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
+ISTIO: dict[str, Any] = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
 JSON_PATCH = "application/json-patch+json"
 FIELD_MANAGER = "serving-rollout"
 EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 refuses a longer note

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from benchmarks.programs import KEPT, free_ports
-from tests.support.serving import ROOT
+from tests.support.programs import ROOT
 
 MANY = "from benchmarks.programs import free_ports; print(*(port for _ in range(1_000) for port in free_ports(2)))"
 

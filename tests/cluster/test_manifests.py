@@ -114,7 +114,9 @@ def test_every_object_is_accepted_with_strict_field_validation(
     ],
 )
 @pytest.mark.usefixtures("kinds")
-def test_an_unknown_field_is_refused(kind: str, path: tuple, field: str, kubectl: Kubectl, namespace: str) -> None:
+def test_an_unknown_field_is_refused(
+    kind: str, path: tuple[str, ...], field: str, kubectl: Kubectl, namespace: str
+) -> None:
     (wrong,) = (one for one in moved(kustomized(ROOT / "seldon/overlays/production"), namespace) if one["kind"] == kind)
     part: Any = wrong
     for step in path:

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -55,7 +55,7 @@ def admin() -> client.ApiClient:
     return api
 
 
-def _installed(api: client.ApiClient, kind: dict[str, str], definition: Any) -> None:
+def _installed(api: client.ApiClient, kind: dict[str, Any], definition: Any) -> None:
     custom = client.CustomObjectsApi(api)
     where = {key: kind[key] for key in ("group", "version", "plural")}
     try:
@@ -67,10 +67,10 @@ def _installed(api: client.ApiClient, kind: dict[str, str], definition: Any) -> 
             pytest.skip(f"the cluster has no {kind['plural']}: install them, or set SERVING_TEST_INSTALL_CRDS=1")
         body = definition()
         client.ApiextensionsV1Api(api).create_custom_resource_definition(body)
-        Scene(None, lambda name, on: None).until(lambda: _served(custom, where))
+        Scene(cast(Any, None), lambda name, on: None).until(lambda: _served(custom, where))
 
 
-def _served(custom: client.CustomObjectsApi, where: dict[str, str]) -> bool:
+def _served(custom: client.CustomObjectsApi, where: dict[str, Any]) -> bool:
     try:
         custom.list_cluster_custom_object(**where)
     except ApiException:
@@ -100,7 +100,7 @@ def _istio_crd() -> Any:
 def namespace(admin: client.ApiClient) -> Iterator[str]:
     name = f"churn-test-{secrets.token_hex(4)}"
     core = client.CoreV1Api(admin)
-    core.create_namespace({"metadata": {"name": name}})
+    core.create_namespace(cast(Any, {"metadata": {"name": name}}))
     yield name
     core.delete_namespace(name)
 
@@ -115,10 +115,10 @@ def promoter(admin: client.ApiClient, namespace: str, tmp_path: Path) -> Path:
             subject["namespace"] = namespace
         utils.create_from_dict(admin, document, namespace=namespace)
     asked = client.CoreV1Api(admin).create_namespaced_service_account_token(
-        "churn-promoter", namespace, {"spec": {"expirationSeconds": 3600}}
+        "churn-promoter", namespace, cast(Any, {"spec": {"expirationSeconds": 3600}})
     )
     kubeconfig = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-    kubeconfig["users"] = [{"name": "promoter", "user": {"token": asked.status.token}}]
+    kubeconfig["users"] = [{"name": "promoter", "user": {"token": cast(Any, asked).status.token}}]
     for context in kubeconfig["contexts"]:
         context["context"] |= {"user": "promoter", "namespace": namespace}
     file = tmp_path / "promoter.kubeconfig"
@@ -154,7 +154,7 @@ def scene(operator: SeldonOperator, promoter: Path, monkeypatch: pytest.MonkeyPa
 class TestContract(Contract):
     """The same as for the other places; the webhook is Seldon's own, and need not run here."""
 
-    test_what_the_webhook_refuses_is_refused_and_changes_nothing = None
+    test_what_the_webhook_refuses_is_refused_and_changes_nothing = None  # type: ignore[assignment]
 
 
 def test_a_rollout_ends_with_the_new_version_alone(scene: Scene, operator: SeldonOperator) -> None:

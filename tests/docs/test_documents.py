@@ -11,7 +11,8 @@ import pytest
 
 from custom_runtime import errors
 from custom_runtime.settings import ServingSettings
-from tests.support.serving import ROOT, Server
+from tests.support.programs import ROOT
+from tests.support.serving import Server
 
 README = (ROOT / "README.md").read_text()
 

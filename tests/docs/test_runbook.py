@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from custom_runtime.settings import ServingSettings
-from tests.support.programs import help_of
-from tests.support.serving import ROOT
+from tests.support.programs import ROOT, help_of
 
 DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 

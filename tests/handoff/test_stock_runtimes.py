@@ -17,7 +17,6 @@ from benchmarks.programs import free_ports
 from handoff.dataset import Dataset
 from handoff.training import TrainedModel, write_stock
 from tests.handoff.conftest import Registered
-from tests.support.serving import Server
 
 START_S = 60.0
 FOLDERS = ("churn-xgboost", "churn-sklearn")
@@ -42,7 +41,7 @@ def server(registered: Registered, root: Path, tmp_path_factory: pytest.TempPath
         "MLSERVER_PARALLEL_WORKERS": "0",
         "MLSERVER_DEBUG": "false",
     }
-    command = [Path(sys.executable).with_name("mlserver"), "start", place / "model-settings"]
+    command: list[Any] = [Path(sys.executable).with_name("mlserver"), "start", place / "model-settings"]
     with (place / "log").open("wb") as log, httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=10) as client:
         process = subprocess.Popen(command, env=environment, cwd=place, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -67,7 +66,7 @@ def _ready(client: httpx.Client, model: str) -> bool:
 
 @pytest.mark.parametrize(("flavor", "output", "column"), [("xgboost", "predict", 0), ("sklearn", "predict_proba", 1)])
 def test_a_stock_runtime_scores_as_the_registered_model(
-    server: Server, trained: dict[str, TrainedModel], dataset: Dataset, flavor: str, output: str, column: int
+    server: httpx.Client, trained: dict[str, TrainedModel], dataset: Dataset, flavor: str, output: str, column: int
 ) -> None:
     rows = dataset.rows[:500]
     tensor = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving import ROOT
+from tests.support.programs import ROOT
 
 
 def hadolint() -> str:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from custom_runtime.features.adapters import sqlite_path
+from custom_runtime.features.store import sqlite_path
 from handoff.errors import ImageError
 from image.build import Buildah, require_programs
 from image.proof import prove
-from tests.support.serving import ROOT, World
+from tests.support.programs import ROOT
+from tests.support.serving import World
 
 # A first run makes the base with debootstrap and fetches every wheel; a later one takes 20 s.
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
@@ -71,6 +72,8 @@ def test_carries_health_check_ports_and_labels(proof: Any) -> None:
 
 def test_documented_size_is_the_measured_one(proof: Any) -> None:
     page = (ROOT / "docs" / "image.md").read_text()
-    documented = int(re.search(r"\*\*(\d+) MB\*\*", page)[1])
+    found = re.search(r"\*\*(\d+) MB\*\*", page)
+    assert found is not None
+    documented = int(found[1])
     assert documented == pytest.approx(proof.size_bytes / 1e6, rel=0.05), "run: make image-test"
     assert [part.name for part in proof.parts if f"| {part.name} |" not in page] == []

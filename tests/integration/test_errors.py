@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -14,7 +15,7 @@ from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
 
-KEY = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
+KEY: dict[str, Any] = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
 
 
 def tensor(name: str, datatype: str, data: list[object], shape: list[int] | None = None) -> dict[str, object]:
@@ -67,7 +68,7 @@ V2 = [
 FIELDS = {"INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}
 
 
-def to_pb(inputs: list[dict[str, object]], model: str = "churn") -> pb.ModelInferRequest:
+def to_pb(inputs: list[dict[str, Any]], model: str = "churn") -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name=model)
     for each in inputs:
         added = request.inputs.add(name=each["name"], datatype=each["datatype"], shape=each["shape"])
@@ -100,7 +101,7 @@ def test_predict_refuses(client: httpx.Client, body: bytes, status: int, code: s
 
 @pytest.mark.parametrize(("inputs", "status", "code", "_grpc", "message"), V2, ids=lambda value: repr(value)[:40])
 def test_v2_rest_refuses(
-    client: httpx.Client, inputs: list[dict[str, object]], status: int, code: str, _grpc: str, message: str
+    client: httpx.Client, inputs: list[dict[str, Any]], status: int, code: str, _grpc: str, message: str
 ) -> None:
     assert_error(client.post("/v2/models/churn/infer", json={"inputs": inputs}), status, code, message)
 
@@ -108,7 +109,7 @@ def test_v2_rest_refuses(
 @pytest.mark.parametrize(("inputs", "_status", "code", "expected", "message"), V2, ids=lambda value: repr(value)[:40])
 def test_v2_grpc_refuses(
     stub: GRPCInferenceServiceStub,
-    inputs: list[dict[str, object]],
+    inputs: list[dict[str, Any]],
     _status: int,
     code: str,
     expected: str,

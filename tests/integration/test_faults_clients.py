@@ -7,7 +7,9 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +111,10 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
         assert [reply.status for reply in after] == [200] * 20
 
 
+def _between(least: float, most: float, value: float) -> bool:
+    return least <= value <= most
+
+
 def calls_cut(server: Server) -> float:
     return server.samples("serving_grpc_calls_started_total") - server.samples("serving_grpc_calls_answered_total")
 
@@ -126,7 +132,7 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
             load = run_load(plan)
             ordered = sorted(load.latency_ms)
             answered = load.requests - load.failures
-            figures = {
+            figures: dict[str, Any] = {
                 "capacity": limit_qps,
                 "answered": answered,
                 "shed": load.errors,
@@ -138,7 +144,7 @@ def test_at_three_times_its_capacity_over_grpc_no_call_waits_long(world: World, 
             print(json.dumps(figures))
             # Those that the closed loop left behind at its end may have got no status either.
             cut, left = cut + load.failures, left + CONNECTIONS
-            eventually(lambda fewest=cut, most=cut + left: fewest <= calls_cut(server) <= most)
+            eventually(partial(calls_cut, server), partial(_between, cut, cut + left))
             if figures["answered, P99 ms"] < 50 and figures["shed, median ms"] < 5:
                 break
         assert set(load.errors) == {"HTTP/2 reset 0"}, figures

@@ -17,8 +17,8 @@ from redis import Redis
 
 from benchmarks.soak.traffic import Traffic
 from tests.support.faults import HOST, Proxy, given, latency_ms, predict, until, v2_grpc
-from tests.support.programs import RedisServer, eventually, free_port
-from tests.support.serving import ROOT, Server, World, serving
+from tests.support.programs import ROOT, RedisServer, eventually, free_port
+from tests.support.serving import Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -112,7 +112,7 @@ shapes = st.one_of(
     ),
     st.lists(st.integers(-2, 4), max_size=3),
 )
-datatypes = st.sampled_from(
+datatypes: st.SearchStrategy[Any] = st.sampled_from(
     ["INT64", "FP32", "FP64", "BYTES", "FP16", "BOOL", "int64", "", "INT64\0", None, 3, ["INT64"], {}]
 )
 good_key = st.just({"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]})
@@ -322,7 +322,7 @@ def test_what_schemathesis_makes_of_our_openapi_gets_an_answer_of_the_table(pati
 def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
     tried = set()
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
-        operation = result.ok()
+        operation = cast(Any, result).ok()
         tried.add(f"{operation.method.upper()} {operation.path}")
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
@@ -335,7 +335,7 @@ def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
                 suppress_health_check=list(HealthCheck),
             )
             @given(operation.as_strategy(generation_mode=mode))
-            def send(case: schemathesis.Case) -> None:
+            def send(case: Any) -> None:
                 request = httpx.Request(**_request(case, base))
                 doors.rest(request.url.raw_path.decode(), request.read(), request.method)
 
@@ -344,7 +344,7 @@ def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
     return tried
 
 
-def _request(case: schemathesis.Case, base: str) -> dict[str, Any]:
+def _request(case: Any, base: str) -> dict[str, Any]:
     body = case.body
     content = None if type(body).__name__ == "NotSet" else body if isinstance(body, bytes) else to_json(body)
     return {"method": case.method, "url": base + case.formatted_path, "content": content}

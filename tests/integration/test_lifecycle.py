@@ -20,8 +20,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from benchmarks.programs import free_ports
-from tests.support.programs import eventually
-from tests.support.serving import ROOT, Server, World, assert_refuses_to_start, children, serving
+from tests.support.programs import ROOT, eventually
+from tests.support.serving import Server, World, assert_refuses_to_start, children, serving
 
 pytestmark = pytest.mark.integration
 BODY = b'{"customer_id": 42}'

@@ -18,7 +18,8 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from benchmarks.programs import free_ports
 from tests.support.certificates import Authority
-from tests.support.serving import ROOT, Server, World, assert_refuses_to_start, serving, wait_until_ready
+from tests.support.programs import ROOT
+from tests.support.serving import Server, World, assert_refuses_to_start, serving, wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

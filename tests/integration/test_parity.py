@@ -13,8 +13,8 @@ import tritonclient.http
 
 from custom_runtime.contract import FEATURES
 from custom_runtime.model.encoding import decode_row
-from tests.support.programs import redis_server
-from tests.support.serving import ROOT, Server, World, serving
+from tests.support.programs import ROOT, redis_server
+from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
 TOLERANCE = 1e-5
@@ -80,7 +80,7 @@ def test_everybody_scores_as_the_registered_model_does_over_predict_v2_rest_and_
 def test_plain_mlserver_start_gives_the_same_scores(plain_server: Server, expected: Expected) -> None:
     some = slice(None, None, 50)
     bodies = [b'{"customer_id": %d}' % customer_id for customer_id in expected.ids[some].tolist()]
-    scores = [answer["churn_probability"] for answer in over_predict(plain_server, bodies)]
+    scores = np.array([answer["churn_probability"] for answer in over_predict(plain_server, bodies)])
     np.testing.assert_allclose(scores, expected.scores[some], rtol=0, atol=TOLERANCE)
     for door in (over_v2_rest, over_v2_grpc):
         np.testing.assert_allclose(door(plain_server, expected.ids)[:, 0], expected.scores, rtol=0, atol=TOLERANCE)
@@ -97,7 +97,7 @@ def test_the_scores_are_the_same_with_half_of_the_features_given_in_the_request(
         bodies.append(json.dumps({"customer_id": customer_id} | {name: values[name] for name in names}).encode())
     answers = list(over_predict(server, bodies))
     assert {answer["features"] for answer in answers} == {"store"}
-    scores = [answer["churn_probability"] for answer in answers]
+    scores = np.array([answer["churn_probability"] for answer in answers])
     np.testing.assert_allclose(scores, expected.scores[some], rtol=0, atol=TOLERANCE)
 
 
@@ -143,7 +143,7 @@ def test_the_scores_are_the_same_with_features_in_redis(world: World, expected: 
         patient = {"SERVING_STORE_TIMEOUT_MS": "10000", "SERVING_DEADLINE_MS": "20000"}
         with serving(world.environment | patient | {"SERVING_FEATURE_STORE": url}, tmp_path / "log") as server:
             bodies = [b'{"customer_id": %d}' % customer_id for customer_id in expected.ids[::10].tolist()]
-            scores = [answer["churn_probability"] for answer in over_predict(server, bodies)]
+            scores = np.array([answer["churn_probability"] for answer in over_predict(server, bodies)])
             np.testing.assert_allclose(scores, expected.scores[::10], rtol=0, atol=TOLERANCE)
             answer = over_v2_grpc(server, expected.ids)
             np.testing.assert_allclose(answer[:, 0], expected.scores, rtol=0, atol=TOLERANCE)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -86,9 +87,9 @@ def test_no_request_is_lost_while_weights_change_and_predictors_come_and_go(loca
         eventually(lambda: running.weights() == {"v1": 100, "v2": 0})
         for percent in (*range(5, 95, 5), 100):  # many changes: each one is a chance to lose a request
             running.set_traffic(v1=100 - percent, v2=percent)
-            eventually(lambda wanted=percent: running.weights() == {"v1": 100 - wanted, "v2": wanted})
+            eventually(running.weights, {"v1": 100 - percent, "v2": percent}.__eq__)
             sent = load.tally.sent
-            eventually(lambda before=sent: load.tally.sent > before + 40)
+            eventually(partial(getattr, load.tally, "sent"), (sent + 40).__lt__)
         running.target.patch([{"op": "remove", "path": "/spec/predictors/0"}])
         eventually(lambda: not running.replicas("v1"))
     finally:

@@ -18,7 +18,8 @@ from tritonclient.utils import InferenceServerException
 
 from local_seldon.deployment import read_manifest
 from rollout.manifest.parsing import to_dict
-from tests.support.serving import ROOT, World
+from tests.support.programs import ROOT
+from tests.support.serving import World
 
 pytestmark = pytest.mark.integration
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"

@@ -30,11 +30,11 @@ SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}")
 IDENTIFIER = re.compile(r"(?<![\w.$])([a-zA-Z_:][\w:]*)(?!\w*\s*\()")
 
 
-def groups() -> list[dict]:
+def groups() -> list[dict[str, Any]]:
     return yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]["groups"]
 
 
-def panels() -> list[dict]:
+def panels() -> list[dict[str, Any]]:
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
@@ -49,7 +49,9 @@ def dashboard_expressions() -> Iterator[str]:
         yield from (plain(target["expr"]) for target in panel["targets"])
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
-            yield plain(re.fullmatch(r"label_values\((.*), \w+\)", variable["query"]["query"]).group(1))
+            query = re.fullmatch(r"label_values\((.*), \w+\)", variable["query"]["query"])
+            assert query is not None
+            yield plain(query.group(1))
     yield from (plain(annotation["expr"]) for annotation in DASHBOARD["annotations"]["list"])
 
 

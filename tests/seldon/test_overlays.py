@@ -45,7 +45,7 @@ def test_the_seldon_deployment_passes_the_crd_and_the_rules(
     ],
 )
 def test_the_crd_check_refuses_unknown_fields(
-    path: tuple,
+    path: tuple[str, ...],
     field: str,
     deployment: Callable[[str], dict[str, Any]],
     crd_errors: Callable[[dict[str, Any]], list[str]],

@@ -51,7 +51,7 @@ class KubeApi(kmock.KubernetesEmulator):
             raise KubernetesError(status=answer[0], reason="Injected", message=answer[1])
         if not plural or method not in ("POST", "PUT", "PATCH"):
             return await super()._handle(request)
-        key = (request.resource, request.namespace, request.name or request.data["metadata"]["name"])
+        key: Any = (request.resource, request.namespace, request.name or request.data["metadata"]["name"])
         stored = self._raw(key) if key in self.objects and not self.objects[key].deleted else None
         changed = self._changed(method, stored, request)
         if request.subresource == "status":

@@ -76,7 +76,7 @@ class FakeClock:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.skew_s = 0.0
-        self._due: list[tuple[float, Callable[[], None]]] = []
+        self._due: list[tuple[float, Callable[[], object]]] = []
 
     def wall_s(self) -> float:
         return 1_800_000_000.0 + self.now_s + self.skew_s
@@ -93,7 +93,7 @@ class FakeClock:
             due[1]()
         self.now_s = end_s
 
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
+    def after(self, seconds: float, act: Callable[[], object]) -> None:
         self._due.append((self.now_s + seconds, act))
 
 
@@ -203,7 +203,7 @@ class World:
         return self.promoter().drive(command)
 
     @property
-    def state(self) -> RolloutState:
+    def state(self) -> Any:  # a RolloutState; None before the first one
         return read_state(self.target.read().deployment.metadata.annotations)
 
     @property
@@ -220,7 +220,7 @@ class World:
         change(edited)
         self.target.edit(edited)
 
-    def when(self, percent: int, act: Callable[[], None]) -> None:
+    def when(self, percent: int, act: Callable[[], object]) -> None:
         """Run something once, as soon as the mesh gives v8 this percentage."""
 
         def look() -> None:

@@ -113,7 +113,7 @@ def serving(
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],
-            env=os.environ | ports | environment,
+            env={**os.environ, **ports, **environment},
             cwd=ROOT,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -172,4 +172,6 @@ def children(pid: int) -> list[int]:
 
 def memory_mb(server: Server, field: str = "VmRSS") -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) // 1024
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) // 1024

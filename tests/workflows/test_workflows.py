@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.programs import help_of
-from tests.support.serving import ROOT
+from tests.support.programs import ROOT, help_of
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 COMMAND = re.compile(r"\.venv/bin/python (scripts/\w+\.py[^|>&\n]*)")
@@ -31,12 +30,12 @@ def lint(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([actionlint(), str(file)], capture_output=True, text=True, check=False)
 
 
-def load(name: str) -> dict:
+def load(name: str) -> dict[str, Any]:
     # YAML 1.1 reads the key `on` as true.
     return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text().replace("\non:", '\n"on":', 1))
 
 
-def steps(workflow: dict) -> Any:
+def steps(workflow: dict[str, Any]) -> Any:
     return [step for job in workflow["jobs"].values() for step in job["steps"]]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare import measurement
+from benchmarks.compare import measurement, results
 from benchmarks.compare.closed_loop import ClosedLoop
 from benchmarks.compare.measurement import QUICK
 from benchmarks.compare.results import Results
@@ -52,4 +52,4 @@ def test_a_closed_loop_that_fails_three_times_ends_the_run(monkeypatch: pytest.M
 def test_the_results_keep_what_was_repeated(tmp_path: Path) -> None:
     measured = Results({}, repeated=["round 1, this project, predict: why"])
     measured.write(tmp_path / "results.json")
-    assert measurement.results.read_results(tmp_path / "results.json").repeated == measured.repeated
+    assert results.read_results(tmp_path / "results.json").repeated == measured.repeated

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.compare.queries import check_agreement
 from benchmarks.errors import MeasurementError
-from tests.support.programs import program
-from tests.support.serving import ROOT, World
+from tests.support.programs import ROOT, program
+from tests.support.serving import World
 
 # In a process of its own: the harness reads gRPC answers with MLServer's generated code, other tests use another.
 HARNESS = """

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -12,7 +13,7 @@ class Judged:
     bottleneck: str | None = None
 
 
-def up_to(limit_qps: float) -> "tuple[list[float], object]":
+def up_to(limit_qps: float) -> tuple[list[float], Callable[[float], Judged]]:
     tried: list[float] = []
 
     def run(qps: float) -> Judged:

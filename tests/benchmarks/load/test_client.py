@@ -68,7 +68,7 @@ def test_a_server_that_is_gone_fails_what_waits_at_once() -> None:
 
 def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
     ours, theirs = socket.socketpair()
-    attempts = [TargetError("refused"), Connection(ours, Http1Codec([]))]
+    attempts: list[TargetError | Connection] = [TargetError("refused"), Connection(ours, Http1Codec([]))]
     told: list[int] = []
 
     def connect() -> Connection:

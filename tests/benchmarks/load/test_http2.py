@@ -1,4 +1,5 @@
 import struct
+from typing import Any
 
 import pytest
 from hpack import Decoder, Encoder
@@ -129,7 +130,7 @@ def test_a_request_is_a_preface_and_headers_that_any_decoder_reads() -> None:
     request = codec.request(0)
     length = int.from_bytes(request[:3], "big")
     headers = dict(Decoder().decode(request[9 : 9 + length]))
-    assert headers == {
+    assert dict[Any, Any](headers) == {
         ":method": "POST",
         ":scheme": "https",
         ":path": "/prefix/inference.GRPCInferenceService/ModelInfer",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.answering import answering, ok
-from tests.support.serving import ROOT, Server
+from tests.support.programs import ROOT
+from tests.support.serving import Server
 
 
 def load_test(*arguments: str) -> "subprocess.CompletedProcess[str]":

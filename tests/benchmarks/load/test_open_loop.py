@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -33,7 +34,7 @@ PLAN = LoadPlan(
 )
 
 
-def load(reply: Callable[[int], Reply], **changes: object) -> LoadResult:
+def load(reply: Callable[[int], Reply], **changes: Any) -> LoadResult:
     with answering(reply) as port:
         return run_load(replace(PLAN, target=parse_target(f"http://127.0.0.1:{port}"), **changes))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import program
-from tests.support.serving import ROOT, World
+from tests.support.programs import ROOT, program
+from tests.support.serving import World
 
 
 @pytest.mark.slow

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.soak.result import SoakResult, as_json, as_text
-from benchmarks.soak.soak import Fault, Sample
+from benchmarks.soak.result import Fault, Sample, SoakResult, as_json, as_text
 from benchmarks.soak.traffic import Outcome
 
 PLOT = Path("var/soak/soak.png")

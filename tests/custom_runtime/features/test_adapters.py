@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from custom_runtime.errors import StoreError
-from custom_runtime.features.adapters import open_store, sqlite_path, without_credentials
+from custom_runtime.features.adapters import open_store
+from custom_runtime.features.store import sqlite_path, without_credentials
 
 
 @pytest.mark.parametrize("url", ["postgres://db", "features.db", "", "sqlite+x:///a.db", "redis-cluster://h"])

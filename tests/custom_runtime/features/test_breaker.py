@@ -1,3 +1,6 @@
+from functools import partial
+from operator import truediv
+
 import pytest
 
 from custom_runtime.features.breaker import Breaker
@@ -53,7 +56,7 @@ def test_a_failed_probe_starts_a_new_interval(breaker: Breaker, clock: Clock) ->
 
 
 def test_processes_probe_at_different_moments(clock: Clock) -> None:
-    breakers = [Breaker(threshold=1, interval_s=0.5, clock=clock, jitter=lambda i=i: i / 10) for i in range(11)]
+    breakers = [Breaker(threshold=1, interval_s=0.5, clock=clock, jitter=partial(truediv, i, 10)) for i in range(11)]
     for breaker in breakers:
         breaker.fail()
     probes = []

@@ -294,6 +294,7 @@ async def test_out_of_connections_and_back(redis: RedisServer, store: RedisStore
     taken = [eventually(partial(slot, redis)) for _ in range(3)]
     await fails_in_time(store)
     for connection in taken:
+        assert connection is not None
         connection.close()
     await recovers(store)
 

@@ -1,6 +1,7 @@
 """What the once-a-second look at all connections closes, and what it leaves alone."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from custom_runtime.network.slow_clients import SlowClients
 
@@ -20,10 +21,10 @@ class Cycle:
 
 @dataclass(eq=False)
 class Connection:
-    scope: object | None = None
-    cycle: Cycle | None = None
-    timeout_keep_alive_task: object | None = None
-    transport: Transport = field(default_factory=Transport)
+    scope: Any = None
+    cycle: Any = None
+    timeout_keep_alive_task: Any = None
+    transport: Any = field(default_factory=Transport)
 
 
 def closed_at(connection: Connection) -> int | None:

@@ -10,6 +10,7 @@ import contextlib
 import sys
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["custom_runtime"]):
     from custom_runtime.errors import InvalidInput, TooLarge
@@ -32,7 +33,7 @@ def _decode(tensors: list[v2.Tensor]) -> Query:
     query = v2.decode(tensors)
     assert 1 <= query.size <= MOST_ROWS
     assert all(0 <= customer_id < 2**63 for customer_id in query.customer_ids)
-    assert all(len(values) == query.size for values in query.given.values())
+    assert all(np.size(values) == query.size for values in query.given.values())
     return query
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.serving import ROOT
+from tests.support.programs import ROOT
 
 KEY = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
 TEXT = {"name": "contract", "shape": [1, 1], "datatype": "BYTES", "data": [["One year"]]}

@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.programs import free_ports
-from tests.support.programs import is_listening
-from tests.support.serving import ROOT, START_LIMIT_S, World
+from tests.support.programs import ROOT, is_listening
+from tests.support.serving import START_LIMIT_S, World
 
 LOCK = ROOT / "requirements" / "seldon.txt"
 

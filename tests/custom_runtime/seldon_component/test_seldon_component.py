@@ -65,7 +65,7 @@ def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask: Any)
 
 
 def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice: Microservice, client: httpx.Client) -> None:
-    command = [microservice.python, "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
+    command = [str(microservice.python), "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     wanted = [client.post("/predict", json={KEY: one}).json()["churn_probability"] for one in (42, 43)]

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -252,8 +253,8 @@ def test_settings_are_laid_over_the_defaults() -> None:
     assert config == replace(
         GateConfig(),
         alpha=0.01,
-        latency=replace(GateConfig().latency, margin=1.5),
-        drift=None,  # type: ignore[type-var]
+        latency=replace(cast(Any, GateConfig().latency), margin=1.5),
+        drift=None,
     )
     assert GateConfig.from_mapping(json.loads(json.dumps(asdict(config)))) == config
 

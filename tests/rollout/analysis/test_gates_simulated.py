@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,8 @@ def rollout(rng: np.random.Generator, config: GateConfig, arm: Arm, swing: float
 
     Returns each step's last verdict with the gates that failed.
     """
-    state, ends = GateState(), []
+    ends: list[Any] = []
+    state = GateState()
     for weight in (0.1, 0.3, 0.5, 1.0):
         state = state.next_step()
         world = windows(rng, arm, arm, weight=weight, requests=2000, swing=swing)

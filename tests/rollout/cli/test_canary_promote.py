@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import structlog
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from rollout.engine.session import Session
 from rollout.engine.state import Command

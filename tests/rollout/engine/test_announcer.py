@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -104,7 +104,7 @@ def test_metrics_tell_the_phase_and_count_verdicts_and_rollbacks() -> None:
 def test_a_terminal_shows_weights_phase_and_what_each_gate_says() -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(picture(STATE, [RESULT]))
-    shown = console.file.getvalue()
+    shown = cast(io.StringIO, console.file).getvalue()
     for part in ("v7 70 %", "30 % v8", "Held, step 2 of 4", "no evidence", "errors", "inconclusive", "too few"):
         assert part in shown
 
@@ -114,5 +114,5 @@ def test_a_pipelines_log_has_one_line_for_each_change() -> None:
     with Screen(console) as screen:
         for event in ("WeightsRaised", "Sample", "Sample", "Held"):
             screen.notify(record(event), STATE)
-    lines = console.file.getvalue().splitlines()
+    lines = cast(io.StringIO, console.file).getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["WeightsRaised", "Held"]

@@ -211,7 +211,8 @@ def test_an_api_server_that_stays_away_ends_the_promoter_and_not_the_rollout(wor
 
 def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world: World) -> None:
     world.start()
-    patch, lost = world.target.patch, []
+    lost: list[Any] = []
+    patch = world.target.patch
 
     def flaky(operations: Any, *, dry_run: Any = False) -> Any:
         result = patch(operations, dry_run=dry_run)

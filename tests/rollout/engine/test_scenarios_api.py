@@ -112,7 +112,13 @@ def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world: World) ->
     first = Lock(world.target, world.clock, holder="first")
     first.acquire()
     world.clock.skew_s = 86_400.0  # the second promoter's clock is a day ahead: by it, the lease is long over
-    world.clock.after(4, lambda: (setattr(world.clock, "skew_s", 0.0), first.renew(), first._write(first._record)))
+
+    def back_in_time() -> None:
+        world.clock.skew_s = 0.0
+        first.renew()
+        first._write(first._record)
+
+    world.clock.after(4, back_in_time)
     with pytest.raises(LeaseHeld):
         Lock(world.target, world.clock, holder="second").acquire()
 
@@ -120,7 +126,9 @@ def test_6_a_wrong_wall_clock_neither_steals_nor_blocks_a_lease(world: World) ->
 def test_6_a_late_writer_is_fenced_by_the_annotation_and_stops(world: World) -> None:
     """The first promoter hangs for minutes, the second takes over, the first wakes up in the middle of its write."""
     world.start()
-    patch, second, woken = world.target.patch, [], []
+    second: list[Any] = []
+    woken: list[Any] = []
+    patch = world.target.patch
 
     def hang(operations: Any, *, dry_run: Any = False) -> Any:
         if not second and any(op["path"].endswith("/traffic") for op in operations):
@@ -148,7 +156,8 @@ def test_6_two_promoters_that_start_at_once_do_not_both_win(world: World) -> Non
 
 def test_22_a_409_in_mid_rollout_is_read_again_and_decided_anew(world: World) -> None:
     world.start()
-    patch, refused = world.target.patch, []
+    refused: list[Any] = []
+    patch = world.target.patch
 
     def conflicts(operations: Any, *, dry_run: Any = False) -> Any:
         if len(refused) < 5 and world.clock.now_s > 1030:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_16_a_small_regression_is_caught_and_never_promoted(
 def test_17_one_spike_holds_the_step_up_and_is_forgiven(world: World, behaviour: type[Behaviour]) -> None:
     def spike() -> None:
         world.traffic.behaviour["v8"] = behaviour(errors=0.9)
-        world.clock.after(4, lambda: world.traffic.behaviour.pop("v8"))
+        world.clock.after(4, partial(world.traffic.behaviour.pop, "v8"))
 
     world.start()
     world.when(50, spike)

@@ -149,7 +149,8 @@ def test_23_abort_in_a_step_and_during_the_bake(world: World, percent: int) -> N
 def test_23_abort_between_reading_and_writing_loses_neither(world: World) -> None:
     """The word arrives while a weights patch is on its way: both are kept, and the next look acts on it."""
     world.start()
-    session, patch, said = Session(world.target, world.clock), world.target.patch, []
+    said: list[bool] = []
+    session, patch = Session(world.target, world.clock), world.target.patch
 
     def interleaved(operations: Any, *, dry_run: Any = False) -> Any:
         if not said and any(op["path"].endswith("/traffic") for op in operations):

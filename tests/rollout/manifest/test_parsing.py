@@ -3,6 +3,8 @@
 Streams of Kubernetes objects, read as Kubernetes reads them.
 """
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ JSON = st.recursive(
 MANIFESTS = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 
 
-def _object(required: dict, optional: dict) -> st.SearchStrategy:
+def _object(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy:
     """Known fields, some of them left out, beside fields that nobody has heard of."""
     unknown = st.dictionaries(st.text(alphabet="QRS", min_size=1, max_size=4), JSON, max_size=2)
     known = st.fixed_dictionaries(required, optional=optional)
@@ -53,7 +55,9 @@ COMPONENTS = _object(
     {"spec": _object({"containers": st.lists(CONTAINERS, max_size=2)}, {})},
     {"hpaSpec": _object({"maxReplicas": st.integers()}, {"minReplicas": st.integers()}), "metadata": _object({}, {})},
 )
-UNITS = st.deferred(lambda: _object({"name": NAMES}, {"modelUri": st.text(), "children": st.lists(UNITS, max_size=1)}))
+UNITS: st.SearchStrategy[dict[str, Any]] = st.deferred(
+    lambda: _object({"name": NAMES}, {"modelUri": st.text(), "children": st.lists(UNITS, max_size=1)})
+)
 PREDICTORS = _object(
     {"name": NAMES, "graph": UNITS},
     {
@@ -76,13 +80,13 @@ DEPLOYMENTS = st.fixed_dictionaries(
 
 @MANIFESTS
 @given(DEPLOYMENTS)
-def test_what_is_read_is_written_unknown_fields_included(document: dict) -> None:
+def test_what_is_read_is_written_unknown_fields_included(document: dict[str, Any]) -> None:
     assert to_dict(parse(document)) == document
 
 
 @MANIFESTS
 @given(DEPLOYMENTS)
-def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict) -> None:
+def test_yaml_of_a_deployment_reads_as_the_same_deployment(document: dict[str, Any]) -> None:
     assert to_dict(parse(to_yaml(parse(document)))) == document
 
 

@@ -12,7 +12,7 @@ from rollout.analysis.verdict import GateResult, Verdict
 from rollout.engine.record import Record
 from rollout.errors import ReportError
 from rollout.reporting.report import render, write
-from tests.support.metric_processes import program
+from tests.support.programs import program
 from tests.support.rollout_logs import START_S, Story, promoted, rolled_back
 
 
