@@ -1,1 +1,1 @@
-"""Runs a SeldonDeployment on this machine: one server process per replica, Caddy in front."""
+"""Runs a SeldonDeployment on this machine: one server process per replica, Envoy in front, an operator behind."""

@@ -1,18 +1,26 @@
-"""What one SeldonDeployment asks of this machine: replicas, templates, and what only a cluster can do. Pure."""
+"""What one SeldonDeployment asks of this machine: its file, replicas and templates, and what only a cluster can do."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import structlog
+
 from local_seldon.errors import Unsupported
-from rollout.errors import ManifestError
+from rollout.errors import ManifestError, RolloutError
 from rollout.manifest.parsing import parse, read_documents, to_dict
 from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import API_VERSION, KIND, SeldonDeployment
+from rollout.targets.local_store import LocalStore
 
+log = structlog.get_logger()
+
+APPLIED = "applied.sha256"
+"""The file with the digest of the manifest that the live object was made from."""
 TERMINATION_GRACE_S = 20.0
 """What the operator sets where a pod has no terminationGracePeriodSeconds."""
 # These change without a new pod: the operator writes them into the mesh, the HPA or the number of replicas.
@@ -30,8 +38,6 @@ def read_manifest(content: bytes) -> SeldonDeployment:
 def check_supported(deployment: SeldonDeployment) -> None:
     """Raise Unsupported for what only a cluster can do; sidecars are left out silently, they serve no requests."""
     for predictor in deployment.predictors:
-        if predictor.shadow:
-            raise Unsupported(f"predictor {predictor.name} is a shadow; Caddy cannot mirror requests: use a cluster")
         if predictor.graph.children:
             raise Unsupported(f"predictor {predictor.name} has a graph of several nodes; one runs here: use a cluster")
         if predictor.graph.implementation:
@@ -41,16 +47,26 @@ def check_supported(deployment: SeldonDeployment) -> None:
             )
 
 
-def replicas(deployment: SeldonDeployment, predictor: Predictor) -> int:
-    """Return how many replicas a predictor has: hpaSpec's least, else the nearest `replicas` field, else 1."""
+def replicas(deployment: SeldonDeployment, predictor: Predictor, asked: int | None = None) -> int:
+    """Return how many replicas a predictor is to have: the nearest `replicas` field, else 1.
+
+    With hpaSpec the operator ignores every `replicas` field, and the autoscaler decides: what it asks for by itself
+    (`asked`; nothing on an idle machine), within minReplicas and maxReplicas.
+    """
     component = predictor.component_specs[0]
-    if component.hpa_spec is not None:  # the operator ignores every `replicas` field then
-        return component.hpa_spec.min_replicas or 1
+    if component.hpa_spec is not None:
+        least, most = component.hpa_spec.min_replicas or 1, component.hpa_spec.max_replicas
+        return max(least, min(asked or 1, most))
     general = (deployment.spec.model_extra or {}).get("replicas")
     for number in (component.replicas, predictor.replicas, general):
         if number is not None:
             return int(number)
     return 1
+
+
+def autoscaled(predictor: Predictor) -> bool:
+    """Tell whether an autoscaler sets the number of replicas: its Deployment then starts with one."""
+    return predictor.component_specs[0].hpa_spec is not None
 
 
 def template(predictor: Predictor) -> str:
@@ -71,21 +87,55 @@ def grace_s(predictor: Predictor) -> float:
 
 
 def status(
-    deployment: SeldonDeployment, available: Mapping[str, int], *, url: str, failures: Iterable[str] = ()
+    deployment: SeldonDeployment, scale: Mapping[str, tuple[int, int]], *, url: str, failures: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return `.status` as the operator writes it; available: replicas that are ready, by predictor."""
-    wanted = {predictor.name: replicas(deployment, predictor) for predictor in deployment.predictors}
+    """Return `.status` as the operator writes it; scale: replicas wanted and available, by predictor."""
     failed = "; ".join(failures)
-    ready = all(available.get(name, 0) >= number for name, number in wanted.items())
+    ready = all(0 < wanted <= ready for wanted, ready in (scale.get(one.name, (1, 0)) for one in deployment.predictors))
     return {
         "state": "Failed" if failed else "Available" if ready else "Creating",
         "description": failed,
-        "replicas": sum(available.values()),
+        "replicas": sum(available for _, available in scale.values()),
         "address": {"url": url},
         "deploymentStatus": {
-            name: {"replicas": wanted[predictor.name], "availableReplicas": available[predictor.name]}
-            for predictor in deployment.predictors
-            if predictor.name in available
-            for name in deployment.deployment_names(predictor.name)
+            name: {"replicas": wanted, "availableReplicas": available}
+            for predictor, (wanted, available) in scale.items()
+            for name in deployment.deployment_names(predictor)
         },
     }
+
+
+class ManifestFile:
+    """The file that a deployment is made from, applied whenever it changes, as `kubectl apply` would.
+
+    refused: what is wrong with it now, empty where nothing is.
+    """
+
+    def __init__(self, path: Path, store: LocalStore) -> None:
+        self._path = path
+        self._store = store
+        self._applied = ""
+        self.refused = ""
+
+    def apply(self, *, first: bool = False) -> bool:
+        """Apply the file where its content is new, and tell whether there was news. Only the first time it raises."""
+        applied_before = self._store.directory / APPLIED
+        try:
+            content = self._path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest == self._applied:
+                return False
+            self._applied = digest
+            known = applied_before.read_text() if applied_before.exists() else ""
+            if first and known == digest and self._store.object_file.exists():
+                return False  # after a crash: what a rollout has changed since stays
+            self._store.put(to_dict(read_manifest(content)))
+            applied_before.write_text(digest)
+            self.refused = ""
+            log.info("manifest_applied", file=str(self._path))
+        except (OSError, RolloutError) as error:
+            if first:
+                raise
+            self.refused = f"{self._path}: {error}"
+            log.warning("manifest_refused", file=str(self._path), error=str(error))
+        return True

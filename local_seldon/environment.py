@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from local_seldon.errors import MissingArtifact, Unsupported
-from local_seldon.ports import Ports
+from local_seldon.replica import Ports
 from rollout.manifest.predictor import Container, Predictor
 from rollout.manifest.seldon import SeldonDeployment
 

@@ -3,10 +3,10 @@
     LocalSeldonError
     |-- Unsupported         the manifest asks for something that only a cluster has
     |-- MissingArtifact     no directory is known for an image or a modelUri
-    |-- MissingProgram      Caddy is not installed
+    |-- MissingProgram      Envoy is not installed
     |-- AlreadyRunning      another `up` holds this deployment
     |-- NotRunning          there is nothing to stop or to look at
-    |-- ProxyError          Caddy did not start, or refused a configuration
+    |-- EnvoyError          Envoy did not start, or its port is taken
     |-- DidNotStart         not everything was ready in time
     `-- DemoFailed          the canary demo saw something that must not happen
 
@@ -29,7 +29,7 @@ class MissingArtifact(LocalSeldonError):
 
 
 class MissingProgram(LocalSeldonError):
-    """Caddy is not installed."""
+    """Envoy is not installed."""
 
 
 class AlreadyRunning(LocalSeldonError):
@@ -40,8 +40,8 @@ class NotRunning(LocalSeldonError):
     """There is nothing to stop or to look at."""
 
 
-class ProxyError(LocalSeldonError):
-    """Caddy did not start, or refused a configuration."""
+class EnvoyError(LocalSeldonError):
+    """Envoy did not start, or its port is taken."""
 
 
 class DidNotStart(LocalSeldonError):

@@ -1,8 +1,9 @@
-"""All replicas of a deployment: started where one lacks, kept while they are needed, drained when they are not."""
+"""All replicas of a deployment: the Deployments and autoscalers of a cluster, with pods that are processes here."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,20 +11,20 @@ from pathlib import Path
 import httpx
 import structlog
 
-from local_seldon.deployment import check_supported, grace_s, replicas, template
+from local_seldon.deployment import autoscaled, check_supported, grace_s, replicas, template
 from local_seldon.environment import Overrides, environment
-from local_seldon.ports import Ports
-from local_seldon.probe import ReadinessProbe
 from local_seldon.process import Command, Process
-from local_seldon.replica import Replica
-from local_seldon.routes import Endpoint
+from local_seldon.replica import Ports, ReadinessProbe, Replica
 from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment
+from rollout.targets.local_store import Controls
 
 log = structlog.get_logger()
 
 # Between leaving the mesh and SIGTERM, for requests that were routed just before: the operator's preStop is `sleep 10`.
 PRE_STOP_S = 0.5
+AUTOSCALER_PERIOD_S = 1.0
+"""How often the autoscaler looks; 15 s in a cluster. A new Deployment has one replica until it has looked once."""
 
 
 @dataclass
@@ -36,19 +37,46 @@ class Fleet:
     inherited: Mapping[str, str]
     log_directory: Path
     changed: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
+    _scale: dict[str, int] = field(default_factory=dict)  # replicas of each Deployment that an autoscaler sets
+    _scaled_s: dict[str, float] = field(default_factory=dict)  # when its autoscaler looked last
     _client: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def ensure(self, deployment: SeldonDeployment, predictor: Predictor) -> None:
+    def scale(self, deployment: SeldonDeployment, controls: Controls) -> None:
+        """Let each autoscaler that is due set its Deployment's replicas."""
+        now_s = self.clock()
+        for predictor in deployment.predictors:
+            name = predictor.name
+            if not autoscaled(predictor):
+                self._scale.pop(name, None)
+                continue
+            if name not in self._scale:
+                self._scale[name], self._scaled_s[name] = 1, now_s
+            elif now_s - self._scaled_s[name] >= AUTOSCALER_PERIOD_S:
+                self._scaled_s[name] = now_s
+                wanted = replicas(deployment, predictor, controls.replicas.get(name))
+                if wanted != self._scale[name]:
+                    log.info("scaled", predictor=name, replicas=self._scale[name], to=wanted)
+                    self._scale[name] = wanted
+        names = {predictor.name for predictor in deployment.predictors}
+        self._scale = {name: number for name, number in self._scale.items() if name in names}
+
+    def wanted(self, deployment: SeldonDeployment, predictor: Predictor) -> int:
+        """Return how many replicas a predictor's Deployment has now."""
+        return self._scale.get(predictor.name, 1) if autoscaled(predictor) else replicas(deployment, predictor)
+
+    def ensure(self, deployment: SeldonDeployment, predictor: Predictor, controls: Controls) -> None:
         """Start what a predictor lacks. Raises LocalSeldonError when it cannot run here; then nothing is started."""
         current = template(predictor)
         running = {replica.number for replica in self.of(predictor.name) if replica.template == current}
-        missing = [number for number in range(replicas(deployment, predictor)) if number not in running]
+        missing = [number for number in range(self.wanted(deployment, predictor)) if number not in running]
         if missing:
             self.check(deployment, predictor)
         for number in missing:
-            replica = self._replica(deployment, predictor, number, current)
+            image_pull_s = controls.image_pull_s.get(predictor.name, 0.0)
+            replica = self._replica(deployment, predictor, number, current, image_pull_s)
             self.replicas.append(replica)
             replica.start()
 
@@ -67,8 +95,8 @@ class Fleet:
         return sum(replica.ready for replica in self.of(predictor.name) if replica.template == current)
 
     def is_ready(self, deployment: SeldonDeployment, predictor: Predictor) -> bool:
-        """Tell whether all replicas that a predictor wants are ready."""
-        return self.available(predictor) >= replicas(deployment, predictor) > 0
+        """Tell whether all replicas that a predictor wants are ready, as the operator asks of each Deployment."""
+        return self.available(predictor) >= self.wanted(deployment, predictor) > 0
 
     def needed(self, deployment: SeldonDeployment, routed: Collection[str]) -> list[Replica]:
         """Return the replicas to keep: wanted, or without a ready successor, or of a predictor that is still routed."""
@@ -80,7 +108,7 @@ class Fleet:
                 return replica.predictor in routed
             if replica.template != template(predictor):
                 return not self.is_ready(deployment, predictor)
-            return replica.number < replicas(deployment, predictor)
+            return replica.number < self.wanted(deployment, predictor)
 
         return [replica for replica in self.replicas if is_needed(replica)]
 
@@ -106,7 +134,9 @@ class Fleet:
         await replica.stop()
         log.info("replica_stopped", predictor=replica.predictor, replica=replica.number)
 
-    def _replica(self, deployment: SeldonDeployment, predictor: Predictor, number: int, current: str) -> Replica:
+    def _replica(
+        self, deployment: SeldonDeployment, predictor: Predictor, number: int, current: str, image_pull_s: float
+    ) -> Replica:
         def command(ports: Ports) -> Command:
             env = environment(deployment, predictor, ports, self.overrides, self.inherited)
             return Command(self.command, env, self.directory)
@@ -121,16 +151,13 @@ class Fleet:
             log_directory=self.log_directory,
             client=self._client,
             changed=self.changed,
+            image_pull_s=image_pull_s,
         )
 
 
-def answering(kept: Sequence[Replica], predictors: Collection[str]) -> list[Endpoint]:
-    """Return who shares each predictor's traffic: the ready ones, as a Service's endpoints.
-
-    Where none is ready, all: callers then see the failure instead of another predictor's answer.
-    """
-    endpoints: list[Endpoint] = []
-    for name in dict.fromkeys(replica.predictor for replica in kept if replica.predictor in predictors):
-        of_name = [replica for replica in kept if replica.predictor == name]
-        endpoints.extend(replica.endpoint for replica in [one for one in of_name if one.ready] or of_name)
-    return endpoints
+def ready_ports(kept: Sequence[Replica]) -> dict[str, list[Ports]]:
+    """Return who answers for each predictor: its ready replicas, as a Service's endpoints; perhaps none."""
+    found: dict[str, list[Ports]] = {}
+    for replica in kept:
+        found.setdefault(replica.predictor, []).extend([replica.ports] if replica.ready else [])
+    return found

@@ -1,4 +1,4 @@
-"""One process that is kept running: started, logged, restarted with backoff, drained at the end."""
+"""Processes that are kept running: started, logged, restarted with backoff, drained; and those that outlived us."""
 
 from __future__ import annotations
 
@@ -7,15 +7,36 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from local_seldon.backoff import Backoff
-
 log = structlog.get_logger()
+
+KILL_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Doubling waits, as the kubelet's (10 s to 300 s), in the time of one machine.
+
+    A process that stayed up for `reset_after_s` starts from the first wait again.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    reset_after_s: float = 60.0
+
+    def wait_s(self, deaths: int) -> float:
+        """Return the wait after the n-th death in a row (1 is the first)."""
+        return float(min(self.first_s * 2 ** (deaths - 1), self.longest_s))
+
+    def deaths_in_a_row(self, deaths: int, uptime_s: float) -> int:
+        """Return how many deaths there are in a row now that a process died after `uptime_s`."""
+        return 1 if uptime_s >= self.reset_after_s else deaths + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +53,7 @@ class Process:
     """One supervised process. `command` is asked before every start, so each start can have its own ports.
 
     Output goes to `log_file`, appended. `changed` is called when the process starts or ends.
+    exit_code: of the last time it ended, None before that.
     """
 
     name: str
@@ -41,6 +63,7 @@ class Process:
     backoff: Backoff = field(default_factory=Backoff)
     pid: int | None = None
     restarts: int = 0
+    exit_code: int | None = None
     _task: asyncio.Task[None] | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,7 +88,7 @@ class Process:
         deaths = 0
         while not self._stopping.is_set():
             started_s = time.monotonic()
-            code = await self._run()
+            code = self.exit_code = await self._run()
             self.changed()
             if self._stopping.is_set():
                 return
@@ -103,3 +126,32 @@ class Process:
                 os.killpg(self.pid, number)
             else:
                 os.kill(self.pid, number)
+
+
+def identity(pid: int) -> dict[str, int] | None:
+    """Return a process's pid and start time (clock ticks since boot), or None when it is gone or a zombie.
+
+    The start time tells it from another process that got the same pid later.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else {"pid": pid, "started_ticks": int(fields[19])}
+
+
+def end(recorded: Iterable[dict[str, Any]]) -> list[int]:
+    """End what a killed controller has left, where it still is the same: SIGTERM, later SIGKILL. Return the pids."""
+    alive = [process for process in recorded if identity(process["pid"]) == process]
+    for process in alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process["pid"], signal.SIGTERM)
+    deadline_s = time.monotonic() + KILL_AFTER_S
+    waiting = alive
+    while waiting := [process for process in waiting if identity(process["pid"]) == process]:
+        if time.monotonic() > deadline_s:
+            for process in waiting:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process["pid"], signal.SIGKILL)
+        time.sleep(0.02)
+    return [process["pid"] for process in alive]

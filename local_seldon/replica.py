@@ -1,23 +1,99 @@
-"""One replica of a predictor: its process, its ports, and whether it is ready."""
+"""One replica of a predictor, the pod of this machine: its ports, its process, and whether it is ready."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from local_seldon.ports import Ports
-from local_seldon.probe import STARTING_PERIOD_S, ReadinessProbe
 from local_seldon.process import Command, Process
-from local_seldon.routes import Endpoint
+from rollout.manifest.predictor import Container
+
+HOST = "127.0.0.1"
+# Below Linux's range for outgoing connections (32768 and up): those would take a port between choosing and binding it.
+FIRST_PORT, LAST_PORT = 15_000, 32_000
+# A new replica is asked often, so that a rollout on one machine takes seconds; later as the manifest says, but at
+# least once a second.
+STARTING_PERIOD_S = 0.1
+LONGEST_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where one replica listens, all on 127.0.0.1."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Choose three ports that nobody listens on."""
+        http, grpc, metrics = (free_port() for _ in range(3))
+        return cls(http, grpc, metrics)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on; two callers hardly ever get the same one."""
+    while True:
+        port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 -- spread, not secrecy
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessProbe:
+    """The container's readiness probe, asked as the kubelet would; without one, a TCP connection (too early!).
+
+    path: None for TCP. failures: how many in a row make a ready replica unready.
+    """
+
+    path: str | None
+    period_s: float
+    timeout_s: float
+    failures: int
+
+    @classmethod
+    def of(cls, container: Container) -> ReadinessProbe:
+        """Read the container's probe. Kubernetes' defaults fill in what it leaves out."""
+        probe = container.readiness_probe
+        more = (probe.model_extra or {}) if probe else {}
+        return cls(
+            path=probe.http_get.path if probe and probe.http_get else None,
+            period_s=min(float(more.get("periodSeconds", 10)), LONGEST_PERIOD_S),
+            timeout_s=float(more.get("timeoutSeconds", 1)),
+            failures=int(more.get("failureThreshold", 3)),
+        )
+
+    async def passes(self, client: httpx.AsyncClient, ports: Ports) -> bool:
+        """Ask once; any answer 200..399 passes, as does an accepted connection where there is no path."""
+        try:
+            if self.path is None:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(HOST, ports.http), self.timeout_s)
+                writer.close()
+                return True
+            answer = await client.get(f"http://{HOST}:{ports.http}{self.path}", timeout=self.timeout_s)
+        except (OSError, TimeoutError, httpx.HTTPError):
+            return False
+        return 200 <= answer.status_code < 400
 
 
 class Replica:
-    """What the cluster calls a pod. `template` tells replicas of an edited predictor from those before the edit."""
+    """What the cluster calls a pod. `template` tells replicas of an edited predictor from those before the edit.
+
+    image_pull_s: how long it waits before its process is started, as a pod does whose image is being pulled.
+    """
 
     def __init__(
         self,
@@ -31,6 +107,7 @@ class Replica:
         log_directory: Path,
         client: httpx.AsyncClient,
         changed: Callable[[], None],
+        image_pull_s: float = 0.0,
     ) -> None:
         self.predictor = predictor
         self.number = number
@@ -42,28 +119,32 @@ class Replica:
         self._grace_s = grace_s
         self._client = client
         self._changed = changed
+        self._image_pull_s = image_pull_s
         name = f"{predictor}-{number}"
         self.process = Process(name, self._next_command, log_directory / f"{name}.log", changed=self._process_changed)
-        self._probing: asyncio.Task[None] | None = None
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where requests for this replica go."""
-        return Endpoint(self.predictor, self.number, self.ports)
+        self._working: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the process and the readiness probe."""
-        self.process.start()
-        self._probing = asyncio.create_task(self._probe_for_ever(), name=f"probe {self.process.name}")
+        self._working = asyncio.create_task(self._work(), name=f"replica {self.process.name}")
 
     async def stop(self) -> None:
         """Drain: SIGTERM, wait for the pod's grace period, then SIGKILL."""
-        if self._probing is not None:
-            self._probing.cancel()
+        if self._working is not None:
+            self._working.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._probing
+                await self._working
         self.ready = False
         await self.process.stop(self._grace_s)
+
+    @property
+    def waiting(self) -> str:
+        """Why the process does not run, in the kubelet's words; empty while it runs."""
+        if self.process.pid is not None:
+            return ""
+        return (
+            "CrashLoopBackOff" if self.process.restarts or self.process.exit_code is not None else "ContainerCreating"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what `status` shows."""
@@ -71,7 +152,9 @@ class Replica:
             "replica": self.number,
             "pid": self.process.pid,
             "ready": self.ready,
+            "waiting": self.waiting,
             "restarts": self.process.restarts,
+            "last_exit_code": self.process.exit_code,
             "http": self.ports.http,
             "grpc": self.ports.grpc,
             "metrics": self.ports.metrics,
@@ -88,7 +171,9 @@ class Replica:
             self.ready = False
         self._changed()
 
-    async def _probe_for_ever(self) -> None:
+    async def _work(self) -> None:
+        await asyncio.sleep(self._image_pull_s)
+        self.process.start()
         failed = 0
         while True:
             pid = self.process.pid

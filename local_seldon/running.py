@@ -1,4 +1,4 @@
-"""Starting, finding and stopping a controller: one per deployment, kept apart by a lock that dies with its process."""
+"""Starting, finding and stopping an `up`: one per deployment, kept apart by a lock that dies with its process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_seldon import leftovers
-from local_seldon.controller import Controller, Options
 from local_seldon.deployment import check_supported, read_manifest, replicas
 from local_seldon.environment import environment
 from local_seldon.errors import AlreadyRunning, DidNotStart, NotRunning
-from local_seldon.ports import Ports
+from local_seldon.operator import Operator, Options, clear
+from local_seldon.process import identity
+from local_seldon.replica import Ports
 from rollout.targets.local_store import LocalStore
 
 STATE_ROOT = Path("var/seldon")
@@ -50,14 +50,14 @@ def run(file: Path, options: Options, root: Path = STATE_ROOT) -> None:
     """Run a deployment in the foreground until SIGTERM or SIGINT. Raises AlreadyRunning."""
     store = store_of(file, root)
     with _held(store):
-        asyncio.run(_run(Controller(file, store, options)))
+        asyncio.run(_run(Operator(file, store, options)))
 
 
-async def _run(controller: Controller) -> None:
+async def _run(operator: Operator) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, controller.stop)
-    await controller.run()
+        loop.add_signal_handler(number, operator.stop)
+    await operator.run()
 
 
 def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def down(store: LocalStore) -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder, signal.SIGTERM)
         deadline_s = time.monotonic() + DOWN_TIMEOUT_S
-        while leftovers.identity(holder):
+        while identity(holder):
             if time.monotonic() > deadline_s:
                 raise NotRunning(f"process {holder} did not end within {DOWN_TIMEOUT_S:.0f} s of SIGTERM")
             time.sleep(0.05)
         return []
     if not store.object_file.exists():
         raise NotRunning(f"nothing runs of {store.directory}; start it: scripts/seldon_local.py up FILE")
-    ended = leftovers.clear(runtime)
+    ended = clear(runtime)
     store.remove()
     return ended
 

@@ -1,4 +1,4 @@
-"""Run a SeldonDeployment on this machine: one server process per replica, Caddy in front, no cluster, no root."""
+"""Run a SeldonDeployment on this machine: one server process per replica, Envoy in front, no cluster, no root."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Annotated, Any
 
 import structlog
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from local_seldon import running
-from local_seldon.controller import Options
 from local_seldon.environment import Overrides
 from local_seldon.errors import LocalSeldonError
+from local_seldon.operator import Options
 from rollout.errors import RolloutError
 from rollout.targets.local import LocalTarget
-from rollout.targets.local_store import LocalStore
+from rollout.targets.local_store import Controls, LocalStore
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None, pretty_exceptions_enable=False)
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,42 @@ def down(name: Name, state: State = running.STATE_ROOT, output: Output = "text")
 
 
 @app.command()
+def control(
+    name: Name,
+    operator: Annotated[str, typer.Option(help="dead: its webhook refuses every change; or alive.")] = "",
+    replicas: Annotated[
+        list[str] | None, typer.Option(help="PREDICTOR=N: what its autoscaler asks for, within hpaSpec. Repeatable.")
+    ] = None,
+    image_pull_s: Annotated[
+        list[str] | None, typer.Option(help="PREDICTOR=SECONDS: how long a new pod waits to start. Repeatable.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget everything asked for before.")] = False,
+    state: State = running.STATE_ROOT,
+    output: Output = "text",
+) -> None:
+    """Make something happen to a running deployment: a dead operator, an autoscaler's decision, a slow image pull.
+
+    Example:
+    scripts/seldon_local.py control default/churn --operator dead --replicas v2=3
+    """
+    store = _store(name, state)
+    store.read()  # NotFound where nothing runs
+    asked = {} if reset else store.controls().model_dump()
+    if operator:
+        if operator not in ("alive", "dead"):
+            raise typer.BadParameter(f"--operator is {operator!r}; allowed: alive, dead")
+        asked["operator_alive"] = operator == "alive"
+    for field, pairs in (("replicas", replicas), ("image_pull_s", image_pull_s)):
+        asked[field] = asked.get(field, {}) | dict(map(_pair, pairs or []))
+    try:
+        controls = Controls.model_validate(asked)
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors())) from error
+    store.control(controls)
+    _print(controls.model_dump(), output, [f"{field}: {value}" for field, value in controls.model_dump().items()])
+
+
+@app.command()
 def status(name: Name, state: State = running.STATE_ROOT, output: Output = "text") -> None:
     """Show state, weights and replicas. Exit code 0: Available, 3: not yet.
 
@@ -109,11 +146,14 @@ def status(name: Name, state: State = running.STATE_ROOT, output: Output = "text
 
 def _show(found: dict[str, Any]) -> None:
     table = Table("predictor", "replica", "traffic", "in the mesh", "ready", "restarts", "http", "metrics", "pid")
+    if found["runtime"].get("operator") == "dead":
+        Console().print("the operator is dead: it refuses every change, and the state below is stale")
     for name, replicas in found["runtime"].get("predictors", {}).items():
         for one in replicas:
             weights = [f"{found[key].get(name, '-')} %" for key in ("traffic", "mesh_weights")]
-            rest = [one[key] for key in ("ready", "restarts", "http", "metrics", "pid")]
-            table.add_row(name, str(one["replica"]), *weights, *map(str, rest))
+            ready = one["waiting"] or ("yes" if one["ready"] else "no")
+            rest = [one[key] for key in ("restarts", "http", "metrics", "pid")]
+            table.add_row(name, str(one["replica"]), *weights, ready, *map(str, rest))
     console = Console()
     state = found["status"]
     console.print(f"{state.get('state', 'Creating')} {state.get('description', '')} {found['runtime'].get('url', '')}")

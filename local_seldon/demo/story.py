@@ -1,4 +1,4 @@
-"""The demo's story: a good release is promoted, two bad ones are rolled back, and no caller of a good one notices."""
+"""The demo: a good release is promoted, two bad ones are rolled back, and no caller of a good one notices."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.rule import Rule
+from rich.table import Table
 from rich.text import Text
 
-from local_seldon.demo.commands import ROOT, Result, script
-from local_seldon.demo.load import Load
-from local_seldon.demo.screen import Stage, summary
-from local_seldon.demo.versions import STORE, Versions
+from local_seldon.demo.load import Load, Tally
+from local_seldon.demo.versions import ROOT, STORE, Result, Versions, script
 from local_seldon.errors import DemoFailed
 from rollout.errors import RolloutError
 from rollout.targets.local import LocalTarget
@@ -30,6 +33,65 @@ PROMOTED, ROLLED_BACK, NOTHING_RUNS = 0, 1, 4
 ALONE, GOOD, DRIFTED, BROKEN, AFTER = "v1 alone", "v2 good", "v3 drifted", "v4 errs", "v2 alone"
 QUIET_S = 2.0
 POLL_S = 0.1
+BAR_CELLS = 60
+COLOURS = ("blue", "yellow", "magenta")
+REFRESH_PER_S = 4
+
+
+class Stage:
+    """The live picture. weights: asked a few times a second; it must be quick and must not raise."""
+
+    def __init__(self, console: Console, load: Load, weights: Callable[[], Mapping[str, int]]) -> None:
+        self._console = console
+        self._load = load
+        self._weights = weights
+        self._started_s = time.monotonic()
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=REFRESH_PER_S, transient=True
+        )
+
+    def __enter__(self) -> Stage:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the picture."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def act(self, title: str) -> None:
+        """Begin the next act."""
+        self._console.print(Rule(Text(f"{time.monotonic() - self._started_s:5.0f} s  {title}", "bold"), align="left"))
+
+    def _picture(self) -> RenderableType:
+        weights = {name: percent for name, percent in self._weights().items() if percent}
+        bar = Text()
+        for index, (name, percent) in enumerate(weights.items()):
+            bar.append(f" {name} {percent} % ", "bold").append(
+                "█" * round(percent * BAR_CELLS / 100), COLOURS[index % 3]
+            )
+        tally = self._load.tally
+        shares = ", ".join(f"{name} {tally.share(name):.1%}" for name in weights)
+        counts = Text(f" {tally.sent:,} sent, {tally.answered:,} answered ({shares}), ")
+        counts.append(f"{tally.failed:,} failed", "bold red" if tally.failed else "green")
+        return Group(Rule(style="dim"), bar, counts)
+
+
+def summary(tallies: Mapping[str, Tally], allowed: Mapping[str, str]) -> Table:
+    """Return the table of all phases. allowed: the predictor whose failures a phase may show."""
+    table = Table("phase", title="Every request, as the caller saw it", title_justify="left")
+    for heading in ("sent", "answered", "failed", "by the bad version", "by anything else"):
+        table.add_column(heading, justify="right")
+    for phase, tally in tallies.items():
+        bad = tally.failed_by(allowed.get(phase, ""))
+        row = [f"{number:,}" for number in (tally.sent, tally.answered, tally.failed, bad, tally.failed - bad)]
+        table.add_row(phase, *row, style="red" if tally.failed > bad else "")
+    return table
 
 
 @dataclass

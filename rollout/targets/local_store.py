@@ -3,6 +3,7 @@
 deployment.json     the live object; replaced in one rename, under a lock, with a growing resourceVersion
 status.json         its status, written by local_seldon only
 runtime.json        where the processes, ports and sockets are, written by local_seldon only
+controls.json       what a test makes happen (Controls): a dead operator, an autoscaler's wish, slow image pulls
 lease.json          the rollout's lock
 events.jsonl        the audit trail; it outlives the deployment
 
@@ -25,14 +26,32 @@ from typing import Any
 
 import jsonpatch
 import jsonpointer
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from rollout.errors import Conflict, ManifestError, NotFound, Rejected
+from rollout.errors import Conflict, ManifestError, NotFound, Rejected, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.manifest.webhook_rules import webhook
 from rollout.targets.target import LeaseRecord, Operation
 
 DEFAULT_NAMESPACE = "default"
+WEBHOOK = '"v1.vseldondeployment.kb.io"'
 Document = dict[str, Any]
+
+
+class Controls(BaseModel):
+    """What a test, or a person who wants to see it, makes happen to a deployment on this machine.
+
+    operator_alive: while False the webhook answers nobody, so every change of the deployment is refused with 500, and
+    neither weights nor predictors nor the status follow the spec; pods, autoscaler, endpoints and mesh work on.
+    replicas: by predictor, how many the autoscaler asks for; it stays within minReplicas and maxReplicas of hpaSpec.
+    image_pull_s: by predictor, how long a new pod waits before its process starts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator_alive: bool = True
+    replicas: dict[str, PositiveInt] = {}
+    image_pull_s: dict[str, NonNegativeFloat] = {}
 
 
 class LocalStore:
@@ -43,6 +62,7 @@ class LocalStore:
         self.object_file = directory / "deployment.json"
         self.status_file = directory / "status.json"
         self.runtime_file = directory / "runtime.json"
+        self.controls_file = directory / "controls.json"
         self.lease_file = directory / "lease.json"
         self.events_file = directory / "events.jsonl"
 
@@ -61,10 +81,19 @@ class LocalStore:
         """Return where everything runs; empty when nothing does."""
         return read_json(self.runtime_file) or {}
 
+    def controls(self) -> Controls:
+        """Return what is made to happen; nothing out of the ordinary where nobody has asked for it."""
+        return Controls.model_validate(read_json(self.controls_file) or {})
+
+    def control(self, controls: Controls) -> None:
+        """Make these happen from now on, instead of what was asked for before."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.controls_file, controls.model_dump())
+
     def put(self, manifest: Mapping[str, Any]) -> Document:
         """Store a manifest as `kubectl apply` would: its spec replaces the live one, its annotations are added.
 
-        Raises Rejected with every rule that is broken.
+        Raises Rejected with every rule that is broken, Unavailable when the operator is dead.
         """
         with self._locked():
             live = read_json(self.object_file) or {}
@@ -77,7 +106,7 @@ class LocalStore:
             return self._store({**document, "metadata": merged}, live)
 
     def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Document:
-        """Apply a JSON Patch, all or nothing. Raises NotFound, Conflict or Rejected."""
+        """Apply a JSON Patch, all or nothing. Raises NotFound, Conflict, Rejected or Unavailable."""
         with self._locked():
             live = self._object()
             changed = apply(self.read(), operations)
@@ -119,7 +148,7 @@ class LocalStore:
     def remove(self) -> None:
         """Delete the object and what belongs to it; the audit trail and the logs stay."""
         with self._locked():
-            for file in (self.object_file, self.status_file, self.runtime_file, self.lease_file):
+            for file in (self.object_file, self.status_file, self.runtime_file, self.lease_file, self.controls_file):
                 file.unlink(missing_ok=True)
 
     def _object(self) -> Document:
@@ -129,6 +158,8 @@ class LocalStore:
         return live
 
     def _store(self, document: Document, live: Mapping[str, Any], *, dry_run: bool = False) -> Document:
+        if not self.controls().operator_alive:  # its webhook has failurePolicy Fail; it is asked for every change
+            raise Unavailable(f"500 Internal error occurred: failed calling webhook {WEBHOOK}: connection refused")
         try:
             broken = [problem for problem in webhook(parse(document)) if problem.severity == "error"]
         except ManifestError as error:

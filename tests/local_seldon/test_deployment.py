@@ -5,9 +5,9 @@ import copy
 import pytest
 import yaml
 
-from local_seldon.backoff import Backoff
 from local_seldon.deployment import check_supported, grace_s, read_manifest, replicas, template
 from local_seldon.errors import Unsupported
+from local_seldon.process import Backoff
 from rollout.errors import ManifestError
 from rollout.manifest.parsing import parse
 from tests.support.local_seldon_world import manifest, predictor
@@ -52,7 +52,6 @@ def test_the_grace_period_is_the_pods_else_the_operators() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shadow": True}, "Caddy cannot mirror"),
         ({"graph": {"name": "churn", "children": [{"name": "other"}]}}, "a graph of several nodes"),
         ({"graph": {"name": "churn", "implementation": "SKLEARN_SERVER"}}, "the prepackaged server SKLEARN_SERVER"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from local_seldon.environment import ARTIFACTS, Overrides, environment
 from local_seldon.errors import MissingArtifact, Unsupported
-from local_seldon.ports import Ports
+from local_seldon.replica import Ports
 from rollout.manifest.parsing import parse
 from tests.support.local_seldon_world import manifest, predictor
 

@@ -1,4 +1,4 @@
-"""The service itself behind the stand-in: every door through Caddy."""
+"""The service itself behind the stand-in: REST and gRPC through Envoy, and counted there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
+from scipy.stats import binomtest
 from tritonclient.utils import InferenceServerException
 
 from local_seldon.deployment import read_manifest
+from rollout.evidence.envoy_stats import envoy_stats
 from rollout.manifest.parsing import to_dict
+from rollout.targets.local import LocalTarget
+from rollout.targets.local_store import LocalStore
 from tests.support.programs import ROOT
 from tests.support.serving import World
 
@@ -51,6 +55,11 @@ def runtime(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert not list(Path(directory / "state").rglob("runtime.json"))
 
 
+@pytest.fixture
+def target(runtime: dict[str, Any]) -> LocalTarget:
+    return LocalTarget(LocalStore.of(Path(runtime["source"]).parent / "state", "default", "churn"))
+
+
 def test_predict_and_v2_answer_alike_below_the_operators_path(runtime: dict[str, Any]) -> None:
     with httpx.Client(base_url=runtime["url"], timeout=20) as client:
         predicted = client.post(f"{PATH}/predict", json={"customer_id": 42})
@@ -72,16 +81,52 @@ def test_grpc_goes_through_the_same_port_by_istios_headers(runtime: dict[str, An
             client.infer("churn", [tensor], headers=headers).as_numpy("churn_probability")
             for headers in ({"seldon": "churn", "namespace": "default"}, {}, {}, {})
         ]
-        with pytest.raises(InferenceServerException, match="404"):
+        with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
             client.infer("churn", [tensor], headers={"seldon": "other", "namespace": "default"})
     assert len({float(one[0, 0]) for one in found}) == 1
-    served = {name: _v2_grpc(runtime, name) for name in ("v1", "v2")}
-    assert served == {"v1": 2, "v2": 2}
+
+
+def test_grpc_is_split_by_the_weights_chosen_by_a_header_and_counted_by_the_gateway(
+    runtime: dict[str, Any], target: LocalTarget
+) -> None:
+    def counts() -> dict[str, int]:
+        return {name: one.requests for name, one in envoy_stats(target.mesh_statistics()).items()}
+
+    tensor = grpc_client.InferInput("customer_id", [1], "INT64")
+    tensor.set_data_from_numpy(np.array([42]))
+    before, served_before = counts(), {name: _v2_grpc(runtime, name) for name in ("v1", "v2")}
+    with grpc_client.InferenceServerClient(runtime["url"].removeprefix("http://")) as client:
+        for _ in range(60):
+            client.infer("churn", [tensor])
+        split = {name: number - before[name] for name, number in counts().items()}
+        for _ in range(10):
+            client.infer("churn", [tensor], headers={"x-seldon-predictor": "v2"})
+    gained = {name: number - before[name] for name, number in counts().items()}
+    served = {name: _v2_grpc(runtime, name) - served_before[name] for name in ("v1", "v2")}
+    assert gained == served
+    assert gained == {"v1": split["v1"], "v2": split["v2"] + 10}
+    assert sum(split.values()) == 60
+    assert binomtest(split["v2"], 60, 0.5).pvalue > 0.001
+
+
+def test_a_grpc_refusal_is_counted_as_rejected(runtime: dict[str, Any], target: LocalTarget) -> None:
+    before = envoy_stats(target.mesh_statistics())["v1"]
+    tensor = grpc_client.InferInput("customer_id", [1], "INT64")
+    tensor.set_data_from_numpy(np.array([10_000_000]))
+    with (
+        grpc_client.InferenceServerClient(runtime["url"].removeprefix("http://")) as client,
+        pytest.raises(InferenceServerException, match="NOT_FOUND"),
+    ):
+        client.infer("churn", [tensor], headers={"x-seldon-predictor": "v1"})
+    after = envoy_stats(target.mesh_statistics())["v1"]
+    assert (after.requests - before.requests, after.rejected - before.rejected) == (1, 1)
+    assert after.errors == before.errors
 
 
 def _v2_grpc(runtime: dict[str, Any], predictor: str) -> int:
-    """Return how many gRPC requests a predictor has answered, read through its own path."""
-    text = httpx.get(f"{runtime['url']}/predictors/{predictor}/0/metrics", timeout=20).text
+    """Return how many gRPC requests a predictor's only replica has answered."""
+    (replica,) = runtime["predictors"][predictor]
+    text = httpx.get(f"http://127.0.0.1:{replica['metrics']}/prometheus", timeout=20).text
     counts = [
         float(line.rpartition(" ")[2])
         for line in text.splitlines()

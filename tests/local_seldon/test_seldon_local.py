@@ -66,7 +66,7 @@ def test_up_status_down(command: Command, file: Path) -> None:
     assert "models/churn runs already" in again.stderr
     assert command("down", "models/churn").returncode == 0
     pids = [runtime["controller_pid"], *(process["pid"] for process in runtime["processes"])]
-    assert len(pids) == 5
+    assert len(pids) == 4
     assert not [pid for pid in pids if is_alive(pid)]
     gone = command("down", "models/churn")
     assert gone.returncode == 4
@@ -100,6 +100,20 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(command: Command, file: Pat
     assert plan["v2"]["replicas"] == 1
     assert plan["v2"]["env"]["MLSERVER_MODEL_URI"] == "/bundles/2"
     assert not (file.parent / "state").exists()
+
+
+def test_controls_are_checked_added_up_and_forgotten(command: Command, file: Path) -> None:
+    assert command("control", "models/churn", "--operator", "dead").returncode == 4  # nothing runs
+    up(command, file)
+    said = command("control", "models/churn", "--operator", "dead", "--replicas", "v2=3", "-o", "json")
+    assert json.loads(said.stdout) == {"operator_alive": False, "replicas": {"v2": 3}, "image_pull_s": {}}
+    more = command("control", "models/churn", "--image-pull-s", "v2=0.5", "-o", "json")
+    assert json.loads(more.stdout)["replicas"] == {"v2": 3}
+    assert json.loads(more.stdout)["image_pull_s"] == {"v2": 0.5}
+    eventually(lambda: "the operator is dead" in command("status", str(file)).stdout)
+    for wrong in (("--replicas", "v2=0"), ("--operator", "ill"), ("--replicas", "v2")):
+        assert command("control", "models/churn", *wrong).returncode == 2
+    assert json.loads(command("control", "models/churn", "--reset", "-o", "json").stdout)["operator_alive"]
 
 
 def test_what_cannot_begin_says_why_and_leaves_nothing(command: Command, file: Path) -> None:

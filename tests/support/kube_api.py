@@ -33,13 +33,18 @@ PREDICTOR_FIELDS = {
 
 
 REMEMBERED = 20
+WEBHOOK = '"v1.vseldondeployment.kb.io"'
 
 
 @attrs.define(kw_only=True)
 class KubeApi(kmock.KubernetesEmulator):
-    """The server. fault: asked for each request (method, plural, name); what it returns is answered instead."""
+    """The server. fault: asked for each request (method, plural, name); what it returns is answered instead.
+
+    webhook_dead: the operator does not answer, and its webhook has failurePolicy Fail: no SeldonDeployment changes.
+    """
 
     fault: Callable[[str, str, str], tuple[int, str] | None] = attrs.field(default=lambda method, plural, name: None)
+    webhook_dead: bool = attrs.field(default=False)
     written: list[dict[str, Any]] = attrs.field(factory=list)
     _versions: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
 
@@ -58,6 +63,9 @@ class KubeApi(kmock.KubernetesEmulator):
             changed = {**(stored or {}), "status": changed.get("status")}
         elif plural == "seldondeployments":
             changed["status"] = (stored or {}).get("status") or {}
+            if self.webhook_dead:
+                message = f"Internal error occurred: failed calling webhook {WEBHOOK}: connection refused"
+                raise KubernetesError(status=500, reason="InternalError", message=message)
             self._admit(changed, strict=request.params.get("fieldValidation") == "Strict")
         if request.params.get("dryRun") != "All" and changed != stored:
             changed["metadata"]["resourceVersion"] = str(next(self._versions))

@@ -1,4 +1,4 @@
-"""A deployment on this machine, for real: a controller in a thread, Caddy, and processes of a stub server."""
+"""A deployment on this machine, for real: an operator in a thread, Envoy, and processes of a stub server."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from local_seldon.controller import Controller, Options
 from local_seldon.environment import Overrides
-from local_seldon.leftovers import identity
+from local_seldon.operator import Operator, Options
+from local_seldon.process import identity
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
 from tests.support.programs import eventually
@@ -23,7 +23,16 @@ NAME, NAMESPACE = "churn", "models"
 BASE = f"/seldon/{NAMESPACE}/{NAME}"
 
 
-def predictor(name: str, traffic: int, *, replicas: int = 1, env: dict[str, str] | None = None) -> dict[str, Any]:
+def predictor(
+    name: str,
+    traffic: int,
+    *,
+    replicas: int = 1,
+    env: dict[str, str] | None = None,
+    scale: tuple[int, int] | None = None,
+    shadow: bool = False,
+) -> dict[str, Any]:
+    """Return a predictor of stub servers; scale: minReplicas and maxReplicas of an autoscaler."""
     container = {
         "name": "churn",
         "image": f"churn-serving:{name[1:]}",
@@ -39,13 +48,17 @@ def predictor(name: str, traffic: int, *, replicas: int = 1, env: dict[str, str]
             "failureThreshold": 1,
         },
     }
+    pod: dict[str, Any] = {"spec": {"containers": [container], "terminationGracePeriodSeconds": 5}}
+    if scale:
+        pod["hpaSpec"] = {"minReplicas": scale[0], "maxReplicas": scale[1], "metricsv2": []}
     return {
         "name": name,
         "traffic": traffic,
         "replicas": replicas,
+        **({"shadow": True} if shadow else {}),
         "annotations": {"seldon.io/no-engine": "true"},
         "graph": {"name": "churn", "type": "MODEL"},
-        "componentSpecs": [{"spec": {"containers": [container], "terminationGracePeriodSeconds": 5}}],
+        "componentSpecs": [pod],
     }
 
 
@@ -78,7 +91,7 @@ class Local:
             env={"STUB_SWITCHES": str(self.switches)},
         )
         options = Options(command=(sys.executable, str(STUB)), directory=directory, port=0, overrides=overrides)
-        self.controller = Controller(self.file, self.store, options)
+        self.operator = Operator(self.file, self.store, options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
         self.error: BaseException | None = None
@@ -88,7 +101,7 @@ class Local:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self.controller.stop)
+            self._loop.call_soon_threadsafe(self.operator.stop)
         self._thread.join(30)
         assert not self._thread.is_alive()
 
@@ -96,6 +109,9 @@ class Local:
         new = self.file.with_suffix(".new")
         new.write_text(yaml.safe_dump(document))
         new.replace(self.file)  # the controller never reads half of it
+
+    def control(self, **changes: Any) -> None:
+        self.store.control(self.store.controls().model_copy(update=changes))
 
     def turn(self, switch: str, *, on: bool) -> None:
         (self.switches / switch).touch() if on else (self.switches / switch).unlink()
@@ -130,7 +146,7 @@ class Local:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self.controller.run())
+            self._loop.run_until_complete(self.operator.run())
         except Exception as error:
             self.error = error
         finally:

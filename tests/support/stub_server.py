@@ -20,7 +20,10 @@ def is_on(switch: str) -> bool:
     return (SWITCHES / switch).exists() or (SWITCHES / f"{switch}-{PREDICTOR}").exists()
 
 
-async def answer(path: str) -> tuple[int, bytes]:
+async def answer(path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    if path.startswith("/record"):
+        with (SWITCHES / f"requests-{PREDICTOR}").open("a") as requests:
+            requests.write(json.dumps({"path": path, **headers}) + "\n")
     if path.endswith("/ready"):
         return (503 if is_on("unready") else 200), b"{}"
     if path == "/die":
@@ -41,7 +44,7 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
             lines = head.decode().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
             await reader.readexactly(int(headers.get("content-length", 0)))
-            status, body = await answer(lines[0].split()[1])
+            status, body = await answer(lines[0].split()[1], headers)
             writer.write(f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -27,12 +27,15 @@ def memory() -> Scene:
     def unready(name: str, on: bool) -> None:
         (target.unready.add if on else target.unready.discard)(name)
 
-    return Scene(target, unready, pause=lambda: clock.sleep(0.5))
+    def operator_dead(dead: bool) -> None:
+        target.operator_alive = not dead
+
+    return Scene(target, unready, operator_dead, pause=lambda: clock.sleep(0.5))
 
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    with kube_api(tmp_path) as (_, kubeconfig):
+    with kube_api(tmp_path) as (api, kubeconfig):
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         connection = Connection(timeout_s=5)
         create = client.CustomObjectsApi.create_namespaced_custom_object
@@ -42,7 +45,10 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scen
             def unready(name: str, on: bool) -> None:
                 (operator.unready.add if on else operator.unready.discard)(name)
 
-            yield Scene(KubernetesTarget("churn", connection), unready)
+            def operator_dead(dead: bool) -> None:
+                operator.paused = api.webhook_dead = dead
+
+            yield Scene(KubernetesTarget("churn", connection), unready, operator_dead)
             assert operator.error is None
 
 
@@ -52,7 +58,11 @@ def local(tmp_path: Path) -> Iterator[Scene]:
     one.start()
     try:
         one.available()
-        yield Scene(one.target, lambda name, on: one.turn(f"unready-{name}", on=on))
+        yield Scene(
+            one.target,
+            lambda name, on: one.turn(f"unready-{name}", on=on),
+            lambda dead: one.control(operator_alive=not dead),
+        )
     finally:
         one.stop()
 

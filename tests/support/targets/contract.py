@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rollout.engine.state import RolloutState, encode
-from rollout.errors import Conflict, Rejected
+from rollout.errors import Conflict, Rejected, Unavailable
 from rollout.plan.plan import Plan
 from rollout.targets.target import Event, EventType, LeaseRecord
 
@@ -87,6 +87,29 @@ class Contract:
         scene.target.route({"v7": 100})
         routed = scene.until(lambda: (found := scene.target.read().mesh_weights).get("v7") == 100 and found)
         assert routed.get("v8", 0) == 0
+
+    def test_a_dead_operator_refuses_every_patch_and_the_mesh_can_be_written(self, scene: Any) -> None:
+        add_v8(scene)
+        mesh(scene, v7=100, v8=0)
+        scene.target.patch(weights(70, 30))
+        mesh(scene, v7=70, v8=30)
+        scene.until(lambda: scene.target.read().available)
+        scene.operator_dead(True)
+        for dry_run in (False, True):
+            with pytest.raises(Unavailable, match="failed calling webhook"):
+                scene.target.patch(weights(100, 0), dry_run=dry_run)
+        scene.unready("v8", True)
+        for _ in range(5):
+            assert scene.target.read().available  # stale: nobody writes the status
+            scene.pause()
+        scene.target.route({"v7": 100})
+        routed = scene.until(lambda: (found := scene.target.read().mesh_weights).get("v7") == 100 and found)
+        assert routed.get("v8", 0) == 0
+        scene.target.publish(Event(EventType.WARNING, "Rollback", "past the operator"))
+        scene.target.write_lease(LeaseRecord("somebody", 15, 1_800_000_000.0, 1))
+        scene.unready("v8", False)
+        scene.operator_dead(False)
+        mesh(scene, v7=70, v8=30)
 
     def test_a_patch_whose_test_does_not_hold_changes_nothing(self, scene: Any) -> None:
         before = scene.target.read().manifest["spec"]

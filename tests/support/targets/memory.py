@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from rollout.clock import Clock
-from rollout.errors import Conflict, Rejected
+from rollout.errors import Conflict, Rejected, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.webhook_rules import webhook
 from rollout.targets.local_store import apply
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+
+WEBHOOK = '"v1.vseldondeployment.kb.io"'
 
 
 def reconcile(
@@ -42,7 +44,8 @@ class MemoryTarget:
     """Target and LeaseStore in one object. Time passes by the clock alone.
 
     starts_in_s: how long a new predictor's pods take to be ready. unready: predictors whose pods are not. before:
-    called with the method's name first; what it raises is what an API server would answer.
+    called with the method's name first; what it raises is what an API server would answer. operator_alive: while it
+    is False every patch is refused, as by a webhook that does not answer, and neither weights nor status follow.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class MemoryTarget:
         self._born_s = {predictor.name: float("-inf") for predictor in parse(manifest).predictors}
         self.mesh_weights: Mapping[str, int] = parse(manifest).weights()
         self.unready: set[str] = set()
+        self.operator_alive = True
         self.events: list[Event] = []
         self.before: Callable[[str], None] = lambda method: None
 
@@ -70,6 +74,8 @@ class MemoryTarget:
         self.before("patch")
         self._look()
         patched = apply(self._manifest, operations)
+        if not self.operator_alive:
+            raise Unavailable(f"500 Internal error occurred: failed calling webhook {WEBHOOK}: connection refused")
         if refused := [finding.message for finding in webhook(parse(patched)) if finding.severity == "error"]:
             raise Rejected("; ".join(refused))
         if dry_run:
@@ -116,8 +122,9 @@ class MemoryTarget:
         for name in self._born_s.keys() - {predictor.name for predictor in deployment.predictors}:
             del self._born_s[name]
         readiness = self._readiness()
-        self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
-        self._manifest["status"] = status(deployment, readiness)
+        if self.operator_alive:
+            self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
+            self._manifest["status"] = status(deployment, readiness)
         return Snapshot(copy.deepcopy(self._manifest), readiness, dict(self.mesh_weights))
 
     def _readiness(self) -> dict[str, Readiness]:
