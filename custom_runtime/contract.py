@@ -27,8 +27,8 @@ PhoneOption = Literal["No", "Yes", "No phone service"]
 InternetOption = Literal["No", "Yes", "No internet service"]
 
 
-def _forget_null_defaults(schema: dict[str, Any]) -> None:
-    # A feature that is left out comes from the feature store; `null` is not a value that a caller may send.
+def _remove_null_defaults(schema: dict[str, Any]) -> None:
+    # A feature that is left out comes from the feature store. `null` is not allowed, so the schema shows no default.
     for field in schema["properties"].values():
         field.pop("default", None)
 
@@ -36,7 +36,7 @@ def _forget_null_defaults(schema: dict[str, Any]) -> None:
 class ChurnInput(BaseModel):
     """One customer. Only customer_id is required; a feature given here overrides the stored one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, title="ChurnInput", json_schema_extra=_forget_null_defaults)
+    model_config = ConfigDict(extra="forbid", strict=True, title="ChurnInput", json_schema_extra=_remove_null_defaults)
 
     customer_id: int = Field(ge=0, le=KEY_MAXIMUM, description="The customer to score.", examples=[42])
     gender: Annotated[Literal["Female", "Male"], Origin("female", {"0": "Male", "1": "Female"})] = category(
@@ -74,7 +74,7 @@ class ChurnInput(BaseModel):
 
 
 class ChurnPrediction(BaseModel):
-    """The answer for one customer."""
+    """The response for one customer."""
 
     model_config = ConfigDict(title="ChurnPrediction", protected_namespaces=())
 
@@ -82,7 +82,7 @@ class ChurnPrediction(BaseModel):
     churn_probability: float = Field(
         ge=0, le=1, description="The probability that the customer leaves.", examples=[0.3496]
     )
-    model_version: str = Field(description="The registered model version that answered.", examples=["7"])
+    model_version: str = Field(description="The registered model version that gave the score.", examples=["7"])
     features: Literal["store", "request", "default"] = Field(
         description="Where the features came from: the feature store (those given in the request override it), "
         "the request alone (no fetch is made), or the training defaults (by policy, when the store has no row).",

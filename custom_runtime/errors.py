@@ -1,4 +1,4 @@
-"""Everything that can go wrong while serving, as one tree.
+"""The errors of the serving process as one tree, and how a client's values are shown in their messages.
 
     ServingError
     |-- InvalidInput          422  invalid_input        the caller's body or tensor breaks the contract
@@ -8,11 +8,11 @@
     |-- MethodNotAllowed      405  method_not_allowed   the route exists, the method does not
     |-- TooLarge              413  too_large            body bytes or batch rows beyond the limit
     |-- Forbidden             403  forbidden            the model repository API is locked
-    |-- Unauthorized          401  unauthorized         a bearer token is wanted
+    |-- Unauthorized          401  unauthorized         a bearer token is required
     |-- StoreUnavailable      503  store_unavailable    the feature store is down or slow, and the policy is `error`
-    |-- Overloaded            503  overloaded           more requests in flight than allowed: shed at once
+    |-- Overloaded            503  overloaded           more requests in flight than allowed: rejected at once
     |-- NotReady              503  not_ready            the model is still loading, or is draining
-    |-- DeadlineExceeded      504  deadline_exceeded    the request's time is over
+    |-- DeadlineExceeded      504  deadline_exceeded    no result before the request's deadline
     `-- Internal              500  internal             anything else; no detail leaves the process
 
     StartupError                                        the process must not start: exit code 1, one line
@@ -20,10 +20,10 @@
     |-- ContractMismatch                                bundle or store were made for another contract
     `-- StoreError                                      the feature store cannot be opened or loaded
 
-A message says what happened, which value was received and what is allowed; `code` is stable, for programs.
-The tree knows no framework: `status` is an HTTP status, `grpc` the name of a gRPC status code.
+A message says what happened, which value was received and what is allowed. `code` is stable; programs may depend on it.
+`status` is an HTTP status, `grpc` the name of a gRPC status code; no framework is imported.
 
-What a client sent, shown in an error message: bounded in time, depth and length, whatever it is.
+`quoted` and `listed` put what a client sent into a message: bounded in time, depth and length for any value.
 """
 
 from __future__ import annotations
@@ -31,9 +31,17 @@ from __future__ import annotations
 import reprlib
 from typing import Any, ClassVar
 
+# The most problems of one body that an error message lists.
+MOST_PROBLEMS = 10
+_LENGTH = 80
+# repr() walks all of a value before it is cut: seconds for megabytes of lists, RecursionError for 1,000 nested ones.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxstring = _REPR.maxother = _LENGTH
+
 
 class ServingError(Exception):
-    """An outcome that a caller sees, the same over REST, V2 and gRPC."""
+    """An error that a caller sees, with the same message and code over REST, V2 and gRPC."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -84,7 +92,7 @@ class Forbidden(ServingError):
 
 
 class Unauthorized(ServingError):
-    """A bearer token is wanted and was not given, or is wrong."""
+    """A bearer token is required, and none was sent or it is wrong."""
 
     status, code, grpc = 401, "unauthorized", "UNAUTHENTICATED"
 
@@ -108,7 +116,7 @@ class NotReady(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """The request's time is over."""
+    """The request has no result before its deadline."""
 
     status, code, grpc = 504, "deadline_exceeded", "DEADLINE_EXCEEDED"
 
@@ -133,22 +141,13 @@ class StoreError(StartupError):
     """The feature store cannot be opened, or a row cannot be loaded."""
 
 
-# A body has at most this many of its problems explained.
-MOST_PROBLEMS = 10
-_LENGTH = 80
-# repr() walks all of a value before it is cut: seconds for megabytes of lists, RecursionError for 1,000 nested ones.
-_REPR = reprlib.Repr()
-_REPR.maxlevel = 3
-_REPR.maxstring = _REPR.maxother = _LENGTH
-
-
 def quoted(value: Any) -> str:
-    """Return a value as Python writes it, in at most 80 characters; what is left out is `...`."""
+    """Return the repr of a value, at most 80 characters long; `...` replaces what is left out."""
     if isinstance(value, bytes):
         return repr(value[:_LENGTH])[:_LENGTH]  # reprlib would write all of it
     return _REPR.repr(value)[:_LENGTH]
 
 
 def listed(problems: list[str], total: int) -> str:
-    """Join the first problems of a body, and tell how many more it has: an answer is not longer than its question."""
+    """Join the first problems of a body and add the number of the others, so that the message stays short."""
     return "; ".join(problems) + (f"; and {total - len(problems)} more" if total > len(problems) else "")

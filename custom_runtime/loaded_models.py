@@ -1,4 +1,4 @@
-"""The models that are loaded in this process, as the fast routes see them."""
+"""The models that are loaded in this process: how the fast routes and the servicer find a runtime by name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from custom_runtime.runtime import TabularRuntime
 
 
 class LoadedModels:
-    """Name -> runtimes, newest first. During a reload the old one answers until the new one is ready."""
+    """Name -> runtimes, newest first. During a reload the old runtime serves until the new one is ready."""
 
     def __init__(self) -> None:
         self._runtimes: dict[str, list[TabularRuntime]] = {}
         self.draining = False
 
     def add(self, runtime: TabularRuntime) -> None:
-        """Take a runtime that MLServer is about to load; those of the name that are ready answer until it is."""
-        answering = [other for other in self._runtimes.get(runtime.name, []) if other.ready]
-        self._runtimes[runtime.name] = [runtime, *answering]
+        """Add a runtime that MLServer is about to load; ready runtimes of the same name serve until it is ready."""
+        serving = [other for other in self._runtimes.get(runtime.name, []) if other.ready]
+        self._runtimes[runtime.name] = [runtime, *serving]
 
     def remove(self, runtime: TabularRuntime) -> None:
-        """Forget a runtime that MLServer has unloaded."""
+        """Remove a runtime that MLServer has unloaded."""
         remaining = [other for other in self._runtimes.get(runtime.name, []) if other is not runtime]
         if remaining:
             self._runtimes[runtime.name] = remaining
@@ -49,7 +49,7 @@ class LoadedModels:
         raise NotReady("the model is loading; retry later")
 
     def check_ready(self, name: str | None = None, version: str | None = None) -> None:
-        """Raise NotReady while loading or draining: no new traffic should come, whatever is still answered."""
+        """Raise NotReady while loading or draining. Requests that still arrive while draining are answered."""
         if self.draining:
             raise NotReady("the server is draining; send new requests elsewhere")
         self.find(name, version)

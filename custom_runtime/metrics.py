@@ -1,10 +1,10 @@
 """The service's own metrics, on prometheus_client's default registry.
 
-MLServer exports whatever is there, and nothing that goes through `mlserver.register` with `parallel_workers: 0`.
-Every series carries model, version and predictor: a rollout compares predictors by them. With
-PROMETHEUS_MULTIPROC_DIR set (several workers), the same metrics live in files that the supervisor adds up.
-
-What is measured of the process rather than of a model; only our own server exports it, `mlserver start` does not.
+MLServer exports that registry; with `parallel_workers: 0` it does not export what `mlserver.register` registers.
+The series of a model carry the labels model, version and predictor, by which a rollout compares predictors. Two series
+belong to the process: tasks of the event loop, and unauthorized requests; only our own server sets them, `mlserver
+start` does not. With PROMETHEUS_MULTIPROC_DIR set (several workers), the metrics are kept in files that the supervisor
+adds up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# Buckets around the 50 ms objective; an objective is only exact at an edge.
+# Buckets around the 50 ms objective: the share below a limit is only exact where the limit is a bucket's edge.
 REQUEST_EDGES_S = (0.001, 0.002, 0.005, 0.010, 0.020, 0.035, 0.050, 0.075, 0.100, 0.250, 1.000)
 FETCH_EDGES_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.010, 0.025, 0.050, 0.100)
 BATCH_EDGES_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 1_000, 10_000, 100_000)
@@ -90,10 +90,10 @@ class ServingMetrics:
 
 
 def observe_event_loop() -> None:
-    """Set the gauge of tasks; costs some microseconds for each task, so not for each request."""
+    """Set the gauge of tasks. It costs some microseconds per task, so it is not called for each request."""
     _TASKS.set(len(asyncio.all_tasks()))
 
 
 def count_unauthorized(protocol: str) -> None:
-    """Count one refused request; protocol: "rest" or "grpc"."""
+    """Count one request without a valid token; protocol: "rest" or "grpc"."""
     _UNAUTHORIZED.labels(protocol).inc()

@@ -1,6 +1,6 @@
 """The MLServer runtime: V2 requests and POST /predict <-> predictor.
 
-It works under plain `mlserver start`; `server.py` puts faster routes in front of the very same methods.
+It works under plain `mlserver start`. `server/server.py` adds faster routes that call the same methods.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         ]
         self.outputs = [MetadataTensor(name=name, datatype=kind, shape=[-1, 1]) for name, kind in v2.OUTPUTS]
         self.body = predict_body.PredictionBody(self.bundle.version)
-        # Set by server.py, whose routes and servicer observe a request from its first byte to its last.
+        # Set by server/server.py, whose routes and servicer measure a request from its first byte to its last.
         self.observed_at_edge = False
 
     async def load(self) -> bool:
         """Open the store and the model. Raises StartupError, and the process must not start."""
         if not self.observed_at_edge and (self.serving.token or self.serving.token_file or self.serving.tls_cert):
             error = StartupError("a token or TLS is set; `mlserver start` knows neither; run: scripts/serve.py")
-            log.error("model_refused", reason=str(error))  # MLServer ends without a word
+            log.error("model_refused", reason=str(error))  # MLServer exits without a message
             raise error
         store = open_store(self.serving.feature_store, name=NAME, fingerprint=FINGERPRINT)
         await store.open()
@@ -84,7 +84,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         return True
 
     async def unload(self) -> bool:
-        """Close the store, once what is in flight has been answered."""
+        """Wait for the requests in flight, then close the store."""
         if hasattr(self, "predictor"):
             await self.predictor.close()
             await self.store.close()
@@ -151,7 +151,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
 def _bundle_directory(settings: ModelSettings, serving: ServingSettings) -> Path:
     uri = settings.parameters.uri if settings.parameters else None
     if uri:
-        # MLServer fills in the folder of model-settings.json where no URI is set; that one holds no bundle.
+        # MLServer sets the URI to the folder of model-settings.json where none is given; that folder holds no bundle.
         directory = Path(uri.removeprefix("file://"))
         source = Path(settings._source).parent if settings._source else None
         if (directory / MANIFEST).exists() or directory != source:

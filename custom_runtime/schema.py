@@ -1,7 +1,7 @@
-"""A feature: how one column is named, typed, bounded, and found in the tables that people hand over.
+"""What a contract is made of: the name, type, bounds and source columns of one feature.
 
-The domain's own features stand in `contract.py`; this module only says what a feature *is* and reads
-the ordered list of them off a Pydantic model, so that the model is the single place that lists them.
+`contract.py` declares the domain's features as a Pydantic model. This module defines `Feature` and derives the ordered
+list of features from that model, so that the model is the only place that lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CATEGORY_DATATYPE = "BYTES"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a feature stands in source tables that do not use its own name.
+    """How a feature is written in source tables that do not use the contract's own column name or values.
 
     column: another name of the column. values: that column's values -> the feature's categories.
     missing: the value that a blank cell stands for (None: a blank cell is an error).
@@ -59,7 +59,7 @@ class Feature:
 
     @property
     def allowed(self) -> str:
-        """What is allowed, in words for error messages."""
+        """The allowed values, as text for error messages."""
         if self.categories:
             return "one of " + ", ".join(repr(category) for category in self.categories)
         return f"a finite number from {self.minimum:g} to {self.maximum:g} {self.unit}".rstrip()
@@ -91,7 +91,7 @@ def features_of(model: type[BaseModel], *, key: str) -> tuple[Feature, ...]:
 def fingerprint_of(features: tuple[Feature, ...], *, key: str) -> str:
     """Return the sha256 (64 hex digits) of what decides the bytes of a feature row: names, order, units, categories.
 
-    Descriptions and ranges are left out: they change neither the meaning nor the place of a stored value.
+    Descriptions and ranges are left out: they change neither the meaning nor the position of a stored value.
     """
     layout = {"key": key, "features": [[f.name, f.unit, list(f.categories)] for f in features]}
     return hashlib.sha256(json.dumps(layout, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -2,9 +2,9 @@
 
     seldon-core-microservice custom_runtime.seldon_component.TabularComponent --service-type MODEL
 
-`data` takes a column named customer_id (the only one may go without a name), further columns are features; it answers
-one probability a row. `jsonData` takes and answers what /predict does. The wrapper calls from its own threads; they
-meet on one event loop, so requests that wait at the same moment are scored together here too.
+`data` takes a column named customer_id (a single column needs no name); further columns are features. The response has
+one probability per row. `jsonData` has the request and response bodies of /predict. The wrapper calls from its own
+threads, which share one event loop, so requests that wait at the same moment are scored together here too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from custom_runtime.protocol import v2
 from custom_runtime.settings import ServingSettings
 
 Result = TypeVar("Result")
-# The largest integer below which every one is a float64 of its own: what a `tensor`, which has no integers, can name.
+# float64, the only type of a Seldon `tensor`, represents every integer below this exactly.
 EXACT_FLOAT = 2**53
 
 
@@ -44,20 +44,20 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._settings = ServingSettings()
-        self._bundle = read_bundle(self._settings.bundle)  # before load(): metadata is asked for first
+        self._bundle = read_bundle(self._settings.bundle)  # before load(): the wrapper reads the metadata first
         self._body = predict_body.PredictionBody(self._bundle.version)
         self._predictor: Predictor | None = None
 
     def load(self) -> None:
-        """Open store and model in the calling process: the wrapper forks first. Raises StartupError."""
+        """Open store and model in the calling process, because the wrapper forks before it. Raises StartupError."""
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="serving-loop", daemon=True).start()
         self._store = open_store(self._settings.feature_store, name=NAME, fingerprint=FINGERPRINT)
         self._predictor = self._run(self._open())
 
     def predict(self, X: Any, names: Sequence[str], meta: Any = None) -> SeldonResponse:
-        """Answer an array [n, columns] with probabilities float64 [n, 1], or jsonData with the body of /predict."""
-        with _refusals():
+        """Return probabilities float64 [n, 1] for an array [n, columns], or the body of /predict for jsonData."""
+        with _wrapper_errors():
             if isinstance(X, dict):
                 query = predict_body.parse(orjson.dumps(X))
                 prediction = self._predict(query)
@@ -70,21 +70,21 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
         return SeldonResponse(data=answer, tags={v2.SOURCE: sources}, metrics=counted)
 
     def class_names(self) -> list[str]:
-        """Name the column of an answer."""
+        """Return the name of the response's column."""
         return [PROBABILITY]
 
     def tags(self) -> dict[str, str]:
-        """Say in every answer which model gave it."""
+        """Return the model and its version, which the wrapper adds to every response."""
         return {"model": NAME, "model_version": self._bundle.version}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Say which model serves; the counts of a request come with its answer."""
+        """Return the gauge that names the loaded model; the counts of a request come with its response."""
         tags = {"model": NAME, "version": self._bundle.version, "predictor": self._settings.predictor}
         return [{"type": "GAUGE", "key": "serving_model_info", "value": 1, "tags": tags}]
 
     def health_status(self) -> dict[str, Any]:
-        """Read the feature store once: readiness is being able to answer."""
-        with _refusals():
+        """Read the feature store once: the component is ready when it can answer a request."""
+        with _wrapper_errors():
             self._ready()
             self._run(self._store.fetch([0], timeout_s=self._settings.store_timeout_ms / 1000))
         return self.tags() | {"store": self._store.kind}
@@ -103,7 +103,7 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
     def send_feedback(
         self, features: Any, feature_names: Sequence[str], reward: float, truth: Any, routing: int | None = None
     ) -> SeldonResponse:
-        """Count a feedback, and whether it told what became of the customer. Nothing learns from it."""
+        """Count a feedback by whether it carries the true label. The feedback changes no prediction."""
         known = "given" if np.size(truth) and truth is not None else "missing"
         return SeldonResponse(data=[], metrics=[_count("serving_feedback", 1, truth=known)])
 
@@ -138,8 +138,8 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn a refusal into the wrapper's own, with the status of the error table and the code as its reason."""
+def _wrapper_errors() -> Iterator[None]:
+    """Convert a ServingError into the wrapper's exception, with the same status, and the code as its reason."""
     try:
         yield
     except ServingError as error:
@@ -151,17 +151,17 @@ def _count(key: str, value: int, **tags: str) -> dict[str, Any]:
 
 
 def _tensors(values: Any, names: Sequence[str]) -> list[v2.Tensor]:
-    """Cut an array into V2 inputs. Raises InvalidInput."""
+    """Split an array [n] or [n, columns] into V2 inputs. Raises InvalidInput."""
     table = np.asarray(values)
     table = table.reshape(-1, 1) if table.ndim == 1 else table
     named = list(names) or [KEY]
     if table.ndim != 2 or table.shape[1] != len(named):
-        raise InvalidInput(f"data has shape {list(table.shape)} for {len(named)} names; allowed: one column a name")
+        raise InvalidInput(f"data has shape {list(table.shape)} for {len(named)} names; allowed: one column per name")
     return [_tensor(name, table[:, position].tolist()) for position, name in enumerate(named)]
 
 
 def _tensor(name: str, values: list[Any]) -> v2.Tensor:
-    # One array has one type: numbers beside a category arrive as text, integers beside a fraction as floats.
+    # An array has one type: beside a category, numbers arrive as text; beside a fraction, integers arrive as floats.
     if name == KEY:
         return v2.Tensor(name, v2.KEY_DATATYPE, [len(values)], _each(name, values, _integer))
     position = POSITIONS.get(name)

@@ -44,12 +44,12 @@ class ServingSettings(BaseSettings):
     store_timeout_ms: float = Field(25.0, gt=0, description="The longest wait for one fetch of a batch.")
     max_feature_age_s: float | None = Field(None, gt=0, description="Rows older than this are counted as stale.")
     deadline_ms: float = Field(500.0, gt=0, description="The longest time from a request's arrival to its answer.")
-    max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more is shed with 503.")
+    max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more gets a 503.")
     max_queue_ms: float = Field(
-        30.0, gt=0, description="A request that would wait longer than this for its batch is shed with 503."
+        30.0, gt=0, description="A request that would wait longer than this for its batch gets a 503."
     )
     max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
-    # A message of 8 MB took up to 180 MB: 8 MiB leave a pod of 512 MiB alive, and hold 100,000 customer ids.
+    # A message of 8 MB took up to 180 MB of memory: 8 MiB are safe in a pod of 512 MiB, and hold 100,000 customer ids.
     max_body_bytes: int = Field(8_388_608, ge=1_024, description="The largest V2 body or gRPC message.")
     max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
     coalesce_rows: int = Field(128, ge=1, description="The most rows that waiting requests are joined into.")
@@ -61,28 +61,28 @@ class ServingSettings(BaseSettings):
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     admin_api: bool = Field(False, description="Open the V2 model repository API (load, unload, index).")
     token: SecretStr | None = Field(
-        None, description="A bearer token that REST and gRPC want, except for health; none: everybody is let in."
+        None, description="A bearer token that REST and gRPC require, except for health; none: no token is required."
     )
-    token_file: Path | None = Field(None, description="The same from a file: one token a line, each is let in.")
+    token_file: Path | None = Field(None, description="The same from a file: one token per line, each is accepted.")
     tls_cert: Path | None = Field(None, description="PEM certificate chain of REST and gRPC; none: no TLS.")
     tls_key: Path | None = Field(None, description="PEM private key of that certificate, without a password.")
     tls_client_ca: Path | None = Field(
-        None, description="PEM CA: clients must show a certificate that it signed (mutual TLS)."
+        None, description="PEM CA: clients must present a certificate that it signed (mutual TLS)."
     )
     drain_delay_s: float = Field(
-        3.0, ge=0, description="After SIGTERM: not ready, yet serving, for this long; then in-flight requests finish."
+        3.0, ge=0, description="After SIGTERM: not ready, but serving, for this long; then in-flight requests finish."
     )
     grpc_max_waiting: int = Field(
         128,
         ge=1,
-        description="gRPC calls that wait to be looked at; gRPC cancels one more. A client's burst must fit in; where "
-        "the core is overloaded, 16 keep the wait below 50 ms.",
+        description="gRPC calls that wait for the event loop; gRPC cancels one more. A client's burst must fit in; "
+        "where the core is overloaded, 16 keep the wait below 50 ms.",
     )
     grpc_connection_age_s: float = Field(
         10.0,
         ge=0,
-        description="A gRPC connection is asked to leave after this long, so that none loses a call when the server "
-        "stops; 0: never.",
+        description="A gRPC connection is asked to reconnect (GOAWAY) after this long, so that none loses a call when "
+        "the server stops; 0: never.",
     )
     predictor: str = Field(
         "local",

@@ -1,4 +1,5 @@
-"""The online feature store: a port, and its SQLite, Redis and in-memory adapters.
+"""The online feature store: the port in `store.py`, and its SQLite, Redis and in-memory adapters.
 
-Imports `model` and the root modules.
+May import `model`, `contract`, `schema`, `settings`, `metrics` and `errors`. Only `redis.py` and `redis_link.py` import
+the package redis.
 """

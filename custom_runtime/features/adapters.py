@@ -1,4 +1,4 @@
-"""A store's URL -> its adapter, which is imported only when it is the one in use."""
+"""Opens the adapter that a store's URL names; an adapter is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_store(url: str, *, name: str = NAME, fingerprint: str = FINGERPRINT) ->
 def open_load(url: str, *, in_place: bool = False, name: str = NAME, fingerprint: str = FINGERPRINT) -> BulkLoad:
     """Return the bulk load into the store that `url` names. Raises StoreError.
 
-    in_place: write over the rows that SQLite serves, batch by batch, instead of replacing all of them at the end.
+    in_place: overwrite the rows that SQLite serves, batch by batch, instead of replacing all of them at the end.
     Redis is always written in place, key by key.
     """
     scheme = scheme_of(url)

@@ -1,7 +1,7 @@
-"""A circuit breaker: after repeated failures requests fail at once, and one of them at a time finds out when to go on.
+"""A circuit breaker: after repeated failures requests fail at once, and one request per interval probes the store.
 
-circuitbreaker and purgatory let every request that comes in the half-open state through, pybreaker's asyncio needs
-Tornado, and none takes a clock. What is wanted here (one probe per interval and process, no await) is this little.
+Why not a library: circuitbreaker and purgatory admit every request in the half-open state, pybreaker's asyncio support
+needs Tornado, and none of them takes a clock. Needed here are one probe per interval and process, and no await.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 # One slow answer is not an outage; three in a row cost three requests their timeout.
 THRESHOLD = 3
 PROBE_INTERVAL_S = 0.5
-# Each process probes at its own rhythm, so that a store that comes back is not met by all at the same moment.
+# Each process probes at its own times, so that a recovering store does not get all probes at the same moment.
 JITTER = 0.2
 
 
 class Breaker:
-    """Closed: everything is admitted. Open: one request per interval is, and its success closes the breaker.
+    """Closed: every request is admitted. Open: one request per interval is admitted; its success closes the breaker.
 
-    A probe that is neither a success nor a failure (its caller went away) needs no clean-up: the next interval has
-    its own.
+    A probe that ends as neither a success nor a failure (its caller disconnected) needs no clean-up: the next interval
+    admits another one.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Breaker:
         return self._failures >= self._threshold
 
     def admit(self) -> bool:
-        """Say whether a request may try the store now; while open, a True is the interval's one probe."""
+        """Return whether a request may use the store now; while open, True is returned once per interval."""
         if self._failures < self._threshold:
             return True
         if self._clock() < self._next_probe_s:

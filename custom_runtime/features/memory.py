@@ -1,4 +1,4 @@
-"""The feature store in this process's memory: for tests, and for a look at the service without a store."""
+"""The in-memory feature store: for tests, and for trying the service without a store."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from custom_runtime.errors import ContractMismatch
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
 from custom_runtime.model.encoding import Matrix
 
-Shelf = dict[str, dict[int, bytes]]
+SharedRecords = dict[str, dict[int, bytes]]  # contract fingerprint -> customer id -> record
 
 
 class MemoryStore:
-    """Records in a dict; stores that share a `shelf` (fingerprint -> records) share their rows, as Redis clients do.
+    """Records in a dict. Stores that are given the same `shared` dict see the same rows, as clients of one Redis do.
 
-    It is born empty in every process, so, unlike the others, an empty one opens.
+    It starts empty in every process; therefore, unlike the other stores, it also opens when it is empty.
     """
 
     kind = "memory"
 
-    def __init__(self, *, name: str, fingerprint: str, shelf: Shelf | None = None) -> None:
+    def __init__(self, *, name: str, fingerprint: str, shared: SharedRecords | None = None) -> None:
         self._name = name
         self._fingerprint = fingerprint
-        self._shelf: Shelf = {} if shelf is None else shelf
+        self._shared: SharedRecords = {} if shared is None else shared
 
     async def open(self) -> None:
         """See FeatureStore.open."""
-        if self._shelf and self._fingerprint not in self._shelf:
+        if self._shared and self._fingerprint not in self._shared:
             raise ContractMismatch(
-                f"feature store memory:// holds rows of {self._name!r} for contract {', '.join(self._shelf)}; "
+                f"feature store memory:// holds rows of {self._name!r} for contract {', '.join(self._shared)}; "
                 f"this service has contract {self._fingerprint}"
             )
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch."""
-        records = self._shelf.get(self._fingerprint, {})
+        records = self._shared.get(self._fingerprint, {})
         return decode_records([records.get(customer_id) for customer_id in customer_ids])
 
     async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
         ids = np.asarray(customer_ids, dtype=np.int64).tolist()
-        records = self._shelf.setdefault(self._fingerprint, {})
+        records = self._shared.setdefault(self._fingerprint, {})
         records.update(zip(ids, encode_records(rows, updated_at=updated_at), strict=True))
 
     async def count(self) -> int:
         """See FeatureStore.count."""
-        return len(self._shelf.get(self._fingerprint, {}))
+        return len(self._shared.get(self._fingerprint, {}))
 
     async def close(self) -> None:
         """See FeatureStore.close."""

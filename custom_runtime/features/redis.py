@@ -1,6 +1,6 @@
-"""The networked feature store: Redis, one MGET per batch; also TLS and cluster.
+"""The networked feature store: Redis with one MGET per batch, over TCP or TLS, one server or a cluster.
 
-Which keys hold what is told in redis_table.py, how a batch reaches the server in redis_link.py.
+redis_table.py defines the keys and values, redis_link.py how a batch reaches the server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from custom_runtime.features.redis_link import (
     ServerLink,
     check_records,
 )
-from custom_runtime.features.redis_table import RedisTable, said
+from custom_runtime.features.redis_table import RedisTable, reason_of
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, without_credentials
 from custom_runtime.model.encoding import Matrix
 
@@ -44,12 +44,12 @@ class RedisStore:
         self._is_cluster = self._url != url
         self._name = name
         self._fingerprint = fingerprint
-        # Never the URL itself: it may hold a password, and so may what urllib says of a bad one.
+        # Messages never show the URL itself: it may hold a password. So may urllib's message for an invalid URL.
         self._label = without_credentials(url)
         try:
             _ = urlsplit(url).port
         except ValueError:
-            raise StoreError(f"feature store {self._label}: the port is no number from 0 to 65535") from None
+            raise StoreError(f"feature store {self._label}: the port is not a number from 0 to 65535") from None
         self._breaker = Breaker(clock=clock)
         self._link: Link | None = None
         self.table = RedisTable(self._new_client, name=name, fingerprint=fingerprint, label=self._label)
@@ -59,7 +59,7 @@ class RedisStore:
         try:
             stored = await self.table.contracts()
         finally:
-            await self.table.release()  # many processes, few connections: what a fetch does not use is not held
+            await self.table.release()  # a fetch does not use this connection, and many processes share the server
         self._check_contract(stored)
         if self._link is not None:
             return
@@ -68,11 +68,11 @@ class RedisStore:
             await link.open()
         except Exception as error:
             await link.close()
-            raise StoreError(f"feature store {self._label}: {said(error)}") from error
+            raise StoreError(f"feature store {self._label}: {reason_of(error)}") from error
         self._link = link
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
-        """See FeatureStore.fetch. One try: whether to ask again is the caller's to decide."""
+        """See FeatureStore.fetch. One attempt; the caller decides whether to retry."""
         if self._link is None:
             raise StoreUnavailable(f"feature store {self._label} is not open")
         if not customer_ids:
@@ -85,10 +85,10 @@ class RedisStore:
         except TimeoutError as error:
             self._breaker.fail()
             raise StoreUnavailable(f"feature store {self._label} gave no answer in {timeout_s * 1e3:g} ms") from error
-        except Exception as error:  # whatever a broken peer makes the client raise is the same outcome
+        except Exception as error:  # a broken peer makes the client raise many kinds of errors; all mean unavailable
             self._breaker.fail()
-            raise StoreUnavailable(f"feature store {self._label} cannot be read: {said(error)}") from error
-        # Redis is well even where one customer's value is not: that one fails, the breaker stays closed.
+            raise StoreUnavailable(f"feature store {self._label} cannot be read: {reason_of(error)}") from error
+        # An invalid value is not a failure of Redis: that request fails, the breaker stays closed.
         self._breaker.succeed()
         return decode_records(check_records(values))
 
@@ -134,17 +134,17 @@ class RedisStore:
         return Redis.from_pool(self._new_pool(socket_timeout=COMMAND_TIMEOUT_S))
 
     def _new_cluster(self, *, socket_timeout: float) -> RedisCluster:
-        return RedisCluster.from_url(self._url, **_connecting(socket_timeout))
+        return RedisCluster.from_url(self._url, **_connection_options(socket_timeout))
 
     def _new_pool(self, *, socket_timeout: float | None) -> ConnectionPool:
-        return ConnectionPool.from_url(self._url, **_connecting(socket_timeout))
+        return ConnectionPool.from_url(self._url, **_connection_options(socket_timeout))
 
 
-def _connecting(socket_timeout_s: float | None) -> dict[str, Any]:
+def _connection_options(socket_timeout_s: float | None) -> dict[str, Any]:
     return {
         "retry": Retry(NoBackoff(), 0),
         "max_connections": MAX_CONNECTIONS,
-        # RESP2: nothing here needs RESP3, whose handshake costs another round trip for each new connection.
+        # RESP2: nothing here needs RESP3, whose handshake adds a round trip to each new connection.
         "protocol": 2,
         "socket_timeout": socket_timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -152,7 +152,7 @@ def _connecting(socket_timeout_s: float | None) -> dict[str, Any]:
 
 
 class RedisLoad:
-    """Upserts. The contract is published at the end, so that a store loaded for the first time opens complete."""
+    """One load into Redis, by upserts. The contract is published last: a first load opens only when complete."""
 
     def __init__(self, url: str, *, name: str, fingerprint: str) -> None:
         self._table = RedisStore(url, name=name, fingerprint=fingerprint).table
@@ -164,7 +164,7 @@ class RedisLoad:
         return await self._table.position(job)
 
     async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
-        """See BulkLoad.write. A load cut off in between writes the same rows again."""
+        """See BulkLoad.write. A load that is interrupted between the two commands writes the same rows again."""
         await self._table.write(customer_ids, rows, updated_at=updated_at)
         await self._table.set_position(self._job, position)
 

@@ -1,13 +1,11 @@
-"""How one batch reaches Redis: over a connection of our own, or through the cluster client.
+"""How one batch reaches Redis: one MGET over a pooled connection to a server, or through the cluster client.
 
-An attempt to connect, in a task that outlives the request that asked for it.
+`Link` is the port, `ServerLink` and `ClusterLink` implement it. Both connect in a task of their own (`ConnectAttempt`)
+that outlives the request that started it: a TLS handshake or reading a cluster's topology may take longer than a
+request may wait, and then the next request finds the connection ready.
 
-A TLS handshake or a cluster's topology may take longer than a request may wait: the next request finds the connection
-made.
-
-What goes over a Redis connection for one batch: the packed MGET, and the checks of its reply.
-
-Packed here because redis-py packs keys one by one: a whole MGET of 128 keys costs it 130 us of CPU, this way 55 us.
+`pack_mget` builds the command, because redis-py packs keys one by one: 130 us of CPU for 128 keys, 55 us here.
+`check_reply` and `check_records` verify what came back.
 """
 
 from __future__ import annotations
@@ -26,15 +24,15 @@ from custom_runtime.features.store import RECORD_BYTES
 CONNECT_TIMEOUT_S = 1.0
 # Reads the whole topology and the table of commands (200 kB).
 CLUSTER_CONNECT_TIMEOUT_S = 5.0
-# For each answer of a node while the topology is read. A node that hangs may be asked first: the next one must be asked
-# soon, or a cluster that has long replaced it stays unread for CLUSTER_CONNECT_TIMEOUT_S.
+# For each reply of a node while the topology is read. A node that hangs may be asked first: the next one must be asked
+# soon, or the topology of a healthy cluster is not read for CLUSTER_CONNECT_TIMEOUT_S.
 CLUSTER_NODE_TIMEOUT_S = 0.5
-# The coalescer above has one fetch in flight; parts of big batches come beside it.
+# The coalescer has one fetch in flight; slices of big batches are fetched at the same time.
 MAX_CONNECTIONS = 4
 
 
 class Link(Protocol):
-    """One MGET per call, bounded by the caller's timeout; any exception means that the store gave no answer."""
+    """One MGET per call, bounded by the caller's timeout. Any exception means that the store is unavailable."""
 
     async def open(self) -> None:
         """Connect, so that the first request finds a connection."""
@@ -49,12 +47,12 @@ class Link(Protocol):
 class ServerLink:
     """Idle connections to one server, used last in first out; each carries one command at a time.
 
-    redis-py's connection object itself, below its client and pool: 20 us of CPU for one key instead of 70, because
-    the bookkeeping around a command (pool lock, retry closure, two timeouts, telemetry hooks) is not repeated.
+    Uses redis-py's connection objects directly, not its client and pool: 20 us of CPU for one key instead of 70,
+    because the client's work around a command (pool lock, retry closure, two timeouts, telemetry hooks) is left out.
     """
 
     def __init__(self, pool: ConnectionPool, prefix: bytes, *, contracts: str, fingerprint: str) -> None:
-        """Read keys of this prefix, from servers whose set `contracts` has this fingerprint."""
+        """Read keys of this prefix, only from servers whose set `contracts` has this fingerprint."""
         self._pool = pool
         self._prefix = prefix
         self._contracts = contracts
@@ -62,28 +60,28 @@ class ServerLink:
         self._idle: list[Connection] = []
         self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._connecting = Connecting(self._connect, timeout_s=CONNECT_TIMEOUT_S)
+        self._connect_attempt = ConnectAttempt(self._connect, timeout_s=CONNECT_TIMEOUT_S)
 
     async def open(self) -> None:
         """See Link.open."""
-        await self._connecting.wait()
+        await self._connect_attempt.wait()
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""
         async with self._slots:
             connection = await self._acquire()
             try:
-                # check_health off and no second timeout: the caller's bounds all of this.
+                # No health check and no second timeout: the caller's timeout bounds all of this.
                 await connection.send_packed_command(pack_mget(self._prefix, customer_ids), check_health=False)
                 reply = await connection.read_response(timeout=math.inf)
                 values = check_reply(reply, count=len(customer_ids))
             except BaseException:
-                # Also when cancelled: the reply may still come, and must not meet the next request.
+                # Also when cancelled: the reply may still arrive, and the next request must not read it.
                 await connection.disconnect(nowait=True)
-                # For the next request, now: where connecting and asking take longer together than a request may
-                # wait, a connection made only when it is asked for would always come too late.
+                # Connect now, for the next request: where connecting and the command together take longer than a
+                # request may wait, a connection that is made on demand would always be too late.
                 if not (self._idle or self._closed):
-                    self._connecting.start()
+                    self._connect_attempt.start()
                 raise
             if self._closed:
                 await connection.disconnect(nowait=True)
@@ -94,9 +92,9 @@ class ServerLink:
     async def close(self) -> None:
         """See Link.close."""
         self._closed = True
-        await self._connecting.cancel()
+        await self._connect_attempt.cancel()
         while self._idle:
-            # Waits, a second at most, for TLS to say goodbye; what goes wrong with that is nobody's concern any more.
+            # Waits at most a second for the TLS shutdown; an error in it has no effect any more.
             with suppress(Exception):
                 await self._idle.pop().disconnect()
 
@@ -104,17 +102,17 @@ class ServerLink:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                # Readable without a command: the server has closed it (a restart), or said what nobody asked for.
+                # Readable without a command: the server has closed it (a restart), or sent unexpected data.
                 if connection.is_connected and not await connection.can_read():
                     return connection
                 await connection.disconnect(nowait=True)
-            await self._connecting.wait()
+            await self._connect_attempt.wait()
 
     async def _connect(self) -> None:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            # After a failover or a restart the address may lead to an empty server: every customer would be unknown.
+            # After a failover or a restart the server may be empty: every customer would be unknown.
             await connection.send_command("SISMEMBER", self._contracts, self._fingerprint, check_health=False)
             if await connection.read_response() != 1:
                 raise StoreUnavailable("the server holds no rows for this service's contract; load the features again")
@@ -133,30 +131,30 @@ class ClusterLink:
         self._ready = False
         self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._connecting = Connecting(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
+        self._connect_attempt = ConnectAttempt(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
 
     async def open(self) -> None:
         """See Link.open."""
-        await self._connecting.wait()
+        await self._connect_attempt.wait()
 
     async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
         """See Link.mget."""
         keys = [f"{self._prefix}{customer_id}" for customer_id in customer_ids]
         async with self._slots:
             if not self._ready:
-                await self._connecting.wait()
+                await self._connect_attempt.wait()
             try:
                 return check_reply(await self._client.mget_nonatomic(keys), count=len(keys))
             except BaseException:
-                self._ready = False  # a node may be gone: the topology is read again, now, for the next request
+                self._ready = False  # a node may be gone: read the topology again now, for the next request
                 if not self._closed:
-                    self._connecting.start()
+                    self._connect_attempt.start()
                 raise
 
     async def close(self) -> None:
         """See Link.close."""
         self._closed = True
-        await self._connecting.cancel()
+        await self._connect_attempt.cancel()
         await self._client.aclose()
 
     async def _connect(self) -> None:
@@ -165,8 +163,8 @@ class ClusterLink:
         self._ready = True
 
 
-class Connecting:
-    """One attempt to connect at a time, shared by all who wait; who gives up waiting does not end it."""
+class ConnectAttempt:
+    """One attempt to connect at a time, shared by all waiting requests; a request that times out does not end it."""
 
     def __init__(self, connect: Callable[[], Awaitable[None]], *, timeout_s: float) -> None:
         self._connect = connect
@@ -174,14 +172,14 @@ class Connecting:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Return the running attempt; begin one when there is none."""
+        """Return the running attempt; start one when there is none."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._attempt())
-            self._task.add_done_callback(_retrieve)
+            self._task.add_done_callback(_ignore_result)
         return self._task
 
     async def wait(self) -> None:
-        """Return when the running attempt has succeeded; raise as it does."""
+        """Wait for the running attempt, and start one when there is none. Raises what the attempt raises."""
         await asyncio.shield(self.start())
 
     async def cancel(self) -> None:
@@ -197,8 +195,8 @@ class Connecting:
             await self._connect()
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
-    # Everyone who waited may be gone; asyncio would log the exception as never retrieved.
+def _ignore_result(task: asyncio.Task[None]) -> None:
+    # No request may be waiting any more; asyncio would then log the exception as never retrieved.
     if not task.cancelled():
         task.exception()
 
@@ -213,7 +211,7 @@ def pack_mget(prefix: bytes, customer_ids: Sequence[int]) -> bytes:
 
 
 def check_reply(reply: Any, *, count: int) -> list[Any]:
-    """Return the reply when it answers an MGET of `count` keys. Raises StoreUnavailable: that is no Redis."""
+    """Return the reply when it has one value for each of `count` keys. Raises StoreUnavailable otherwise."""
     if isinstance(reply, list) and len(reply) == count:
         return reply
     received = f"{len(reply)} values" if isinstance(reply, list) else type(reply).__name__

@@ -1,10 +1,8 @@
 """The keys of one contract in Redis, and the commands on them off the hot path.
 
 A value is a record (store.py) under `<name>:<fingerprint>:<customer_id>`. `<name>:contract` is the set of fingerprints
-that are loaded: the rows of two contracts live side by side, so that during a canary with a new feature the pods of
-the old contract still start.
-
-A bulk load into Redis: key by key in place, each customer's row old or new.
+that are loaded. Rows of two contracts can be stored at once, so that during a canary with a new feature the pods of the
+old contract still start. A bulk load writes key by key in place: a reader sees each customer's old row or new row.
 """
 
 from __future__ import annotations
@@ -19,15 +17,15 @@ from custom_runtime.errors import StoreError
 from custom_runtime.features.store import WrittenIds, encode_records
 from custom_runtime.model.encoding import Matrix
 
-# Keys of one MSET: ~1 ms during which Redis serves nobody else.
+# Keys of one MSET: it takes ~1 ms, during which Redis runs no other command.
 WRITE_ROWS = 1_000
 
 
 class RedisTable:
-    """One contract's rows: written, published, counted. Every method raises StoreError where Redis does not do it."""
+    """Writes, publishes and counts the rows of one contract. Every method raises StoreError when the command fails."""
 
     def __init__(self, new_client: Callable[[], Any], *, name: str, fingerprint: str, label: str) -> None:
-        """Use a client of `new_client`'s, made when a command wants one; label: the store as messages name it."""
+        """Create clients with `new_client` when a command needs one. label: the store's name in error messages."""
         self.prefix = f"{name}:{fingerprint}:"
         self.contracts_key = f"{name}:contract"
         self._new_client = new_client
@@ -42,7 +40,7 @@ class RedisTable:
         return sorted(fingerprint.decode(errors="replace") for fingerprint in stored)
 
     async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
-        """Write rows, and say nothing yet of their contract: a store that is half loaded does not open."""
+        """Write rows without publishing their contract, so that a partly loaded store does not open."""
         ids = np.asarray(customer_ids, dtype=np.int64).tolist()
         records = encode_records(rows, updated_at=updated_at)
         for start in range(0, len(ids), WRITE_ROWS):
@@ -60,7 +58,7 @@ class RedisTable:
         return int(stored or 0)
 
     async def set_position(self, job: str, position: int | None) -> None:
-        """Remember how many rows of `job` are written; None: the job is over."""
+        """Store how many rows of `job` are written; None: the job is finished."""
         key = self._job_key(job)
         await self._run(lambda client: client.delete(key) if position is None else client.set(key, position))
 
@@ -76,7 +74,7 @@ class RedisTable:
         return int(await self._run(scan))
 
     async def release(self) -> None:
-        """Close the client; the next command makes another."""
+        """Close the client; the next command creates another one."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -92,14 +90,14 @@ class RedisTable:
             return await command(self._client)
         except Exception as error:  # redis-py, ssl, socket and URL errors share no base class
             await self.release()
-            raise StoreError(f"feature store {self._label}: {said(error)}") from error
+            raise StoreError(f"feature store {self._label}: {reason_of(error)}") from error
 
 
-def said(error: Exception) -> str:
-    """Return an exception's words, or its name where it has none."""
+def reason_of(error: Exception) -> str:
+    """Return an exception's message, or its class name where the message is empty."""
     return str(error) or type(error).__name__
 
 
 def _set_all(client: Any, *, values: dict[str, bytes]) -> Any:
-    # Only a cluster's client has the first: its keys lie on several nodes.
+    # Only a cluster's client has mset_nonatomic: its keys are on several nodes.
     return client.mset_nonatomic(values) if hasattr(client, "mset_nonatomic") else client.mset(values)

@@ -1,9 +1,8 @@
 """The embedded feature store: one SQLite file in WAL mode, read in the serving process itself.
 
 One table per contract, named `<name>:<fingerprint>`, so that rows of another contract are never decoded, not even
-while a load replaces them. A load becomes visible in one transaction (sqlite_load.py); readers never wait for it.
-
-The reader's connection to the SQLite file that stands at a path, whichever that is now.
+while a load replaces them. A load becomes visible in one transaction (sqlite_table.py); readers never wait for it.
+`SQLiteFile` keeps the reader's connection, and opens the path again when the file was replaced.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from custom_runtime.features.sqlite_table import (
 from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
 from custom_runtime.model.encoding import Matrix
 
-# Rows of one statement; between two the event loop serves others. 256 rows take ~0.4 ms.
+# Rows of one statement; between two statements the event loop runs other tasks. 256 rows take ~0.4 ms.
 SLICE_ROWS = 256
-# How often the path is looked at (one stat, ~2 us) for another file in its place.
+# How often the path is checked (one stat, ~2 us) for a replaced file.
 CHECK_INTERVAL_S = 0.5
 # After a failure: how long requests fail at once before the file is tried again.
 RETRY_INTERVAL_S = 0.2
@@ -40,7 +39,7 @@ Signature = tuple[int, int, int, int]
 class SQLiteStore:
     """Features in a SQLite file, for one contract.
 
-    Lookups run on the event loop: one row takes ~8 us, the hop to a thread and back would take ~60 us.
+    Lookups run on the event loop: one row takes ~8 us, a change to a thread and back would take ~60 us.
     """
 
     kind = "sqlite"
@@ -55,7 +54,7 @@ class SQLiteStore:
         # Measured against IN (?, ...) and one SELECT per id: fastest from 16 ids on; keeps order and duplicates.
         self._many = f"SELECT record FROM json_each(?) LEFT JOIN {table} ON customer_id = value ORDER BY key"  # noqa: S608
         self._file = SQLiteFile(path, name=name, fingerprint=fingerprint, clock=clock)
-        self._current = self._file.current  # bound once: the hot path looks up no more than if it were a method here
+        self._current = self._file.current  # bound once: saves an attribute lookup on the hot path
         self._writer: sqlite3.Connection | None = None
 
     async def open(self) -> None:
@@ -63,7 +62,7 @@ class SQLiteStore:
         self._file.open()
 
     async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
-        """See FeatureStore.fetch. A batch above SLICE_ROWS is read in slices: each sees one state of the store."""
+        """See FeatureStore.fetch. A batch above SLICE_ROWS is read in slices; each slice is one consistent read."""
         reader = self._current()
         try:
             if len(customer_ids) == 1:
@@ -72,11 +71,11 @@ class SQLiteStore:
             if len(customer_ids) <= SLICE_ROWS:
                 return decode_records(self._slice(reader, customer_ids))
         except (sqlite3.Error, ValueError) as error:
-            raise self._file.lost(error) from error
+            raise self._file.unavailable(error) from error
         return await self._fetch_slices(customer_ids, timeout_s)
 
     async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
-        """See FeatureStore.put. One transaction; makes the file when there is none."""
+        """See FeatureStore.put. One transaction; creates the file when it does not exist."""
         table = table_of(self._name, self._fingerprint)
         try:
             if self._writer is None:
@@ -94,7 +93,7 @@ class SQLiteStore:
             table = quoted_identifier(table_of(self._name, self._fingerprint))
             return int(reader.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
         except sqlite3.Error as error:
-            raise self._file.lost(error) from error
+            raise self._file.unavailable(error) from error
 
     async def close(self) -> None:
         """See FeatureStore.close."""
@@ -113,7 +112,7 @@ class SQLiteStore:
             try:
                 records += self._slice(self._current(), customer_ids[start : start + SLICE_ROWS])
             except sqlite3.Error as error:
-                raise self._file.lost(error) from error
+                raise self._file.unavailable(error) from error
             if self._clock() > deadline_s:
                 raise StoreUnavailable(
                     f"feature store {self._path}: {len(records)} of {len(customer_ids)} rows in {timeout_s * 1e3:g} ms"
@@ -123,7 +122,7 @@ class SQLiteStore:
 
 
 class SQLiteFile:
-    """Notices that the file was replaced or is gone, and opens what stands there when it holds the contract's rows."""
+    """The reader's connection to the file at a path. It is opened again when the file was replaced or was missing."""
 
     def __init__(self, path: Path, *, name: str, fingerprint: str, clock: Callable[[], float]) -> None:
         self._path = path
@@ -146,7 +145,7 @@ class SQLiteFile:
             ) from error
 
     def current(self) -> sqlite3.Connection:
-        """Return the connection to the file that stands at the path now. Raises StoreUnavailable."""
+        """Return the connection to the file that is at the path now. Raises StoreUnavailable."""
         now_s = self._clock()
         if now_s >= self._next_check_s:
             self._next_check_s = now_s + CHECK_INTERVAL_S
@@ -156,8 +155,8 @@ class SQLiteFile:
         return self._reader
 
     def connect(self) -> None:
-        """Open the path anew, whatever stands there."""
-        # The old connection goes first: both would map the same -shm file, and closing one drops the other's locks.
+        """Open the path again, and check that the file has rows of the contract."""
+        # Close the old connection first: both would map the same -shm file, and closing one drops the other's locks.
         self.close()
         signature = _signature(self._path)
         reader = connect_reader(self._path)
@@ -169,14 +168,14 @@ class SQLiteFile:
         self._reader, self._signature = reader, signature
         self._next_check_s = self._clock() + CHECK_INTERVAL_S
 
-    def lost(self, error: Exception) -> StoreUnavailable:
-        """Let go of the connection: the next request after RETRY_INTERVAL_S opens the path anew."""
+    def unavailable(self, error: Exception) -> StoreUnavailable:
+        """Close the connection and return the error to raise; after RETRY_INTERVAL_S a request opens the path again."""
         self.close()
         self._next_check_s = self._clock() + RETRY_INTERVAL_S
         return StoreUnavailable(f"feature store {self._path} cannot be read: {error}")
 
     def close(self) -> None:
-        """Close the connection; `current` makes another."""
+        """Close the connection; `current` opens another one."""
         reader, self._reader, self._signature = self._reader, None, None
         if reader is not None:
             reader.close()
@@ -186,7 +185,7 @@ class SQLiteFile:
             if self._reader is None or self._signature != _signature(self._path):
                 self.connect()
         except (OSError, sqlite3.Error, StoreError, ContractMismatch) as error:
-            raise self.lost(error) from error
+            raise self.unavailable(error) from error
 
     def _check_contract(self, reader: sqlite3.Connection) -> None:
         stored = contracts_in(reader, self._name)

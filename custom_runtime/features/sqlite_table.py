@@ -1,11 +1,10 @@
-"""What stands in the SQLite file, and how it is opened: one table per contract, WAL, a reader that never writes.
+"""The tables in the SQLite file, how it is opened (WAL; readers never write), and the bulk load.
 
-A bulk load into SQLite: rows go to a table of their own, which takes the served one's place in one transaction.
-
-Not a new file renamed over the old: in WAL mode readers of the old file and openers of the new one would share the
--wal and -shm files, which SQLite finds by name, and the new file would be read with the old one's index (SQLite lists
-that under "How to corrupt a database file"). A transaction gives the same, old rows or new, and resumes exactly: rows
-and position are committed together.
+A bulk load writes to a table of its own, which replaces the served table in one transaction. The file itself is not
+replaced by a rename: in WAL mode, readers of the old file and processes that open the new one would share the -wal and
+-shm files, which SQLite finds by name, and would read the new file with the old one's index (SQLite's page "How to
+Corrupt An SQLite Database File" lists this). With a transaction, readers see the old rows or the new rows as well, and
+an interrupted load resumes exactly, because rows and position are committed together.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from custom_runtime.errors import StoreError
 from custom_runtime.features.store import RECORD_BYTES, WrittenIds, encode_records
 from custom_runtime.model.encoding import Matrix
 
-# A reader in WAL mode meets a lock only while another process recovers or converts the file.
+# In WAL mode a reader waits for a lock only while another process recovers or converts the file.
 READ_BUSY_MS = 5
 WRITE_BUSY_MS = 10_000
 
 
 def table_of(name: str, fingerprint: str) -> str:
-    """Return the table of one contract: `<name>:<fingerprint>`, the prefix of the Redis keys too."""
+    """Return the table of one contract: `<name>:<fingerprint>`, which is also the prefix of the Redis keys."""
     return f"{name}:{fingerprint}"
 
 
@@ -45,7 +44,7 @@ def contracts_in(connection: sqlite3.Connection, name: str) -> list[str]:
 
 
 def create_table(connection: sqlite3.Connection, table: str) -> None:
-    """Make the table of one contract where there is none."""
+    """Create the table of one contract when it does not exist."""
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {quoted_identifier(table)} (customer_id INTEGER PRIMARY KEY, record BLOB NOT NULL "
         f"CHECK (length(record) = {RECORD_BYTES}))"
@@ -65,12 +64,12 @@ def upsert(
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open the file for writing in WAL mode, and make it where there is none."""
+    """Open the file for writing in WAL mode; create it when it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, timeout=WRITE_BUSY_MS / 1e3, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a power cut may lose the last commits, never the file; a load is repeated.
+        # In WAL mode a power failure may lose the last commits, but never damages the file; a load can be repeated.
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()
@@ -79,7 +78,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 class transaction:
-    """`with transaction(connection):` one write transaction, taken at once, rolled back on any error."""
+    """`with transaction(connection):` one write transaction, begun immediately, rolled back on any error."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -92,12 +91,12 @@ class transaction:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open the file for reading only. Raises sqlite3.OperationalError when it cannot be."""
+    """Open the file read-only. Raises sqlite3.OperationalError when that fails."""
     uri = path.absolute().as_uri() + "?mode=ro"
     try:
         return _opened(uri)
     except sqlite3.OperationalError:
-        # WAL wants to write a -shm file beside the database. On a read-only volume nobody writes, so none is needed.
+        # WAL writes a -shm file beside the database. On a read-only volume no process writes, so none is needed.
         if os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists():
             raise
         return _opened(uri + "&immutable=1")
@@ -108,7 +107,7 @@ def _opened(uri: str) -> sqlite3.Connection:
         uri, uri=True, isolation_level=None, timeout=READ_BUSY_MS / 1e3, check_same_thread=False
     )
     try:
-        # No mmap: a file that is cut short under a mapping kills the process with SIGBUS.
+        # No mmap: a file that is truncated while it is mapped kills the process with SIGBUS.
         connection.execute("PRAGMA mmap_size = 0")
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
     except BaseException:
@@ -118,7 +117,7 @@ def _opened(uri: str) -> sqlite3.Connection:
 
 
 class SQLiteLoad:
-    """One load into the file. in_place: upsert into the served table; customers that the data lacks stay."""
+    """One load into the file. in_place: upsert into the served table; customers that are not in the data stay."""
 
     def __init__(self, path: Path, *, name: str, fingerprint: str, in_place: bool = False) -> None:
         self._path = path
@@ -130,12 +129,12 @@ class SQLiteLoad:
         self._connection: sqlite3.Connection | None = None
 
     async def begin(self, job: str) -> int:
-        """See BulkLoad.begin. Rows that another job left behind unfinished are dropped."""
+        """See BulkLoad.begin. The rows of another, unfinished job are dropped."""
         with self._reported():
             connection = connect_writer(self._path)
             self._connection = connection
             with transaction(connection):
-                # A table that nobody serves yet is filled aside even in place: half a table must not open.
+                # A first load uses the staging table even with in_place: a partly filled table must not open.
                 if self._in_place and not _has_table(connection, self._served):
                     self._in_place = False
                 self._job = f"{job} {'in place' if self._in_place else 'aside'}"
@@ -174,7 +173,7 @@ class SQLiteLoad:
                         f"ALTER TABLE {quoted_identifier(self._staging)} RENAME TO {quoted_identifier(self._served)}"
                     )
                 connection.execute(f"DROP TABLE {quoted_identifier(self._positions)}")
-            # Everything into the file itself: it may be copied, mounted read-only, or replaced by hand.
+            # Write everything into the main file: it may be copied, mounted read-only, or replaced by an operator.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def close(self) -> None:

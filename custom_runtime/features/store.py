@@ -1,7 +1,7 @@
-"""The feature store's ports: what serving and loading ask of a store, how a store is named, what a record is.
+"""The ports of the feature store: `FeatureStore` for serving, `BulkLoad` for loading; store URLs and stored records.
 
-A store is named by a URL. A bulk load writes rows in batches, is resumable, and becomes visible to readers as its
-adapter promises.
+A URL names a store. A bulk load writes rows in batches and is resumable; each adapter documents when its rows become
+visible to readers.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ ALLOWED = (
     "rediss+cluster:// or memory://"
 )
 
-# What is written may come as a column; what is asked for is a list, as requests bring it.
+# Ids to write may be a column of an array; ids to fetch are a list, as they come in requests.
 WrittenIds = Sequence[int] | NDArray[np.int64]
 
 # A stored value: when the row was computed (unix seconds, float64), then the row itself.
 RECORD_DTYPE = np.dtype([("updated_at", "<f8"), ("row", "<f4", (WIDTH,))])
 RECORD_BYTES = 8 + ROW_BYTES
-# Stands in for a missing row while a batch is decoded: updated_at 0 marks it.
+# Replaces a missing row while a batch is decoded; updated_at 0 marks it.
 MISSING_RECORD = bytes(RECORD_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedRows:
-    """The rows of one batch, in the order of the ids asked for.
+    """The rows of one batch, in the order of the requested ids.
 
     rows: float32 [n, WIDTH], writable; a missing customer's row is all zeros.
     updated_at: float64 [n], unix seconds; 0 where the store has no row.
@@ -69,19 +69,19 @@ class FeatureStore(Protocol):
 
 
 class BulkLoad(Protocol):
-    """One load of a whole table. The position is kept in the store itself: what loses the rows loses it too."""
+    """One load of a whole table. The store keeps the position, so that rows and position are lost together."""
 
     async def begin(self, job: str) -> int:
-        """Start or go on with `job` (an identifier of the data); return how many of its rows are written already."""
+        """Start or resume `job` (an identifier of the data); return how many of its rows are already written."""
 
     async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
-        """Write rows (float32 [n, WIDTH]), then that `position` rows of the job are written. Raises StoreError."""
+        """Write rows (float32 [n, WIDTH]) and set the job's position, the number of rows written. Raises StoreError."""
 
     async def finish(self) -> None:
-        """Make the rows visible and forget the position."""
+        """Make the rows visible and delete the position."""
 
     async def close(self) -> None:
-        """Release connections; an unfinished load stays as it is, to be gone on with."""
+        """Release connections; an unfinished load can be resumed."""
 
 
 def scheme_of(url: str) -> str:
@@ -104,9 +104,9 @@ def sqlite_path(url: str) -> Path:
 
 
 def without_credentials(url: str) -> str:
-    """Return the URL as it may be logged: without user, password and query."""
+    """Return the URL without user, password and query, so that it can be logged."""
     scheme, separator, rest = url.partition("?")[0].partition("://")
-    # Up to the last @: a password that holds an unquoted / must not show either.
+    # Cut up to the last @: a password with an unquoted / must not show either.
     return scheme + separator + (rest.rpartition("@")[2] if scheme in REDIS_SCHEMES else rest)
 
 

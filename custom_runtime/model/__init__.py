@@ -1,4 +1,4 @@
 """The model on disk and in memory: feature encoding, the bundle, scoring.
 
-Imports the contract and its schema only.
+May import `contract`, `schema`, `settings`, `metrics` and `errors`.
 """

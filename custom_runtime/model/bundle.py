@@ -1,14 +1,11 @@
-"""The model bundle on disk: one directory that holds everything a pod needs to score, and can prove it.
+"""The model bundle: one directory with everything a pod needs to score, verified by checksums when it is read.
 
     bundle.json             version, run, source, contract fingerprint, defaults, parity, and each file's sha256
-    model-<sha256[:12]>.onnx    what ONNX Runtime scores
-    model-<sha256[:12]>.ubj     the same model as XGBoost saved it, where it is one
+    model-<sha256[:12]>.onnx    the model for ONNX Runtime
+    model-<sha256[:12]>.ubj     the same model in XGBoost's format, when it is an XGBoost model
 
-Nothing here is a pickle. bundle_writing.py makes one.
-
-Writes a model bundle (bundle.py) so that a reader sees the old one or the new one, never half of each.
-
-Files are named by their content and bundle.json is replaced last, in one rename.
+No file is a pickle. `write_bundle` replaces a bundle so that a reader sees the old one or the new one, never a mix:
+files are named by their content, and bundle.json is replaced last, in one rename.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What the import measured: ONNX Runtime against the registered model's own probabilities."""
+    """What the import measured: ONNX Runtime's probabilities compared with those of the registered model."""
 
     rows: int
     max_abs_difference: float
@@ -62,7 +59,7 @@ class Bundle:
     files: Mapping[str, BundleFile]
 
     def path(self, role: str) -> Path:
-        """Return where a role's file is ("onnx" or "xgboost"). Raises BundleError when the bundle has none."""
+        """Return the path of a role's file ("onnx" or "xgboost"). Raises BundleError when the bundle has none."""
         if role not in self.files:
             raise BundleError(f"bundle {self.directory} has no {role} file; it has: {', '.join(self.files)}")
         return self.directory / self.files[role].name
@@ -153,7 +150,7 @@ def write_bundle(
     bundle = Bundle(directory, name, version, run_id, source, flavor, FINGERPRINT, dict(defaults), parity, files)
     manifest = {"schema": SCHEMA} | {key: value for key, value in asdict(bundle).items() if key != "directory"}
     _replace(directory / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
-    # The bundle before this one stays whole for a reader that has just read its manifest; older files go.
+    # The files of the previous bundle stay, for a reader that has just read its manifest; older files are deleted.
     kept = previous | {file.name for file in files.values()}
     for path in directory.glob("model-*"):
         if path.name not in kept:

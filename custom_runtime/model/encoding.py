@@ -40,7 +40,7 @@ def encode_column(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDA
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{feature.name}: values are not all numbers; allowed: {feature.allowed}") from error
-    # NaN fails both comparisons, so one expression refuses NaN, infinities and values out of range.
+    # NaN fails both comparisons, so one expression rejects NaN, infinities and values out of range.
     allowed = (numbers >= feature.minimum) & (numbers <= feature.maximum)
     if not allowed.all():
         row = int(np.argmin(allowed))
@@ -61,7 +61,7 @@ def encode_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Matrix:
 
 
 def decode_row(row: NDArray[np.float32]) -> dict[str, float | str]:
-    """Decode one float32 row [WIDTH] into values that the contract allows, as a person would read them."""
+    """Decode one float32 row [WIDTH] into contract values: numbers and category names."""
     return {
         feature.name: feature.categories[int(value)] if feature.is_category else float(value)
         for feature, value in zip(FEATURES, row, strict=True)

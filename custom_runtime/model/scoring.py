@@ -1,7 +1,7 @@
 """Feature matrix -> probabilities: ONNX Runtime, or XGBoost itself.
 
-One row of a 200-tree model costs ONNX Runtime about 14 us on one thread, XGBoost's `inplace_predict` 167 us; from some
-hundred rows on XGBoost is the faster one (128 rows: 412 against 560 us), which a batch-only service may choose.
+One row of a 200-tree model takes ONNX Runtime about 14 us on one thread, XGBoost's `inplace_predict` 167 us. From about
+a hundred rows on XGBoost is faster (128 rows: 412 against 560 us), so a batch-only service may choose it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Scorer(Protocol):
 
 
 class OnnxScorer:
-    """ONNX Runtime on the calling thread: its own pool would fight the event loop for the pod's one core."""
+    """ONNX Runtime on the calling thread: its own thread pool would compete with the event loop for the pod's core."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime  # 145 ms: not paid by `--help`, nor where XGBoost scores
+        import onnxruntime  # takes 145 ms: not imported for `--help`, nor where XGBoost scores
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -36,7 +36,7 @@ class OnnxScorer:
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises bare exceptions of its C++ side
+        except Exception as error:  # onnxruntime's C++ exceptions have no common base class
             raise BundleError(f"{path} is not a model that ONNX Runtime can load: {error}") from error
         (graph_input,), (graph_output, *_) = session.get_inputs(), session.get_outputs()
         if graph_input.shape[-1] != WIDTH:
@@ -55,7 +55,7 @@ class XgboostScorer:
     """XGBoost's own prediction on the native model file."""
 
     def __init__(self, path: Path) -> None:
-        import xgboost  # loads scipy; only where it is chosen
+        import xgboost  # imports scipy: only where it is chosen
 
         self._booster: Any = xgboost.Booster({"nthread": 1})
         try:

@@ -1,4 +1,4 @@
-"""What every listener needs: sockets, TLS, tokens, slow clients, basic ASGI.
+"""What the REST and gRPC listeners share: sockets, TLS, bearer tokens, limits for slow clients, basic ASGI.
 
-Imports `protocol` for error bodies.
+May import `protocol` (for error bodies) and every room below it.
 """

@@ -1,7 +1,7 @@
-"""Connections whose request does not arrive: slowloris, port scanners, peers that vanished.
+"""Closes connections whose request does not arrive: slowloris, port scanners, peers that disappeared.
 
-uvicorn bounds the wait between two requests, and none within a request's headers. Connections are looked at once a
-second instead of when bytes arrive, so a request pays nothing for it.
+uvicorn limits the time between two requests, but not the time within a request's headers. All connections are checked
+once a second instead of when bytes arrive, so the check costs a request nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Closable(Protocol):
-    """What is needed of a transport."""
+    """The part of a transport that is used here."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -24,7 +24,7 @@ class Cycle(Protocol):
 
 
 class Connection(Protocol):
-    """What uvicorn's HTTP protocol objects tell of themselves; scope and cycle are None until a first request."""
+    """The attributes of uvicorn's HTTP protocol objects; scope and cycle are None until the first request."""
 
     transport: Closable
     scope: object | None
@@ -33,7 +33,7 @@ class Connection(Protocol):
 
 
 class SlowClients:
-    """Closes a connection that sends no whole head of a request for `headers_s`, or nothing at all for `idle_s`."""
+    """Closes a connection that sends no complete request head for `headers_s`, or nothing at all for `idle_s`."""
 
     def __init__(self, *, headers_s: float, idle_s: float) -> None:
         self._headers_s = headers_s
@@ -42,7 +42,7 @@ class SlowClients:
         self._waiting: dict[Connection, tuple[Cycle | None, float]] = {}
 
     def sweep(self, connections: Iterable[Connection], now_s: float) -> None:
-        """Look at all open connections. A connection has its limit, and at most one sweep more."""
+        """Check all open connections. A connection is closed after its limit, at most one sweep later."""
         waiting: dict[Connection, tuple[Cycle | None, float]] = {}
         for connection in connections:
             cycle = connection.cycle

@@ -1,4 +1,4 @@
-"""The TCP socket that REST listens on: its own, or one that a supervisor hands down."""
+"""The TCP socket that REST listens on: created by this process, or inherited from a supervisor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 import struct
 
 BACKLOG = 2048
-# Set by the supervisor: the file descriptor of a bound socket. It stays open there, so that the connections that
-# wait on it outlive this process.
+# Set by the supervisor: the file descriptor of a bound socket. The supervisor keeps it open, so that connections in its
+# queue are not lost when this process ends.
 LISTEN_FD = "SERVING_LISTEN_FD"
 
 _SO_ATTACH_FILTER = 26  # linux/asm-generic/socket.h
@@ -23,12 +23,12 @@ _NO_SYN = b"".join(
 
 
 def is_inherited() -> bool:
-    """Tell whether a supervisor handed the listening socket down, and others go on with it."""
+    """Return whether the listening socket comes from a supervisor, whose other workers keep using it."""
     return LISTEN_FD in os.environ
 
 
 def listener_socket(host: str, port: int) -> socket.socket:
-    """Return the socket that REST listens on: the one that a supervisor handed down, or a new one. Raises OSError."""
+    """Return the socket that REST listens on: the supervisor's, or a new one. Raises OSError."""
     inherited = os.environ.get(LISTEN_FD)
     if inherited is not None:
         return socket.socket(fileno=int(inherited))
@@ -36,7 +36,7 @@ def listener_socket(host: str, port: int) -> socket.socket:
 
 
 def bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
-    """Return a bound TCP socket; share: others may bind the same port (SO_REUSEPORT). Raises OSError."""
+    """Return a bound TCP socket; share: other sockets may bind the same port (SO_REUSEPORT). Raises OSError."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if share:
@@ -50,13 +50,13 @@ def bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
 
 
 def refuse_handshakes(listener: socket.socket) -> None:
-    """Let nobody connect any more, and lose nobody who has. Linux only; without filters it does nothing.
+    """Accept no new connections, and keep those in the queue. Linux only; without socket filters it does nothing.
 
-    Closing a listening socket, or shutting it down, resets the connections in its queue, whose clients may have sent a
-    request already. This one drops what would begin a connection: the queue can be accepted to its end. Clients try
-    again for a second, and are refused once the socket is closed.
+    Closing or shutting down a listening socket resets the connections in its queue, whose clients may already have sent
+    a request. A socket filter drops SYN segments instead, so that the whole queue can be accepted. Clients retry the
+    connection for a second, and are refused once the socket is closed.
     """
     program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
     filters = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
-    with contextlib.suppress(OSError):  # a sandbox, say: the end is then as abrupt as without this
+    with contextlib.suppress(OSError):  # for example in a sandbox: connections are then reset as without the filter
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filters)

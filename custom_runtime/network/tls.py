@@ -1,4 +1,4 @@
-"""The certificate that REST and gRPC answer with, and the CA that their clients must show one of."""
+"""TLS: the server certificate of REST and gRPC, and the CA that must have signed the clients' certificates."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from custom_runtime.settings import ServingSettings
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files that were read and fit each other; client_ca: clients must show a certificate that it signed."""
+    """PEM files that were read and match; client_ca: clients must present a certificate that it signed."""
 
     cert: Path
     key: Path
     client_ca: Path | None
 
     def for_rest(self) -> dict[str, Any]:
-        """Return the settings of uvicorn."""
+        """Return uvicorn's TLS settings."""
         wanted = {"ssl_ca_certs": str(self.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED} if self.client_ca else {}
         return {"ssl_certfile": str(self.cert), "ssl_keyfile": str(self.key), **wanted}
 
     def for_grpc(self) -> grpc.ServerCredentials:
-        """Return the credentials of grpc's server."""
+        """Return the credentials of the gRPC server."""
         return grpc.ssl_server_credentials(
             [(self.key.read_bytes(), self.cert.read_bytes())],
             root_certificates=self.client_ca.read_bytes() if self.client_ca else None,
@@ -50,18 +50,20 @@ def read_certificates(settings: ServingSettings) -> Certificates | None:
             raise StartupError(f"SERVING_TLS_{name} {file} cannot be read: {error.strerror}") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password would be asked for at the terminal; nobody sits there.
+        # Without this, OpenSSL would ask for a password at the terminal.
         context.load_cert_chain(cert, key, password=lambda: b"")
     except (OSError, ValueError) as error:
         raise StartupError(
-            f"SERVING_TLS_CERT {cert} and SERVING_TLS_KEY {key} are no pair ({_reason(error)}); "
+            f"SERVING_TLS_CERT {cert} and SERVING_TLS_KEY {key} do not match ({_reason(error)}); "
             "allowed: a PEM chain, the server's certificate first, and its key without a password"
         ) from None
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
-            raise StartupError(f"SERVING_TLS_CLIENT_CA {client_ca} is no PEM certificate ({_reason(error)})") from None
+            raise StartupError(
+                f"SERVING_TLS_CLIENT_CA {client_ca} is not a PEM certificate ({_reason(error)})"
+            ) from None
     return Certificates(cert, key, client_ca)
 
 

@@ -1,8 +1,7 @@
-"""Bearer tokens: where they come from, and whether a request carries one.
+"""Bearer tokens: reads them from the settings, and checks them on REST (ASGI middleware) and gRPC (interceptor).
 
-The bearer token at both doors: REST and gRPC. They stand there only where a token is set.
-
-Open without a token: liveness and readiness (a kubelet has none). The metrics port is another door, and stays open.
+Both checks are installed only where a token is set. Liveness and readiness need no token, because a kubelet sends none;
+the metrics port never needs one.
 """
 
 from __future__ import annotations
@@ -21,17 +20,20 @@ from custom_runtime.network.asgi import App, Receive, Scope, Send, error_answer,
 from custom_runtime.settings import ServingSettings
 
 _SCHEME = b"bearer "
-# 16 characters of base64 are 96 bits: out of reach for guessing over a network.
+# 16 characters of base64 are 96 bits: they cannot be guessed over a network.
 _SHORTEST = 16
 _CHALLENGE = (b"www-authenticate", b"Bearer")
-_CLOSE = (b"connection", b"close")  # the body of a stranger is not read
+_CLOSE = (b"connection", b"close")  # the body of an unauthorized request is not read
+_OPEN_METHODS = frozenset(
+    f"/inference.GRPCInferenceService/{method}" for method in ("ServerLive", "ServerReady", "ModelReady")
+)
 
 
 class Tokens:
-    """The tokens that are let in; several, so that a new one can be handed out before the old one is taken back."""
+    """The accepted tokens; several, so that a new one can be distributed before the old one is revoked."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        # Digests have one length, so the comparison's time tells nothing, not even a token's length.
+        # Digests have one length, so the time of a comparison does not reveal anything, not even a token's length.
         self._digests = [_digest(token.encode()) for token in tokens]
 
     def check(self, authorization: bytes | None) -> None:
@@ -40,7 +42,7 @@ class Tokens:
             raise Unauthorized("no bearer token was sent; allowed: the header `Authorization: Bearer <token>`")
         given = _digest(authorization[len(_SCHEME) :].strip())
         if not any([hmac.compare_digest(given, digest) for digest in self._digests]):  # noqa: C419  (never cut short)
-            raise Unauthorized("the bearer token is not one of this server's")
+            raise Unauthorized("the bearer token is not one of this server's tokens")
 
 
 def read_tokens(settings: ServingSettings) -> Tokens | None:
@@ -62,7 +64,7 @@ def read_tokens(settings: ServingSettings) -> Tokens | None:
 
 def _checked(tokens: list[str], place: str) -> list[str]:
     if not tokens:
-        raise StartupError(f"{place} has no token; allowed: one a line")
+        raise StartupError(f"{place} has no token; allowed: one per line")
     for number, token in enumerate(tokens, 1):
         if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
             raise StartupError(
@@ -80,13 +82,8 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-_OPEN_METHODS = frozenset(
-    f"/inference.GRPCInferenceService/{method}" for method in ("ServerLive", "ServerReady", "ModelReady")
-)
-
-
 class TokenGate:
-    """An ASGI app: hands a request with a token, or to a health route, to `app`; refuses every other."""
+    """ASGI middleware: passes a request with a token, or to a health route, to `app`, and rejects every other."""
 
     def __init__(self, app: App, tokens: Tokens, *, root_path: str = "") -> None:
         self._app = app
@@ -116,13 +113,13 @@ def _is_health(path: str) -> bool:
 
 
 class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
-    """The same for gRPC: the token comes as the metadata `authorization`."""
+    """The same for gRPC: the token is in the metadata `authorization`."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Return the method's handler, or one that refuses."""
+        """Return the method's handler, or one that aborts with UNAUTHENTICATED."""
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method in _OPEN_METHODS:
             return handler
@@ -131,16 +128,16 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
             self._tokens.check(sent.encode() if isinstance(sent, str) else sent)
         except Unauthorized as error:
             count_unauthorized("grpc")
-            return _refusal(handler, error)
+            return _unauthenticated(handler, error)
         return handler
 
 
-def _refusal(handler: Any, error: Unauthorized) -> Any:
+def _unauthenticated(handler: Any, error: Unauthorized) -> Any:
     async def refuse(_request: Any, context: aio.ServicerContext) -> None:
         context.set_trailing_metadata((("error-code", error.code),))
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
 
-    # No deserializer: the message of a stranger is not read.
+    # No deserializer: the message of an unauthorized call is not parsed.
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse)
     return grpc.unary_unary_rpc_method_handler(refuse)

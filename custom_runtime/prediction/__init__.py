@@ -1,4 +1,4 @@
-"""From a query to its prediction: coalescing, lookup, assembly, scoring. No transport and no MLServer.
+"""From a query to its prediction: coalescing, feature lookup, row assembly, scoring. No transport and no MLServer.
 
-Imports `features` and `model`.
+May import `features`, `model` and the root modules below them.
 """

@@ -1,4 +1,4 @@
-"""Queries and what the store gave -> the feature rows of one batch; pure."""
+"""Builds the feature rows of one batch from its queries and the fetched rows. Pure: no I/O and no clock."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
 
 
 class Assembler:
-    """Puts the rows of a batch together; knows what is done where the store has no answer.
+    """Builds the rows of a batch, and applies the policy for customers that the store does not return.
 
-    defaults: a contract value for every feature. when_missing, when_down: score the defaults for an unknown customer,
-    or while the store is down; otherwise such a query is an error.
+    defaults: a contract value for every feature. when_missing, when_down: use the defaults for an unknown customer, or
+    while the store is down; otherwise such a query is an error.
     """
 
     def __init__(self, defaults: Mapping[str, float | str], *, when_missing: bool, when_down: bool) -> None:
@@ -31,7 +31,7 @@ class Assembler:
     def assemble(
         self, queries: Sequence[Query], fetched: FetchedRows | StoreUnavailable | None
     ) -> tuple[Matrix, list[list[int] | Exception]]:
-        """Return the batch's rows (float32 [n, WIDTH]) and, for each query, its rows' sources or why there are none."""
+        """Return the batch's rows (float32 [n, WIDTH]) and, for each query, the sources of its rows or its error."""
         size = sum(query.size for query in queries)
         all_stored = complete = False
         rows = _NO_ROWS
@@ -52,7 +52,9 @@ class Assembler:
                 if not all_stored:
                     rows[start:stop] = fetched.rows[part]
                 source = (
-                    [STORE] * query.size if complete else self._fill(query, rows[start:stop], fetched.updated_at[part])
+                    [STORE] * query.size
+                    if complete
+                    else self._fill_defaults(query, rows[start:stop], fetched.updated_at[part])
                 )
             elif self._default_when_down:
                 rows[start:stop] = self._default_row
@@ -65,8 +67,8 @@ class Assembler:
             start = stop
         return rows, sources
 
-    def _fill(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
-        """Put the defaults where the store has no row, or say whom it does not know."""
+    def _fill_defaults(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
+        """Put the defaults where the store has no row, or return the error that names the unknown customer."""
         missing = updated_at == 0.0
         if missing.any() and not self._default_when_missing:
             row = int(np.argmax(missing))

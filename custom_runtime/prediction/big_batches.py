@@ -1,4 +1,4 @@
-"""Batches too big for the coalescer: cut into slices that take turns with the small requests, scored on a thread."""
+"""Batches too big for the coalescer: fetched and scored in slices, on a thread, between the small requests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.query import Prediction, Query
 
-# A slice of a big batch: 256 rows keep the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and
-# are one statement there: a slice's fetch never waits for a turn while its timeout runs.
+# 256 rows occupy the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and are one statement there:
+# the timeout of a slice's fetch includes no wait for other tasks.
 SLICE_ROWS = 256
 
 
 class BigBatches:
-    """Answers one big batch at a time, as the predictor answers small ones: the same fetch, rows and scores."""
+    """Predicts one big batch at a time, with the same fetch, assembly and scoring as small requests."""
 
     def __init__(
         self,
@@ -35,7 +35,10 @@ class BigBatches:
         self._turn = asyncio.Semaphore(1)
 
     async def predict(self, query: Query, limit_s: float) -> Prediction:
-        """Score a big batch once it is its turn, which must come within limit_s; its own work takes what it takes."""
+        """Score a big batch. Raises DeadlineExceeded when other big batches keep it waiting longer than limit_s.
+
+        The time of its own work is not limited.
+        """
         try:
             async with asyncio.timeout(limit_s):
                 await self._turn.acquire()
@@ -57,7 +60,7 @@ class BigBatches:
                     raise source
                 probabilities += await loop.run_in_executor(self._thread, self._score, rows)
                 sources += source
-                await asyncio.sleep(0)  # the small requests' turn
+                await asyncio.sleep(0)  # let small requests run
             return Prediction(probabilities, sources)
         finally:
             self._turn.release()

@@ -1,8 +1,8 @@
-"""Turns requests that wait at the same moment into one batch.
+"""Joins the requests that wait at the same moment into one batch.
 
-While a batch is in flight, whatever arrives waits; when it is done, all that waits is the next batch. There is no
-timer and so no added wait: a lone request starts in the same turn of the event loop, and the batch size follows the
-load by itself. With an embedded store a batch is over within one turn, so a batch is what one turn brought.
+While a batch is in flight, new requests wait; when it is done, all waiting requests form the next batch. There is no
+timer and so no added delay: a single request starts in the same iteration of the event loop, and the batch size follows
+the load. With an embedded store a batch takes one iteration, so a batch is what arrived in one iteration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from custom_runtime.errors import DeadlineExceeded
 
 
 class Sized(Protocol):
-    """What the coalescer must know of a job: how many rows it adds to a batch."""
+    """What the coalescer needs of a job: how many rows it adds to a batch."""
 
     @property
     def size(self) -> int:
@@ -36,8 +36,8 @@ class _Waiting(NamedTuple, Generic[Job, Result]):
 class Coalescer(Generic[Job, Result]):
     """Joins jobs into batches of at most `max_rows` rows and runs one batch at a time.
 
-    `run` takes the jobs of a batch and returns one result or exception for each, in order; what it raises itself
-    goes to every job of that batch and to no other. A cancelled job leaves its batch-mates alone.
+    `run` takes the jobs of a batch and returns one result or exception for each, in order. An exception that it raises
+    goes to every job of that batch and to no other job. A cancelled job does not affect the others in its batch.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Coalescer(Generic[Job, Result]):
         self._clock = clock
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._crowded = False
+        self._last_batch_joined = False
         self._waiting_rows = 0
-        self._row_s = 0.0  # what a row of a full batch takes; 0 until there was one
+        self._row_s = 0.0  # time per row of the last full batches; 0 until there was one
 
     def submit(self, job: Job, *, deadline: float) -> asyncio.Future[Result]:
-        """Queue a job; deadline is a time of `clock`. The future ends with its result, or DeadlineExceeded."""
+        """Queue a job; deadline is a time of `clock`. The future gets its result, or DeadlineExceeded."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._queue.append(_Waiting(job, deadline, future))
@@ -67,33 +67,34 @@ class Coalescer(Generic[Job, Result]):
         return future
 
     def expected_wait_s(self) -> float:
-        """Return how long a job that came now would wait for its batch, by the pace of the last full batches."""
+        """Return how long a job submitted now would wait for its batch, estimated from the last full batches."""
         return self._waiting_rows * self._row_s
 
     async def _work(self) -> None:
         try:
             while self._queue:
-                if self._crowded:
-                    # Where the last batch joined several, one more turn of the event loop brings more of them, and a
-                    # larger batch is cheaper a row. A lone request never takes this turn.
+                if self._last_batch_joined:
+                    # Where the last batch joined several jobs, one more iteration of the event loop brings more, and a
+                    # larger batch costs less per row. A single request never waits for this iteration.
                     await asyncio.sleep(0)
                 waiting_rows = self._waiting_rows
                 batch = self._next_batch()
-                self._crowded = len(batch) > 1
+                self._last_batch_joined = len(batch) > 1
                 taken_rows = waiting_rows - self._waiting_rows
                 leaves_some = bool(self._queue)
                 began_s = self._clock() if leaves_some else 0.0
                 if batch:
                     await self._answer(batch)
                 if leaves_some:
-                    # A store that never waits would keep the event loop until the queue is empty: now these answers
-                    # leave, and what arrived is accepted or shed. Their time counts: the next batch waits for it too.
+                    # With a store that never awaits, the event loop would be blocked until the queue is empty. Here the
+                    # responses are sent and new requests are accepted or rejected. This time counts as part of the
+                    # batch, because the next batch waits for it too.
                     await asyncio.sleep(0)
-                    self._learn((self._clock() - began_s) / max(1, taken_rows))
+                    self._update_row_s((self._clock() - began_s) / max(1, taken_rows))
         finally:
             self._worker = None
 
-    def _learn(self, row_s: float) -> None:
+    def _update_row_s(self, row_s: float) -> None:
         self._row_s = row_s if not self._row_s else 0.8 * self._row_s + 0.2 * row_s
 
     def _next_batch(self) -> list[_Waiting[Job, Result]]:
@@ -102,7 +103,7 @@ class Coalescer(Generic[Job, Result]):
         while queue and (not batch or rows + queue[0].job.size <= self._max_rows):
             waiting = queue.popleft()
             self._waiting_rows -= waiting.job.size
-            if waiting.future.done():  # its caller went away
+            if waiting.future.done():  # its caller disconnected
                 continue
             if waiting.deadline <= now:
                 late_ms = (now - waiting.deadline) * 1000

@@ -1,9 +1,7 @@
-"""Inputs -> rows -> scores -> predictions. Knows no MLServer, no HTTP and no gRPC.
+"""The predictor of one loaded model: queries -> feature rows -> scores -> predictions. No MLServer, HTTP or gRPC.
 
-Up to `offload_rows` rows a request joins the coalescer's next batch on the event loop; a bigger one is answered beside
-it (big_batches.py).
-
-One lookup in the feature store, within its timeout, timed and counted by outcome.
+A request of up to `offload_rows` rows joins the coalescer's next batch on the event loop; a bigger one is predicted in
+slices (big_batches.py). `Lookup` fetches a batch's rows from the feature store, and measures and counts the outcome.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class Predictor:
         self._scorer = scorer
         self._metrics = metrics
         self._clock = clock
-        # The bound method itself: one call from a batch to its fetch.
+        # The bound method: one call less for each batch.
         self._fetch = Lookup(store, settings=settings, metrics=metrics, clock=clock, wall_clock=wall_clock).fetch
         self._assembler = Assembler(
             defaults,
@@ -61,11 +59,11 @@ class Predictor:
         self._coalescer: Coalescer[Query, Prediction] = Coalescer(
             self._run_batch, max_rows=settings.coalesce_rows, clock=clock
         )
-        # Who brings every feature along never waits for a store that hangs.
+        # A request that gives every feature must not wait behind a store that hangs.
         self._storeless: Coalescer[Query, Prediction] = Coalescer(
             self._run_batch, max_rows=settings.coalesce_rows, clock=clock
         )
-        # One thread: a second one would only take turns with the first on the pod's core.
+        # One thread: a second one would only compete with the first for the pod's core.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="big-batch")
         self._big_batches = BigBatches(
             fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread
@@ -78,7 +76,7 @@ class Predictor:
 
     @property
     def offload_rows(self) -> int:
-        """Batches with more rows than this are worth a worker thread, decoding included."""
+        """Batches with more rows than this are decoded and scored on the worker thread."""
         return self._offload_rows
 
     @property
@@ -110,7 +108,7 @@ class Predictor:
                 self._metrics.set_inflight(0)
 
     def admit(self) -> None:
-        """Raise Overloaded when as many requests are in flight as are allowed; cheap, before a body is read."""
+        """Raise Overloaded when the limit of requests in flight is reached. Cheap: called before a body is read."""
         if self._inflight >= self._max_inflight:
             raise Overloaded(f"{self._inflight} requests are in flight, {self._max_inflight} are allowed; retry later")
 
@@ -120,14 +118,14 @@ class Predictor:
             raise TooLarge(f"the batch has {rows} rows; allowed: at most {self._max_rows} (SERVING_MAX_ROWS)")
 
     async def close(self) -> None:
-        """Wait until what is in flight has been answered, then stop the worker thread."""
+        """Wait until the requests in flight are finished, then stop the worker thread."""
         self._idle.clear()
         if self._inflight:
             await self._idle.wait()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
-        """Answer the queries of one batch with one fetch and one scoring call."""
+        """Predict the queries of one batch with one fetch and one scoring call."""
         wanted = [customer_id for query in queries if query.needs_store for customer_id in query.customer_ids]
         fetched = await self._fetch(wanted) if wanted else None
         rows, sources = self._assembler.assemble(queries, fetched)
@@ -159,7 +157,7 @@ class Predictor:
 
 
 class Lookup:
-    """Asks the store, once for each batch, and tells the metrics what came: hits, misses, stale rows or a failure."""
+    """Fetches from the store, once per batch, and counts in the metrics: hits, misses, stale rows or a failure."""
 
     def __init__(
         self,
@@ -178,7 +176,7 @@ class Lookup:
         self._timeout_s = settings.store_timeout_ms / 1000
 
     async def fetch(self, customer_ids: Sequence[int]) -> FetchedRows | StoreUnavailable:
-        """Return the rows, or why there are none: a batch may hold requests that need no store."""
+        """Return the rows, or the error as a value: a batch may hold requests that do not need the store."""
         started = self._clock()
         try:
             fetched = await self._store.fetch(customer_ids, timeout_s=self._timeout_s)

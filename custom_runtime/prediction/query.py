@@ -1,4 +1,4 @@
-"""A query and its prediction: what travels between the doors of the service and its core."""
+"""A query and its prediction: the values that the protocols and the predictor exchange."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from custom_runtime.model.encoding import WIDTH
 
-# Index of each source in FEATURE_SOURCES; where a row's features came from.
+# Where a row's features came from, as an index into FEATURE_SOURCES.
 STORE, REQUEST, DEFAULT = range(3)
 FEATURE_SOURCES = ("store", "request", "default")
 
 
-# Named tuples, not dataclasses: one of each is made for every request, at a third of a frozen dataclass's cost.
+# Named tuples, not dataclasses: one of each is created for every request, at a third of a frozen dataclass's cost.
 class Query(NamedTuple):
-    """What a request asks: customers, and the encoded values it gave for them.
+    """What a request asks for: customers, and the encoded feature values that it gave for them.
 
     customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
     """
@@ -32,7 +32,7 @@ class Query(NamedTuple):
 
     @property
     def needs_store(self) -> bool:
-        """Whether a feature is wanted that the request did not give."""
+        """Whether the request left out at least one feature."""
         return len(self.given) < WIDTH
 
 

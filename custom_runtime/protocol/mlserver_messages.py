@@ -1,6 +1,7 @@
-"""A request as MLServer's own routes hand it over, read without a copy.
+"""Requests and errors in the form of MLServer's own routes.
 
-A ServingError on its way out: through MLServer, or as an HTTP answer.
+Reads a request's body, tensors and route without copying them, and returns a ServingError through MLServer or as an
+HTTP response.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ async def body_of(request: Request, limit_bytes: int) -> bytes:
 
 
 def tensor_of(given: RequestInput) -> v2.Tensor:
-    """Return an input as the V2 core knows it; nothing is copied."""
+    """Return an input as a `v2.Tensor`; the data is not copied."""
     datatype = given.datatype if isinstance(given.datatype, str) else given.datatype.value
     return v2.Tensor(given.name, datatype, given.shape, given.data.root)
 
 
 def route_of(payload: InferenceRequest) -> str:
-    """Return by which route a request came, as the metrics name it."""
-    # MLServer hands REST headers or gRPC metadata over; only HTTP/1.1 has a Host.
+    """Return the route of a request, as in the metrics' label: "v2_rest" or "v2_grpc"."""
+    # MLServer passes REST headers or gRPC metadata in the parameters; only HTTP/1.1 has a Host.
     headers = (payload.parameters and payload.parameters.headers) or {}
     return "v2_rest" if "host" in headers else "v2_grpc"
 
 
 class RefusedRequest(MLServerError):  # type: ignore[misc]
-    """A ServingError on its way through MLServer, which keeps its status and its message."""
+    """A ServingError as an MLServerError: MLServer's routes return its status and its message."""
 
     def __init__(self, error: ServingError) -> None:
         super().__init__(str(error), error.status)

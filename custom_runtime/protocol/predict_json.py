@@ -36,7 +36,7 @@ def parse(body: bytes) -> Query:
 
 
 class PredictionBody:
-    """Renders predictions of one model version; what never changes is rendered once."""
+    """Renders predictions of one model version; the constant parts are rendered once."""
 
     def __init__(self, version: str) -> None:
         self._head = b"{" + orjson.dumps(KEY) + b":%d," + orjson.dumps(PROBABILITY) + b":%b%b"
@@ -55,7 +55,7 @@ class PredictionBody:
 
 
 def render_error(error: ServingError) -> bytes:
-    """Return the body of an error: {"error", "code"}; an internal one says nothing of its cause."""
+    """Return the body of an error: {"error", "code"}; the message of an internal error does not show its cause."""
     message = "internal error; the server's log has the cause" if isinstance(error, Internal) else str(error)
     return orjson.dumps({"error": message.encode("utf-8", "replace").decode(), "code": error.code})
 

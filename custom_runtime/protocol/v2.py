@@ -1,4 +1,4 @@
-"""V2 tensors <-> queries and predictions: the shape of the inference protocol, without a transport.
+"""V2 tensors <-> queries and predictions: the inference protocol's values, without a transport.
 
 Inputs: `customer_id` INT64 [n] or [n, 1]; optional inputs named after the features, of the same n: FP32 or FP64 for
 numbers, BYTES for categories. Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1].
@@ -28,7 +28,7 @@ _MAX_DIMENSIONS = 2
 
 
 class Tensor(NamedTuple):
-    """One input as it came: data is a flat or nested list of values, or a flat array."""
+    """One input as it was received: data is a flat or nested list of values, or a flat array."""
 
     name: str
     datatype: str
@@ -37,7 +37,7 @@ class Tensor(NamedTuple):
 
 
 def rows_of(tensors: Sequence[Tensor]) -> int:
-    """Return how many rows the key's shape claims, before any data is touched. Raises InvalidInput."""
+    """Return the number of rows in the key's shape, without reading the data. Raises InvalidInput."""
     for tensor in tensors:
         if tensor.name == KEY:
             return _rows(tensor)
@@ -75,7 +75,7 @@ def decode(tensors: Sequence[Tensor]) -> Query:
         if feature.is_category:
             values = [_text(feature.name, value) for value in values]
         elif not isinstance(values, np.ndarray):
-            _refuse_other_types(feature.name, values, (int, float), "a number")
+            _check_types(feature.name, values, (int, float), "a number")
         given[position] = encode_column(feature, values)
     return Query(customer_ids, given)
 
@@ -123,7 +123,7 @@ def _flat(tensor: Tensor, rows: int) -> Any:
         nested, values = values, []
         for row in nested:
             if not isinstance(row, list) or len(row) != 1:
-                raise InvalidInput(f"input {quoted(tensor.name)} has a row {quoted(row)}; allowed: one value a row")
+                raise InvalidInput(f"input {quoted(tensor.name)} has a row {quoted(row)}; allowed: one value per row")
             values.append(row[0])
     if len(values) != rows:
         raise InvalidInput(
@@ -135,13 +135,13 @@ def _flat(tensor: Tensor, rows: int) -> Any:
 def _customer_ids(values: Any) -> list[int]:
     ids: list[int] = values.tolist() if isinstance(values, np.ndarray) else values
     for row, customer_id in enumerate(ids):
-        # bool is an int to Python, and no customer id.
+        # bool is a subclass of int, but True is not a customer id.
         if type(customer_id) is not int or not 0 <= customer_id <= KEY_MAXIMUM:
             raise InvalidInput(f"{KEY}[{row}] is {quoted(customer_id)}; allowed: an integer from 0 to {KEY_MAXIMUM}")
     return ids
 
 
-def _refuse_other_types(name: str, values: Sequence[Any], types: tuple[type, ...], allowed: str) -> None:
+def _check_types(name: str, values: Sequence[Any], types: tuple[type, ...], allowed: str) -> None:
     for row, value in enumerate(values):
         if type(value) not in types:
             raise InvalidInput(f"{name}[{row}] is {quoted(value)}; allowed: {allowed}")

@@ -1,4 +1,4 @@
-"""V2 bodies as JSON: the plain shape that almost every request has, read without a model of it."""
+"""V2 bodies as JSON: the plain form that almost every request has, read without Pydantic models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
 )
-# Parsed, a list or an object takes up to 70 times its two bytes: what has more of them is refused before that.
+# A parsed list or object takes up to 70 times its two bytes, so a body with more of them is rejected before parsing.
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
-# MLServer's own route explains every wrong element by itself: 4 million of them would take gigabytes.
+# MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
 _ALL_OUTPUTS = v2.check_outputs(())
 
 
 def read_plain(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
-    """Read a V2 body of the plain shape: an id or none, and inputs without parameters. None: any other shape."""
+    """Read a V2 body of the plain form: an optional id, and inputs without parameters. None: any other form."""
     try:
         request: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -48,13 +48,13 @@ def read_plain(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
 
 
 def read_big(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
-    """Do the same with a body that could fill the memory. Raises InvalidInput."""
+    """Do the same for a big body, and check first that its parts fit in memory. Raises InvalidInput."""
     _check_size(body)
     return read_plain(body)
 
 
 def check_parts(body: bytes) -> None:
-    """Refuse what would make MLServer's own route explain thousands of problems. Raises InvalidInput."""
+    """Reject a body for which MLServer's own route would build thousands of errors. Raises InvalidInput."""
     _check_size(body)
     try:
         request: Any = orjson.loads(body)
@@ -80,7 +80,7 @@ def _check_size(body: bytes) -> None:
 
 
 def json_response(model: str, version: str, request_id: str, prediction: Prediction) -> dict[str, Any]:
-    """Return the response to a plain request, field by field as MLServer's own route renders it."""
+    """Return the response to a plain request, with the same fields as MLServer's own route."""
     return {
         "model_name": model,
         "model_version": version,

@@ -1,1 +1,4 @@
-"""The serving process: the MLServer subclass, one process, the supervisor of several. Imports every other room."""
+"""The serving process: the MLServer subclass, one process, and the supervisor of several processes.
+
+May import every other room of `custom_runtime`.
+"""

@@ -1,8 +1,7 @@
-"""One serving process: event loop, log format, the lines a person reads at the start, the exit code.
+"""One serving process: event loop, log format, the banner at the start, the exit code.
 
-Tracebacks for the log: where it happened and what kind of error, never the message.
-
-The message of an exception often quotes the value that it is about, and that may be a customer's.
+Logged tracebacks have the frames and the class of an exception, never its message: messages often quote a value, and
+that may be a customer's data.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def run(folder: Path) -> int:
     configure_logs()
     _raise_file_limit()
     if READY_FD in os.environ:
-        # A supervisor that was killed cannot drain its workers: the kernel tells them.
+        # A supervisor that was killed cannot drain its workers: the kernel sends them the signal.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -65,7 +64,7 @@ def _announce(settings: Settings) -> None:
 
 
 def banner(settings: Settings) -> str:
-    """Return the lines that tell a person where the service is, and how to try it."""
+    """Return the lines that show the service's addresses and an example request."""
     host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     (example,) = ChurnPrediction.model_fields[KEY].examples or (1,)
     serving = ServingSettings()
@@ -80,7 +79,7 @@ def banner(settings: Settings) -> str:
 
 
 def configure_logs() -> None:
-    """Log events as JSON lines on stderr; what libraries warn about, too."""
+    """Log events, and warnings of libraries, on stderr; events are JSON lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s [%(name)s] %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -118,7 +117,7 @@ def describe(error: BaseException) -> str:
 
 
 def add_traceback(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put the traceback in exc_info's place; a structlog processor."""
+    """Replace exc_info by the traceback text; a structlog processor."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
@@ -128,7 +127,7 @@ def add_traceback(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> 
 
 
 class Formatter(logging.Formatter):
-    """The same for what libraries log."""
+    """The same traceback format for the log records of libraries."""
 
     def formatException(self, ei: Any) -> str:
         """Return the traceback without messages."""

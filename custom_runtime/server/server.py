@@ -29,7 +29,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class TabularServer(MLServer):  # type: ignore[misc]
-    """MLServer with our listeners; everything that it does not override is MLServer's."""
+    """MLServer with our REST, gRPC and metrics listeners; everything else is MLServer's own."""
 
     def __init__(self, settings: Settings, serving: ServingSettings, on_ready: Callable[[], None]) -> None:
         self.serving = serving
@@ -49,27 +49,27 @@ class TabularServer(MLServer):  # type: ignore[misc]
     def _add_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._begin_stop, self.serving.drain_delay_s)
-        loop.add_signal_handler(signal.SIGINT, self._begin_stop, 0.0)  # a person at the keyboard waits for nothing
+        loop.add_signal_handler(signal.SIGINT, self._begin_stop, 0.0)  # Ctrl-C at a terminal: no drain delay
 
     def _begin_stop(self, delay_s: float) -> None:
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._drain(delay_s))
 
     async def _drain(self, delay_s: float) -> None:
-        """Turn unready, keep serving while load balancers notice, then finish what is in flight."""
+        """Turn unready, keep serving until load balancers have noticed, then finish the requests in flight."""
         log.info("draining", delay_s=delay_s)
         self.models.draining = True
         await asyncio.sleep(delay_s)
-        # REST need not wait for gRPC's connections, nor for its streams.
-        seen_off = self._grpc_server.wait_for_clients() if delay_s else asyncio.sleep(0)
-        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), seen_off)
+        # REST does not wait for gRPC's connections or streams.
+        grpc_drained = self._grpc_server.wait_for_clients() if delay_s else asyncio.sleep(0)
+        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), grpc_drained)
         await self.stop(signal.SIGTERM)
         log.info("drained")
 
     async def start(self, models_settings: list[ModelSettings] = []) -> None:  # noqa: B006  (MLServer's signature)
         """Serve until a signal. Raises StartupError, or what a listener raised.
 
-        The models are loaded before a port is open: a process that cannot serve is never connected to.
+        The models are loaded before a port is opened, so that no client connects to a process that cannot serve.
         """
         for model_settings in models_settings:
             await self._model_registry.load(model_settings)
@@ -90,21 +90,21 @@ class TabularServer(MLServer):  # type: ignore[misc]
 
     async def _announce(self) -> None:
         await asyncio.gather(self._rest_server.started.wait(), self._grpc_server.started.wait())
-        # What the imports made lives as long as the process: a full collection need not walk it (30 ms) every time.
+        # Objects created by imports live as long as the process: without freeze, each full collection takes 30 ms.
         gc.collect()
         gc.freeze()
         self._on_ready()
 
     async def add_custom_handlers(self, model: Any) -> Any:
-        """Put a model that is about to load behind the fast routes."""
-        if _is_ours(model):
+        """Register a model that is about to load with the fast routes."""
+        if _is_tabular_runtime(model):
             model.observed_at_edge = True
             self.models.add(model)
         return await super().add_custom_handlers(model)
 
     async def reload_custom_handlers(self, old_model: Any, new_model: Any) -> Any:
-        """Put the new model first; the old one answers until the new one is ready, and goes when it is unloaded."""
-        if _is_ours(new_model):
+        """Register the new model first; the old one serves until the new one is ready, and is removed on unload."""
+        if _is_tabular_runtime(new_model):
             new_model.observed_at_edge = True
             self.models.add(new_model)
         await self._rest_server.add_custom_handlers(new_model)
@@ -112,13 +112,13 @@ class TabularServer(MLServer):  # type: ignore[misc]
         return new_model
 
     async def remove_custom_handlers(self, model: Any) -> Any:
-        """Take an unloaded model away."""
+        """Remove an unloaded model."""
         self.models.remove(model)
         return await super().remove_custom_handlers(model)
 
 
-def _is_ours(model: Any) -> bool:
-    # By name: MLServer re-imports a runtime's module when it loads one, and a re-imported class is another class.
+def _is_tabular_runtime(model: Any) -> bool:
+    # Compared by name: MLServer imports a runtime's module again when it loads it, and that class is another object.
     return any(kind.__qualname__ == TabularRuntime.__qualname__ for kind in type(model).__mro__)
 
 
@@ -141,11 +141,16 @@ async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Sett
 def _server_settings(folder: Path) -> Settings:
     """Return MLServer's settings: settings.json in the folder or beside it, then MLSERVER_* variables."""
     file = next(
-        (place / "settings.json" for place in (folder, folder.parent) if (place / "settings.json").exists()), None
+        (
+            directory / "settings.json"
+            for directory in (folder, folder.parent)
+            if (directory / "settings.json").exists()
+        ),
+        None,
     )
     settings = Settings.parse_file(str(file)) if file else Settings()
     settings.model_repository_root = str(folder)
-    # Not to be switched on: MLServer's worker processes and its debug mode lose requests and leak tracebacks.
+    # Always off: MLServer's worker processes lose requests, and its debug mode leaks tracebacks.
     settings.parallel_workers = 0
     settings.debug = False
     settings.gzip_enabled = False

@@ -1,7 +1,7 @@
 """Several serving processes on one node: one REST port, one metrics endpoint, one process to signal.
 
-Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections), and the supervisor
-keeps those sockets open: a connection that waits on the socket of a worker that died is answered by its replacement.
+Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections). The supervisor keeps
+those sockets open, so that connections in the queue of a worker that died are answered by its replacement.
 
 SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new worker serves before the old one drains.
 """
@@ -29,9 +29,9 @@ from custom_runtime.settings import ServingSettings
 log = structlog.get_logger()
 
 RESTART_FIRST_S, RESTART_LONGEST_S = 0.1, 5.0
-# A worker that served this long did not die of its start: its replacement starts at once.
+# A worker that served this long did not fail at its start: its replacement starts without a delay.
 SETTLED_S = 10.0
-HEAD_START_S = 0.1
+CLOSE_BEFORE_WORKERS_S = 0.1
 
 
 class Supervisor:
@@ -45,14 +45,14 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._started: list[Worker] = []
         self._stopping = asyncio.Event()
-        self._roll_wanted = asyncio.Event()
+        self._roll_requested = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until a signal; return 0, or 1 when a worker cannot start in the first place."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._roll_wanted.set)  # before all have started, it waits for that
+        loop.add_signal_handler(signal.SIGHUP, self._roll_requested.set)  # takes effect once all workers have started
         for listener in self._listeners:
             listener.listen(BACKLOG)
         self._workers = [await self._start(listener) for listener in self._listeners]
@@ -60,7 +60,7 @@ class Supervisor:
             await self._drain()
             return 1
         tasks = [loop.create_task(self._watch(slot)) for slot in range(len(self._workers))]
-        tasks.append(loop.create_task(self._roll_when_told()))
+        tasks.append(loop.create_task(self._roll_on_signal()))
         print(banner(self._settings), flush=True)
         await self._stopping.wait()
         for task in tasks:
@@ -82,7 +82,7 @@ class Supervisor:
             worker = self._workers[slot]
             code = await worker.process.wait()
             mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
-            if self._workers[slot] is not worker:  # rolled: its replacement serves already
+            if self._workers[slot] is not worker:  # rolled: its replacement is already serving
                 continue
             if loop.time() - worker.started_at > SETTLED_S:
                 delay_s = RESTART_FIRST_S
@@ -91,11 +91,11 @@ class Supervisor:
             delay_s = min(delay_s * 2, RESTART_LONGEST_S)
             self._workers[slot] = await self._start(worker.listener)
 
-    async def _roll_when_told(self) -> None:
-        """Roll once for each signal; one that comes during a roll is the next roll."""
+    async def _roll_on_signal(self) -> None:
+        """Roll once for each signal; a signal during a roll starts another roll after it."""
         while True:
-            await self._roll_wanted.wait()
-            self._roll_wanted.clear()
+            await self._roll_requested.wait()
+            self._roll_requested.clear()
             await self._roll()
 
     async def _roll(self) -> None:
@@ -103,7 +103,9 @@ class Supervisor:
         for slot, old in enumerate(list(self._workers)):
             new = await self._start(old.listener)
             if not await new.ready:
-                log.error("roll_stopped", slot=slot, reason="the new worker did not start; the old ones go on")
+                log.error(
+                    "roll_stopped", slot=slot, reason="the new worker did not start; the old workers keep serving"
+                )
                 return
             self._workers[slot] = new
             old.process.send_signal(signal.SIGTERM)
@@ -111,13 +113,13 @@ class Supervisor:
             log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
 
     async def _drain(self, delay_s: float = 0.0) -> None:
-        """End all workers, which accept for `delay_s` seconds more."""
-        for worker in self._started:  # one that was about to replace another, too
+        """Stop all workers; they keep accepting connections for `delay_s` seconds."""
+        for worker in self._started:  # includes one that was about to replace another
             if worker.process.returncode is None:
                 worker.process.send_signal(signal.SIGTERM)
         ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._started]
-        # Just before the workers accept no more: whoever connects after that would wait for nobody.
-        await asyncio.wait(ends, timeout=max(0.0, delay_s - HEAD_START_S))
+        # Just before the workers stop accepting: a later connection would wait in the queue without being accepted.
+        await asyncio.wait(ends, timeout=max(0.0, delay_s - CLOSE_BEFORE_WORKERS_S))
         for listener in self._listeners:
             refuse_handshakes(listener)
         await asyncio.gather(*ends)

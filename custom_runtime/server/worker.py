@@ -1,8 +1,7 @@
-"""One serving process below the supervisor: how it is started, and how it tells that it serves.
+"""The supervisor's workers: how one is started, how it reports readiness, and the metrics endpoint for all of them.
 
-The metrics endpoint that adds the workers up.
-
-Workers write their metrics to memory-mapped files (prometheus_client's multiprocess mode), which survive them.
+Workers write their metrics to memory-mapped files (prometheus_client's multiprocess mode), which outlive the workers;
+the endpoint returns the sum.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from custom_runtime.server.server import METRICS_DIRECTORY
 
 @dataclass(slots=True)
 class Worker:
-    """One serving process and the socket that it was given."""
+    """One serving process and its listening socket."""
 
     process: asyncio.subprocess.Process
     listener: socket.socket
@@ -49,25 +48,25 @@ async def start_worker(command: Sequence[str], listener: socket.socket, *, metri
     os.close(write_fd)
     loop = asyncio.get_running_loop()
     worker = Worker(process, listener, loop.create_future(), loop.time())
-    # The pipe tells "ready" by a byte and "died before that" by its end.
+    # A byte in the pipe means "ready"; its end without a byte means that the worker died first.
     loop.add_reader(read_fd, _note_readiness, read_fd, worker.ready)
     return worker
 
 
 def _note_readiness(read_fd: int, ready: asyncio.Future[bool]) -> None:
     asyncio.get_running_loop().remove_reader(read_fd)
-    said = os.read(read_fd, 16)
+    received = os.read(read_fd, 16)
     os.close(read_fd)
     if not ready.done():
-        ready.set_result(bool(said))
+        ready.set_result(bool(received))
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
-class _Threaded(ThreadingMixIn, WSGIServer):
+class _ThreadedServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
@@ -75,6 +74,6 @@ def serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
     """Serve the sum of what the workers wrote to the directory `metrics`, on a thread, until `shutdown`."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
-    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _Threaded, _Quiet)
+    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _ThreadedServer, _SilentHandler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

@@ -119,7 +119,7 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
         ({"SERVING_TLS_CERT": "/nowhere.pem", "SERVING_TLS_KEY": "{server}.key"}, r"/nowhere.pem cannot be read"),
         (
             {"SERVING_TLS_CERT": "{server}.pem", "SERVING_TLS_KEY": "{other}.key"},
-            r"are no pair \(KEY_VALUES_MISMATCH\)",
+            r"do not match \(KEY_VALUES_MISMATCH\)",
         ),
         (
             {
@@ -127,7 +127,7 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
                 "SERVING_TLS_KEY": "{server}.key",
                 "SERVING_TLS_CLIENT_CA": "/dev/null",
             },
-            r"SERVING_TLS_CLIENT_CA /dev/null is no PEM",
+            r"SERVING_TLS_CLIENT_CA /dev/null is not a PEM",
         ),
     ],
     ids=lambda value: str(value)[:30],

@@ -10,7 +10,7 @@ import pytest
 
 from custom_runtime.errors import ContractMismatch, StoreError
 from custom_runtime.features.adapters import open_store
-from custom_runtime.features.memory import MemoryStore, Shelf
+from custom_runtime.features.memory import MemoryStore, SharedRecords
 from custom_runtime.features.store import FeatureStore
 from custom_runtime.model.encoding import WIDTH
 from tests.support.feature_rows import FINGERPRINT, NAME, OTHER_FINGERPRINT, UPDATED_AT, rows_of
@@ -24,12 +24,12 @@ class Place:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._shelf: Shelf = {}
+        self._shelf: SharedRecords = {}
         self._made: list[FeatureStore] = []
 
     def store(self, fingerprint: str = FINGERPRINT) -> FeatureStore:
         if self.url == "memory://":
-            made: FeatureStore = MemoryStore(name=NAME, fingerprint=fingerprint, shelf=self._shelf)
+            made: FeatureStore = MemoryStore(name=NAME, fingerprint=fingerprint, shared=self._shelf)
         else:
             made = open_store(self.url, name=NAME, fingerprint=fingerprint)
         self._made.append(made)
