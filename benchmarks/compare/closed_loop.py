@@ -1,8 +1,7 @@
-"""The closed loop that wrk cannot run, gRPC and big batches in the background: the load client in a child process.
+"""Closed loops, in which a connection asks again as soon as it has its answer: wrk, h2load, and the load client.
 
-Each connection asks again as soon as it has its answer, as with wrk.
-
-The closed loop over REST: Debian's wrk, every connection asking again as soon as it has its answer.
+wrk and h2load (Debian's packages) measure the highest rates over REST and gRPC. h2load does not look at grpc-status, so
+its count is checked against the server's own. The load client in a child process runs big batches in the background.
 """
 
 from __future__ import annotations
@@ -11,14 +10,17 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
+import struct
 import subprocess
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Event
@@ -27,12 +29,23 @@ from tempfile import TemporaryDirectory
 from threading import Event as LocalEvent
 
 from benchmarks.errors import BenchmarkError, MeasurementError
-from benchmarks.load.client import Client, codec_factory
+from benchmarks.load.client import Client
 from benchmarks.load.connection import Done
+from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.target import Target
 
 END_TIMEOUT_S = 60.0
 CONNECTIONS = 16
+SCRIPT = Path(__file__).resolve().parent / "wrk_bodies.lua"
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """Answers per second, and the latency of a connection that is never idle."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +55,9 @@ class Loop:
     target: Target
     path: str
     bodies: tuple[bytes, ...]
-    is_grpc: bool
     connections: int
     cpu: int
     timeout_s: float = 30.0
-
-
-def run_closed_loop(loop: Loop, *, duration_s: float) -> ClosedLoop:
-    """Run a closed loop for a while. Raises MeasurementError when one answer was an error, or none came."""
-    with closed_loop(loop) as results:
-        time.sleep(duration_s)
-    return results[0]
 
 
 @contextmanager
@@ -116,8 +121,7 @@ def _measure(loop: Loop, pipe: Pipe, stop: Event) -> ClosedLoop:
 
     client = Client(
         loop.target,
-        codec_factory(loop.target, loop.path, loop.bodies, is_grpc=loop.is_grpc),
-        alpn="h2" if loop.is_grpc else "http/1.1",
+        partial(Http1Codec, http1_requests(loop.target, loop.path, loop.bodies)),
         connections=loop.connections,
         timeout_s=loop.timeout_s,
         on_done=on_done,
@@ -137,18 +141,6 @@ def _measure(loop: Loop, pipe: Pipe, stop: Event) -> ClosedLoop:
         raise MeasurementError(f"{loop.path}: {after} answers, errors: {dict(errors) or 'no answer at all'}")
     ordered = sorted(latency_ms[before:after])
     return ClosedLoop((after - before) / elapsed_s, ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)])
-
-
-SCRIPT = Path(__file__).resolve().parent / "wrk_bodies.lua"
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedLoop:
-    """Answers per second, and the latency of a connection that is never idle."""
-
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
 
 
 def run_wrk(target: Target, path: str, bodies: Sequence[bytes], *, duration_s: float, cpu: int) -> ClosedLoop:
@@ -181,3 +173,64 @@ def run_wrk(target: Target, path: str, bodies: Sequence[bytes], *, duration_s: f
 def wrk_arguments(duration_s: float) -> list[str]:
     """Return wrk's command line without script, URL and bodies, also for the report."""
     return ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(duration_s))}s", "--latency"]
+
+
+def run_h2load(
+    target: Target,
+    path: str,
+    body: bytes,
+    *,
+    duration_s: float,
+    cpu: int,
+    counted: Callable[[], float],
+    connections: int = CONNECTIONS,
+    streams: int = 1,
+) -> ClosedLoop:
+    """Run h2load with one thread on one core, sending one unary gRPC message over and over.
+
+    streams: calls in flight on each connection. counted: the server's own number of good answers so far. Raises
+    MeasurementError when a call failed, or when the two counts differ by more than what was in flight at the end.
+    """
+    with TemporaryDirectory(prefix="h2load-") as directory:
+        message, log = Path(directory) / "message", Path(directory) / "log"
+        message.write_bytes(struct.pack(">BI", 0, len(body)) + body)
+        scheme = "https" if target.tls else "http"
+        command = ["taskset", "-c", str(cpu), *h2load_arguments(duration_s, connections, streams)]
+        command += ["--data", str(message), "--log-file", str(log)]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        before = counted()
+        try:
+            done = subprocess.run(
+                [*command, f"{scheme}://{target.authority}{target.prefix}{path}"],
+                capture_output=True, text=True, timeout=duration_s + 30, check=False,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            message_ = "h2load or taskset is missing; install them: apt-get install nghttp2-client util-linux"
+            raise MeasurementError(message_) from error
+        except subprocess.TimeoutExpired as error:
+            raise MeasurementError(f"h2load did not end; {target.authority}{path} does not answer") from error
+        good = counted() - before
+        found = re.search(r"finished in ([\d.]+)(ms|s), .*?(\d+) succeeded, (\d+) failed", done.stdout, re.DOTALL)
+        if found is None or done.returncode:
+            raise MeasurementError(f"h2load failed: {done.stderr.strip() or done.stdout.strip()}")
+        succeeded, failed = int(found[3]), int(found[4])
+        durations_us = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
+    if not succeeded or abs(good - succeeded) > connections * streams:
+        raise MeasurementError(f"h2load counts {succeeded} answers ({failed} failed), the server {good:.0f} good ones")
+    return ClosedLoop(
+        requests_per_s=min(good, succeeded) / duration_s,
+        p50_ms=durations_us[len(durations_us) // 2] / 1e3,
+        p99_ms=durations_us[int(len(durations_us) * 0.99)] / 1e3,
+    )
+
+
+def h2load_arguments(duration_s: float, connections: int = CONNECTIONS, streams: int = 1) -> list[str]:
+    """Return h2load's command line without the message and the URL, also for the report."""
+    duration = f"{max(1, round(duration_s))}s"
+    return [
+        "h2load",
+        "--threads=1",
+        f"--clients={connections}",
+        f"--max-concurrent-streams={streams}",
+        f"--duration={duration}",
+    ]

@@ -27,7 +27,7 @@ from benchmarks.compare.servers import make_environments
 from benchmarks.errors import MeasurementError
 from benchmarks.programs import redis_server
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def compare(rounds: int, *, say: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from benchmarks.compare import results
-from benchmarks.compare.closed_loop import CONNECTIONS, ClosedLoop, Loop, closed_loop, run_closed_loop, run_wrk
+from benchmarks.compare.closed_loop import ClosedLoop, Loop, closed_loop, run_h2load, run_wrk
 from benchmarks.compare.inputs import Inputs
 from benchmarks.compare.queries import answers, big_batch, check_agreement
 from benchmarks.compare.results import Results
@@ -87,8 +87,14 @@ class ServerMeasurement:
         query = self.server.queries[kind]
         target = self.running.target(query)
         if query.is_grpc:
-            loop = Loop(target, query.path, query.bodies, True, connections=CONNECTIONS, cpu=CLIENT_CPU)
-            return run_closed_loop(loop, duration_s=duration_s)
+            return run_h2load(
+                target,
+                query.path,
+                query.bodies[0],
+                duration_s=duration_s,
+                cpu=CLIENT_CPU,
+                counted=lambda: self.running.counted(query),
+            )
         return run_wrk(target, query.path, query.bodies, duration_s=duration_s, cpu=CLIENT_CPU)
 
     def _open_loops(self) -> None:
@@ -105,7 +111,7 @@ class ServerMeasurement:
         )
         self._add(results.P99_AT_1000, _without_errors(plan).summary.p99_ms)
         batch = big_batch(self.inputs, BATCH_ROWS)
-        loop = Loop(plan.target, batch.path, batch.bodies, False, connections=1, cpu=CLIENT_CPU)
+        loop = Loop(plan.target, batch.path, batch.bodies, connections=1, cpu=CLIENT_CPU)
         with closed_loop(loop) as batches:
             beside = _without_errors(replace(plan, qps=500))
         self._add(results.P99_BESIDE_BATCHES, beside.summary.p99_ms)

@@ -1,15 +1,13 @@
-"""How each server is asked for the same thing, and where its answer has the probability.
-
-Do all servers answer the same? Asked before anything is measured, for a sample of the customers.
-"""
+"""How each server is asked for the same thing, where its answer is, and whether all servers answer the same."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import httpx
 
 from benchmarks.compare.inputs import Inputs
 from benchmarks.errors import MeasurementError
@@ -20,17 +18,23 @@ STOCK_NOTE = "is sent the feature vector: the client has looked the features up 
 TOLERANCE = 1e-5
 STRIDE = 293  # 25 of the 7,043 customers; a prime, so that no pattern of the table is followed
 TIMEOUT_S = 10.0
+_COUNTED = r'^serving_request_seconds_count\{(?=[^}]*code="200")(?=[^}]*route="v2_grpc")[^}]*\} (\S+)$'
+_COUNTED_BY_MLSERVER = r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]*\} (\S+)$'
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Bodies in the order of the inputs's customers. note: what is unlike the others, for the report."""
+    """Bodies in the order of the customers of the inputs. note: what is unlike the others, for the report.
+
+    counter: gRPC only, a pattern of the good answers' counter on the server's metrics page; its group is the value.
+    """
 
     path: str
     bodies: tuple[bytes, ...]
     read: Callable[[bytes], float]
     is_grpc: bool = False
     note: str = ""
+    counter: str = ""
 
 
 def predict(inputs: Inputs) -> Query:
@@ -54,7 +58,7 @@ def v2_rest(inputs: Inputs) -> Query:
 def v2_grpc(inputs: Inputs) -> Query:
     """V2 gRPC, one row, the customer's id."""
     bodies = customer_bodies(Protocol.V2_GRPC, "churn", inputs.customers)
-    return Query(path_of(Protocol.V2_GRPC, "churn"), tuple(bodies), _v2_message, is_grpc=True)
+    return Query(path_of(Protocol.V2_GRPC, "churn"), tuple(bodies), _v2_message, is_grpc=True, counter=_COUNTED)
 
 
 def stock_rest(inputs: Inputs) -> Query:
@@ -66,7 +70,14 @@ def stock_rest(inputs: Inputs) -> Query:
 def stock_grpc(inputs: Inputs) -> Query:
     """V2 gRPC, one row, the feature vector."""
     bodies = [v2_grpc_message("churn-xgboost", "features", "FP32", row.tolist()) for row in inputs.rows]
-    return Query(path_of(Protocol.V2_GRPC, "x"), tuple(bodies), _v2_message, is_grpc=True, note=STOCK_NOTE)
+    return Query(
+        path_of(Protocol.V2_GRPC, "x"),
+        tuple(bodies),
+        _v2_message,
+        is_grpc=True,
+        note=STOCK_NOTE,
+        counter=_COUNTED_BY_MLSERVER,
+    )
 
 
 def big_batch(inputs: Inputs, rows: int) -> Query:
@@ -91,10 +102,9 @@ def _v2(answer: bytes) -> float:
 
 
 def _v2_message(answer: bytes) -> float:
-    # MLServer's generated code reads what this package's own encoder asked for.
-    from mlserver.grpc.dataplane_pb2 import ModelInferResponse
+    from tritonclient.grpc import service_pb2  # generated code, which only gRPC needs
 
-    message = ModelInferResponse.FromString(answer)
+    message = service_pb2.ModelInferResponse.FromString(answer)
     output = next(output for output in message.outputs if output.name in ("churn_probability", "predict"))
     contents = output.contents
     return float((contents.fp64_contents or contents.fp32_contents)[0])
@@ -121,18 +131,16 @@ def check_agreement(title: str, given: list[float], reference: list[float]) -> f
 
 
 def _ask_rest(target: Target, query: Query, position: int) -> float:
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT_S)
+    url = f"http://{target.authority}{query.path}"
     try:
-        connection.request("POST", query.path, query.bodies[position], {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise MeasurementError(f"{target.authority}{query.path} does not answer: {error}") from error
-    finally:
-        connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise MeasurementError(f"{target.authority}{query.path}: {response.status} {body[:200]!r}")
-    return query.read(body)
+        answer = httpx.post(
+            url, content=query.bodies[position], headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S
+        )
+    except httpx.HTTPError as error:
+        raise MeasurementError(f"{url} does not answer: {error}") from error
+    if answer.status_code != httpx.codes.OK:
+        raise MeasurementError(f"{url}: {answer.status_code} {answer.content[:200]!r}")
+    return query.read(answer.content)
 
 
 def _ask_grpc(target: Target, query: Query, position: int) -> float:

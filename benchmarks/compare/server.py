@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+import httpx
 
 from benchmarks.compare.queries import Query
 from benchmarks.errors import MeasurementError
@@ -91,6 +93,11 @@ class Running:
         """Return where a query goes."""
         return Target("127.0.0.1", int(self._ports["grpc" if query.is_grpc else "rest"]), tls=False, prefix="")
 
+    def counted(self, query: Query) -> float:
+        """Return how many good answers the server itself has counted for a gRPC query."""
+        page = httpx.get(f"http://127.0.0.1:{self._ports['metrics']}/metrics", timeout=5).text
+        return sum(map(float, re.findall(query.counter, page, re.MULTILINE)))
+
     @property
     def pid(self) -> int:
         """The process that was started: the leader of the server's session."""
@@ -103,14 +110,11 @@ class Running:
         return sum(sizes) * 1024 / 1e6
 
     def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", int(self._ports["rest"]), timeout=2)
         try:
-            connection.request("GET", self._server.ready_path)
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
+            url = f"http://127.0.0.1:{self._ports['rest']}{self._server.ready_path}"
+            return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
             return False
-        finally:
-            connection.close()
 
     def _stop(self) -> None:
         process = self._process

@@ -23,7 +23,7 @@ PORTS = {"MLSERVER_HTTP_PORT": "{rest}", "MLSERVER_GRPC_PORT": "{grpc}", "MLSERV
 NO_DRAIN = {"SERVING_DRAIN_DELAY_S": "0"}
 PROJECT, PLAIN, STOCK, REDIS = "project", "plain", "stock", "redis"
 FASTAPI, BENTOML, KSERVE, BARE = "fastapi", "bentoml", "kserve", "bare"
-PEERS = Path(__file__).resolve().parent / "peers"
+PEERS = Path(__file__).resolve().parents[1] / "peers"
 STAMP = ".lock-sha256"
 
 

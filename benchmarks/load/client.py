@@ -2,8 +2,6 @@
 
 No task, no coroutine and no lock per request. Whoever issues a request puts it into a queue, and wakes the thread only
 when that sleeps: a busy client spends no system call on it. Broken connections are replaced by a second thread.
-
-The choice of the wire: each connection's codec, HTTP/1.1 or gRPC, over requests that are made once.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event, Thread
-from time import perf_counter
+from time import perf_counter, process_time
 
 from benchmarks.errors import TargetError
 from benchmarks.load.connection import (
@@ -26,8 +24,6 @@ from benchmarks.load.connection import (
     Wakeup,
     connect,
 )
-from benchmarks.load.http1 import Http1Codec, http1_requests
-from benchmarks.load.http2 import GrpcCodec, grpc_bodies, grpc_header_block
 from benchmarks.load.target import Target
 
 SWEEP_S = 0.05
@@ -42,12 +38,11 @@ class Client:
         target: Target,
         codec: Callable[[], Codec],
         *,
-        alpn: str,
         connections: int,
         timeout_s: float,
         on_done: Callable[[Sequence[Done]], None],
     ) -> None:
-        self._connect = partial(connect, target, codec, alpn=alpn, timeout_s=timeout_s)
+        self._connect = partial(connect, target, codec, timeout_s=timeout_s)
         self._count = connections
         self._timeout_s = timeout_s
         self._on_done = on_done
@@ -78,6 +73,10 @@ class Client:
         now = perf_counter()
         self._waiting.extend([PendingRequest(*pair, now) for pair in zip(response_ids, indexes, strict=True)])
         self._wakeup.ring()
+
+    def busiest_cpu_s(self) -> float:
+        """Return the CPU seconds of this process: it is the only one."""
+        return process_time()
 
     def close(self) -> None:
         """Stop the threads and close every connection."""
@@ -188,10 +187,3 @@ class Client:
             connection.close()
         self._poller.close()
         self._wakeup.close()
-
-
-def codec_factory(target: Target, path: str, bodies: Sequence[bytes], *, is_grpc: bool) -> Callable[[], Codec]:
-    """Return what makes a connection's codec; the requests are made once, here."""
-    if is_grpc:
-        return partial(GrpcCodec, grpc_header_block(target, path), grpc_bodies(bodies))
-    return partial(Http1Codec, http1_requests(target, path, bodies))

@@ -1,12 +1,7 @@
-"""The wire, as the load client sees it: bytes of a request out, one answer in. One request at a time per connection.
+"""One connection of the load client: a non-blocking socket, a codec, and at most one request in flight.
 
-A request of the load client: on its way, and finished.
-
-One connection of the load client: a non-blocking socket, a codec, and at most one request in flight.
-
-Replaces the load client's broken connections, in a thread of its own, because connecting blocks.
-
-How any thread wakes the one that polls: with a system call only when that sleeps.
+`Codec` is the protocol's port: bytes of a request out, one answer in. `Reconnector` replaces broken connections in a
+thread of its own, because connecting blocks. `Wakeup` wakes the polling thread, with a system call only when it sleeps.
 """
 
 from __future__ import annotations
@@ -43,10 +38,6 @@ class Codec(Protocol):
     """The state of one connection."""
 
     reusable: bool  # False: the server wants the connection closed after this answer
-    control: bytearray  # what the protocol itself wants sent; whoever sends it clears it
-
-    def greeting(self) -> bytes:
-        """Return what opens the connection."""
 
     def request(self, index: int) -> bytes:
         """Return the bytes of request number `index`."""
@@ -121,9 +112,6 @@ class Connection:
                 answer = self.codec.feed(data) or answer
             except ValueError as error:
                 raise self._lost(str(error)) from error
-            if self.codec.control:
-                control, self.codec.control = bytes(self.codec.control), bytearray()
-                self._write(control)
             if not self._is_tls:
                 # What is left in the kernel wakes the poller again; what OpenSSL has decrypted would not.
                 return answer
@@ -149,14 +137,9 @@ class Connection:
         return not self.unsent
 
 
-def connect(target: Target, codec: Callable[[], Codec], *, alpn: str, timeout_s: float) -> Connection:
-    """Return a connection that has sent its codec's greeting. Raises TargetError when it cannot be made."""
-    connected = target.connect(alpn=alpn, timeout_s=timeout_s)
-    spoken = codec()
-    greeting = spoken.greeting()
-    if greeting:
-        connected.send(greeting)
-    return Connection(connected, spoken)
+def connect(target: Target, codec: Callable[[], Codec], *, timeout_s: float) -> Connection:
+    """Return a new connection. Raises TargetError when it cannot be made."""
+    return Connection(target.connect(timeout_s=timeout_s), codec())
 
 
 class Reconnector:

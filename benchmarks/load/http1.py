@@ -15,7 +15,7 @@ DETAIL_CHARACTERS = 200
 
 def http1_requests(target: Target, path: str, bodies: Sequence[bytes]) -> list[bytes]:
     """Return whole POST requests, head and body, one for each body."""
-    headers = [("Host", target.authority), ("Content-Type", "application/json"), ("User-Agent", "churn-load-test")]
+    headers = [("Host", target.authority), ("Content-Type", "application/json"), ("User-Agent", "serving-load-test")]
     headers += [(name, value) for name, value in target.headers if name.lower() != "host"]
     head = f"POST {target.prefix}{path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers)
     return [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
@@ -26,14 +26,9 @@ class Http1Codec:
 
     def __init__(self, requests: Sequence[bytes]) -> None:
         self.reusable = True
-        self.control = bytearray()
         self._requests = requests
         self._parser = HttpResponseParser(self)
         self._complete = False
-
-    def greeting(self) -> bytes:
-        """HTTP/1.1 has none."""
-        return b""
 
     def request(self, index: int) -> bytes:
         """Return the whole request."""
@@ -57,3 +52,37 @@ class Http1Codec:
         if status == OK:
             return GOOD
         return Answer(f"HTTP {status}", data.partition(b"\r\n\r\n")[2][:DETAIL_CHARACTERS].decode(errors="replace"))
+
+
+class ResponseParser:
+    """One answer with its headers and body, for callers that look at them."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.complete = False
+        self._parser = HttpResponseParser(self)
+
+    @property
+    def status(self) -> int:
+        """The status code, once the head has arrived."""
+        return int(self._parser.get_status_code())
+
+    def feed(self, data: bytes) -> None:
+        """Parse what arrived. Raises ValueError when it is not HTTP/1.1."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            raise ValueError(f"not HTTP/1.1: {error}") from error
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Httptools calls this for each header."""
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        """Httptools calls this for each piece of the body."""
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        """Httptools calls this at the end of the answer."""
+        self.complete = True

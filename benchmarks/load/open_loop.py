@@ -1,8 +1,6 @@
-"""One open-loop load test: the load client and LoadGen in a child process, with nothing else beside them.
+"""One open-loop load test: probe, warm-up, measurement, in a child process with nothing else beside them.
 
-Whoever draws a progress bar does it in another interpreter.
-
-A load test from within its process: probe, warm-up, measurement.
+A progress bar is drawn by the parent, in another interpreter. Over gRPC the child starts client processes of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +14,15 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from threading import Event, Thread
 
 from benchmarks.errors import BenchmarkError, MeasurementError, TargetError
-from benchmarks.load.client import Client, codec_factory
+from benchmarks.load.client import Client
 from benchmarks.load.connection import Done
+from benchmarks.load.grpc_client import GrpcClient
+from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.loadgen import complete, run_loadgen
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Progress, Summary
 
@@ -39,7 +40,8 @@ def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda pr
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, plan), daemon=True)
+    # Not a daemon, which may start no process of its own.
+    process = context.Process(target=_child, args=(theirs, plan))
     process.start()
     theirs.close()
     try:
@@ -75,20 +77,34 @@ def _child(pipe: Pipe, plan: LoadPlan) -> None:
         pipe.send(error)
 
 
+def _client_of(plan: LoadPlan, on_done: Callable[[Sequence[Done]], None]) -> Client | GrpcClient:
+    """Return the client that speaks the plan's protocol, not connected yet."""
+    if plan.is_grpc:
+        return GrpcClient(
+            plan.target,
+            plan.path,
+            plan.bodies,
+            connections=plan.connections,
+            timeout_s=plan.timeout_s,
+            processes=plan.grpc_processes,
+            on_done=on_done,
+        )
+    return Client(
+        plan.target,
+        partial(Http1Codec, http1_requests(plan.target, plan.path, plan.bodies)),
+        connections=plan.connections,
+        timeout_s=plan.timeout_s,
+        on_done=on_done,
+    )
+
+
 class LoadRun:
     """The client, and a record of what it finished; `pipe` is told how it goes."""
 
     def __init__(self, plan: LoadPlan, pipe: Pipe) -> None:
         self._plan = plan
         self._pipe = pipe
-        self._client = Client(
-            plan.target,
-            codec_factory(plan.target, plan.path, plan.bodies, is_grpc=plan.is_grpc),
-            alpn="h2" if plan.is_grpc else "http/1.1",
-            connections=plan.connections,
-            timeout_s=plan.timeout_s,
-            on_done=self._on_done,
-        )
+        self._client = _client_of(plan, self._on_done)
         self._complete: Callable[[Sequence[Done]], None] = lambda done: None
         self._reset()
 
@@ -102,9 +118,9 @@ class LoadRun:
             self._reset()
             reporter = Thread(target=self._report, daemon=True)
             reporter.start()
-            cpu_s, started_s = time.process_time(), time.perf_counter()
+            cpu_s, started_s = self._client.busiest_cpu_s(), time.perf_counter()
             summary = self._issue(self._plan.duration_s, min_queries=MIN_QUERIES)
-            cpu_s, elapsed_s = time.process_time() - cpu_s, time.perf_counter() - started_s
+            cpu_s, elapsed_s = self._client.busiest_cpu_s() - cpu_s, time.perf_counter() - started_s
             self._finished.set()
             reporter.join()
         finally:

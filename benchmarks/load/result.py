@@ -34,7 +34,10 @@ FILE = "mlperf_log_summary.txt"
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One test: what is asked of whom, how often, for how long. cpu pins the client to one core."""
+    """One test: what is asked of whom, how often, for how long. cpu pins the client to one core.
+
+    grpc_processes: how many client processes make the calls; one manages some 3,000 calls/s on a core.
+    """
 
     target: Target
     path: str
@@ -49,6 +52,7 @@ class LoadPlan:
     warmup_s: float = 1.0
     seed: int = 0
     cpu: int | None = None
+    grpc_processes: int = 2
 
 
 @dataclass(frozen=True, slots=True)

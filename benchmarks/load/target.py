@@ -1,9 +1,6 @@
-"""Where a load test sends its requests: a base URL with optional path prefix, TLS and extra headers.
+"""Where a load test sends its requests, and what it asks: a base URL, and one body for each key in each protocol.
 
-What is asked: one customer's request body in each protocol, as bytes made before the clock starts.
-
-The protobuf encoder knows just the fields of the V2 protocol's ModelInferRequest that a request of numbers needs, so
-that a load test needs no generated code; a test decodes its bytes with MLServer's own.
+Bodies are bytes, made before the clock starts.
 """
 
 from __future__ import annotations
@@ -11,7 +8,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,23 +39,23 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
-    def connect(self, *, alpn: str, timeout_s: float) -> socket.socket:
+    def connect(self, *, timeout_s: float) -> socket.socket:
         """Return a connected non-blocking socket, TLS done. Raises TargetError."""
         try:
             plain = socket.create_connection((self.host, self.port), timeout=timeout_s)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected = self._secure(plain, alpn) if self.tls else plain
+            connected = self._secure(plain) if self.tls else plain
         except OSError as error:
             raise TargetError(f"cannot connect to {self.host}:{self.port}: {error}") from error
         connected.setblocking(False)
         return connected
 
-    def _secure(self, plain: socket.socket, alpn: str) -> ssl.SSLSocket:
+    def _secure(self, plain: socket.socket) -> ssl.SSLSocket:
         context = ssl.create_default_context()
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols([alpn])
+        context.set_alpn_protocols(["http/1.1"])
         return context.wrap_socket(plain, server_hostname=self.host)
 
 
@@ -137,29 +133,12 @@ def v2_rest_body(name: str, datatype: str, row: Sequence[float], *, rows: int = 
 
 def v2_grpc_message(model: str, name: str, datatype: str, row: Sequence[float]) -> bytes:
     """Return a ModelInferRequest of one input of shape [1, len(row)], INT64 or FP32."""
+    from tritonclient.grpc import service_pb2  # generated code, which only gRPC needs
+
+    request = service_pb2.ModelInferRequest(model_name=model)
+    tensor = request.inputs.add(name=name, datatype=datatype, shape=[1, len(row)])
     if datatype == "INT64":
-        # InferTensorContents.int64_contents = 3, packed varints
-        contents = _bytes_field(3, b"".join(_varint(int(value)) for value in row))
+        tensor.contents.int64_contents.extend(int(value) for value in row)
     else:
-        # InferTensorContents.fp32_contents = 6, packed
-        contents = _bytes_field(6, struct.pack(f"<{len(row)}f", *row))
-    tensor = (
-        _bytes_field(1, name.encode())
-        + _bytes_field(2, datatype.encode())
-        + _bytes_field(3, _varint(1) + _varint(len(row)))
-        + _bytes_field(5, contents)
-    )
-    return _bytes_field(1, model.encode()) + _bytes_field(5, tensor)
-
-
-def _bytes_field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+        tensor.contents.fp32_contents.extend(row)
+    return bytes(request.SerializeToString())

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 from grpc import aio
 
+from benchmarks.load.connection import RECEIVE_BYTES
+from benchmarks.load.http1 import ResponseParser
 from benchmarks.load.target import GRPC_PATH
 
 CONNECT_TIMEOUT_S = 5.0
@@ -243,13 +245,15 @@ class GrpcCaller:
 
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
-    """Read one HTTP/1.1 answer that tells its length. Raises EOFError or ValueError when it is cut or is none."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    pairs = (line.partition(":") for line in head[1:] if line)
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    body = await reader.readexactly(int(headers["content-length"]))
-    status = int(head[0].split(" ")[1])
-    return Reply(status, "" if status < 400 else _code_of(body), body, headers)
+    """Read one HTTP/1.1 answer. Raises EOFError or ValueError when it is cut off or is none."""
+    parser = ResponseParser()
+    while not parser.complete:
+        data = await reader.read(RECEIVE_BYTES)
+        if not data:
+            raise EOFError("the connection closed before the whole answer arrived")
+        parser.feed(data)
+    code = "" if parser.status < 400 else _code_of(parser.body)
+    return Reply(parser.status, code, parser.body, parser.headers)
 
 
 def _code_of(body: bytes) -> str:

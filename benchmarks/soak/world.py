@@ -16,7 +16,7 @@ from benchmarks.errors import MeasurementError
 from benchmarks.programs import free_ports
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 READY_S, STOP_S = 60.0, 30.0
 
 

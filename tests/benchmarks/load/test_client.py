@@ -25,7 +25,6 @@ def connected(
         client = Client(
             target,
             codec,
-            alpn="http/1.1",
             connections=connections,
             timeout_s=20,
             on_done=done.extend,
