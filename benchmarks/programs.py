@@ -1,21 +1,18 @@
-"""Ports of this machine.
-
-What the kernel says of running processes (/proc).
-
-A Redis of the benchmark's own: on the client's core, on a free port, without persistence.
-"""
+"""Programs of this machine for benchmarks and tests: free ports, what /proc says of processes, a Redis server."""
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
 
 from benchmarks.errors import MeasurementError
 
@@ -27,7 +24,7 @@ FIRST, LAST = 10_000, 14_999
 # this function off it, in other processes too; this many are kept, as files of this process.
 KEPT = 64
 _kept: deque[int] = deque()
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 POLL_S = 0.02
 
 
@@ -71,34 +68,77 @@ def resident_kb(pid: int) -> int:
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
 
 
-@contextmanager
-def redis_server(log: Path, *, cpu: int) -> Iterator[str]:
-    """Run one as long as the block runs, and return its URL. Raises MeasurementError when it does not start."""
-    (port,) = free_ports(1)
-    command = ["taskset", "-c", str(cpu), "redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        try:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
-        except FileNotFoundError as error:
-            raise MeasurementError("taskset is missing; install it: apt-get install util-linux") from error
-    try:
-        _wait(process, port, log)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait()
+class RedisServer:
+    """A redis-server on a free loopback port, without files unless the arguments say otherwise.
 
+    It can be killed, paused and started again. arguments: the server's own, which win over the defaults. cpu: the core
+    that it is pinned to.
+    """
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            said = log.read_text().strip()[-300:]
-            raise MeasurementError(f"redis-server did not start: {said}; install it: apt-get install redis-server")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
+    def __init__(self, *arguments: str, port: int | None = None, scheme: str = "redis", cpu: int | None = None) -> None:
+        self.port = port or free_ports(1)[0]
+        self.url = f"{scheme}://{HOST}:{self.port}"
+        self._arguments = arguments
+        self._pinned = ["taskset", "-c", str(cpu)] if cpu is not None else []
+        self._directory = TemporaryDirectory(prefix="redis-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens. Raises MeasurementError when it does not."""
+        defaults = ["--bind", HOST, "--save", "", "--appendonly", "no", "--dir", self._directory.name]
+        port = [] if "--tls-port" in self._arguments else ["--port", str(self.port)]
+        command = [*self._pinned, "redis-server", *defaults, *port, *self._arguments]
+        log = Path(self._directory.name) / "log"
+        with log.open("wb") as output:
+            try:
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            except FileNotFoundError as error:
+                raise MeasurementError(
+                    f"{command[0]} is missing; install it: apt-get install redis-server util-linux"
+                ) from error
+        self._process = process
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not is_listening(self.port):
+            if process.poll() is not None:
+                raise MeasurementError(f"redis-server ended: {log.read_text(errors='replace').strip()[-2000:]}")
+            if time.monotonic() > deadline_s:
+                raise MeasurementError(f"redis-server did not listen in {START_TIMEOUT_S:g} s")
             time.sleep(POLL_S)
-    raise MeasurementError(f"redis-server did not listen in {START_TIMEOUT_S:g} s")
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), paused or not; `start` starts it again."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def pause(self) -> None:
+        """Stop it without closing its connections (SIGSTOP)."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it and delete its directory."""
+        self.kill()
+        self._directory.cleanup()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None  # noqa: S101 (only a started server is asked)
+        self._process.send_signal(number)
+
+
+def is_listening(port: int) -> bool:
+    """Return whether somebody accepts connections on the loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((HOST, port)) == 0

@@ -25,7 +25,7 @@ from benchmarks.compare.results import Results
 from benchmarks.compare.server import CLIENT_CPU, SERVER_CPU, Running, Server
 from benchmarks.compare.servers import make_environments
 from benchmarks.errors import MeasurementError
-from benchmarks.programs import redis_server
+from benchmarks.programs import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,9 +66,9 @@ def check(*, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _servers(inputs: Inputs, directory: Path) -> Iterator[list[Server]]:
-    with redis_server(directory / "redis.log", cpu=CLIENT_CPU) as url:
-        load_features(ROOT, url)
-        yield known.all_servers(ROOT, inputs, redis_url=url)
+    with RedisServer(cpu=CLIENT_CPU) as redis:
+        load_features(ROOT, redis.url)
+        yield known.all_servers(ROOT, inputs, redis_url=redis.url)
 
 
 def run_rounds(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -111,13 +110,13 @@ async def inject_faults(world: SoakWorld, faults: list[Fault], *, started_s: flo
             dice.shuffle(kinds)
         kind = kinds.pop()
         if kind == KILL:
-            await asyncio.to_thread(world.kill_store)
+            await asyncio.to_thread(world.store.kill)
             await asyncio.sleep(dice.uniform(0.2, 1.5))
             await world.start_store()
         elif kind == PAUSE:
-            world.signal_store(signal.SIGSTOP)
+            world.store.pause()
             await asyncio.sleep(dice.uniform(0.2, 1.5))
-            world.signal_store(signal.SIGCONT)
+            world.store.resume()
         else:
             await world.roll()
         faults.append(Fault(kind, from_s, time.perf_counter() - started_s))

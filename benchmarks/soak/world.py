@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.errors import MeasurementError
-from benchmarks.programs import free_ports
+from benchmarks.programs import RedisServer, free_ports
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,39 +21,33 @@ READY_S, STOP_S = 60.0, 30.0
 
 
 class SoakWorld:
-    """Redis and the service, ready when entered; `kill_store`, `signal_store` and `roll` are the faults."""
+    """Redis and the service, ready when entered; `store.kill`, `store.pause` and `roll` are the faults."""
 
     def __init__(self, directory: Path, *, bundle: Path, workers: int) -> None:
         self._directory = directory
         self._workers = workers
-        self.http_port, self.grpc_port, self._metrics_port, self._redis_port = free_ports(4)
+        self.http_port, self.grpc_port, self._metrics_port = free_ports(3)
+        files = ["--appendonly", "yes", "--appendfsync", "always"]
+        self.store = RedisServer(*files)
         self._environment = os.environ | {
             "MLSERVER_HOST": HOST,
             "MLSERVER_HTTP_PORT": str(self.http_port),
             "MLSERVER_GRPC_PORT": str(self.grpc_port),
             "MLSERVER_METRICS_PORT": str(self._metrics_port),
             "SERVING_BUNDLE": str(bundle),
-            "SERVING_FEATURE_STORE": self.store_url,
+            "SERVING_FEATURE_STORE": self.store.url,
             "SERVING_DRAIN_DELAY_S": "3",
             "SERVING_GRPC_CONNECTION_AGE_S": "3",
             # A call that gRPC sheds, because the machine stood still, looks like one that was cut off.
             "SERVING_GRPC_MAX_WAITING": "1000",
         }
-        self._redis: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
-
-    @property
-    def store_url(self) -> str:
-        """Where the features are."""
-        return f"redis://{HOST}:{self._redis_port}"
 
     async def __aenter__(self) -> SoakWorld:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            for old in (self._directory / "appendonlydir").glob("*"):
-                old.unlink()
             await self.start_store()
-            load = [sys.executable, "scripts/load_features.py", "--store", self.store_url]
+            load = [sys.executable, "scripts/load_features.py", "--store", self.store.url]
             await asyncio.to_thread(subprocess.run, load, cwd=ROOT, check=True, capture_output=True)
             serve = ["scripts/serve.py", "--workers", str(self._workers)]
             self._server = self._start([sys.executable, *serve], "server.log", cwd=ROOT)
@@ -70,21 +64,7 @@ class SoakWorld:
 
     async def start_store(self) -> None:
         """Start Redis; what was loaded is read from its file."""
-        files = ["--dir", str(self._directory), "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        port = ["--port", str(self._redis_port), "--bind", HOST]
-        self._redis = self._start(["redis-server", *port, *files], "redis.log", cwd=self._directory)
-        await self._wait("redis-server", self._is_store_up)
-
-    def kill_store(self) -> None:
-        """SIGKILL."""
-        assert self._redis is not None  # noqa: S101 (entered)
-        self._redis.kill()
-        self._redis.wait()
-
-    def signal_store(self, number: signal.Signals) -> None:
-        """SIGSTOP or SIGCONT."""
-        assert self._redis is not None  # noqa: S101 (entered)
-        self._redis.send_signal(number)
+        await asyncio.to_thread(self.store.start)
 
     async def roll(self) -> None:
         """Have every worker replaced, and wait for it."""
@@ -121,10 +101,6 @@ class SoakWorld:
                 raise MeasurementError(f"{what}: not within {READY_S:g} s; see {self._directory}/*.log")
             await asyncio.sleep(0.05)
 
-    def _is_store_up(self) -> bool:
-        done = subprocess.run(["redis-cli", "-p", str(self._redis_port), "ping"], capture_output=True, check=False)
-        return done.stdout == b"PONG\n"
-
     def _is_ready(self) -> bool:
         try:
             url = f"http://{HOST}:{self.http_port}/v2/models/churn/ready"
@@ -141,6 +117,4 @@ class SoakWorld:
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
-        if self._redis is not None:
-            self._redis.kill()
-            self._redis.wait()
+        self.store.close()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import hiredis
 from redis.asyncio import Connection, ConnectionPool, RedisCluster
 
 from custom_runtime.errors import StoreUnavailable
@@ -203,11 +204,8 @@ def _ignore_result(task: asyncio.Task[None]) -> None:
 
 def pack_mget(prefix: bytes, customer_ids: Sequence[int]) -> bytes:
     """Return MGET of `<prefix><customer_id>` for each id in RESP, the wire format of Redis."""
-    parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(customer_ids) + 1)]
-    for customer_id in customer_ids:
-        key = b"%b%d" % (prefix, customer_id)
-        parts.append(b"$%d\r\n%b\r\n" % (len(key), key))
-    return b"".join(parts)
+    command: Any = (b"MGET", *(b"%b%d" % (prefix, customer_id) for customer_id in customer_ids))  # its stub: a pair
+    return hiredis.pack_command(command)
 
 
 def check_reply(reply: Any, *, count: int) -> list[Any]:

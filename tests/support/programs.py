@@ -2,22 +2,21 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import pytest
 
-from benchmarks.programs import free_ports
+from benchmarks import programs
+from benchmarks.programs import free_ports, is_listening
+
+__all__ = ["free_ports", "is_listening"]
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -59,55 +58,13 @@ def eventually(
     return answer
 
 
-class RedisServer:
-    """A redis-server of the test's own, on a free port, without files; it can be killed, paused and started again."""
-
-    def __init__(self, *arguments: str, port: int | None = None, scheme: str = "redis") -> None:
-        self.port = port or free_port()
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
-        self._arguments = arguments
-        self._program = program("redis-server")
-        self._directory = tempfile.TemporaryDirectory(prefix="redis-")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "RedisServer":
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.kill()
-        self._directory.cleanup()
+class RedisServer(programs.RedisServer):
+    """The benchmarks' redis-server; without the program the test is skipped here, and fails where CI=true."""
 
     def start(self) -> None:
-        defaults = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", self._directory.name]
-        port = [] if "--tls-port" in self._arguments else ["--port", str(self.port)]
-        log = Path(self._directory.name) / "log"
-        with log.open("wb") as stream:
-            command = [self._program, *defaults, *port, *self._arguments]
-            self._process = process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-
-        def is_up() -> bool:
-            if process.poll() is not None:
-                pytest.fail(f"redis-server ended: {log.read_text(errors='replace')[-2000:]}")
-            return is_listening(self.port)
-
-        eventually(is_up, within_s=START_LIMIT_S, what="redis-server listens")
-
-    def kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()  # works on a paused one too
-            process.wait()
-
-    def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
+        """Start it, and wait until it listens."""
+        program("redis-server")
+        super().start()
 
 
 @contextmanager
@@ -137,13 +94,6 @@ def redis_cluster() -> Iterator[list[RedisServer]]:
 
             eventually(is_whole, within_s=30, what="the cluster is whole")
         yield servers
-
-
-def is_listening(port: int) -> bool:
-    """Say whether somebody accepts connections on the loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @cache
