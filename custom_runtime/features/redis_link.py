@@ -204,7 +204,8 @@ def _ignore_result(task: asyncio.Task[None]) -> None:
 
 def pack_mget(prefix: bytes, customer_ids: Sequence[int]) -> bytes:
     """Return MGET of `<prefix><customer_id>` for each id in RESP, the wire format of Redis."""
-    command: Any = (b"MGET", *(b"%b%d" % (prefix, customer_id) for customer_id in customer_ids))  # hiredis types it as a pair
+    # Any: hiredis' stub takes a pair only.
+    command: Any = (b"MGET", *(b"%b%d" % (prefix, customer_id) for customer_id in customer_ids))
     packed: bytes = hiredis.pack_command(command)
     return packed
 
