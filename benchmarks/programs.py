@@ -1,49 +1,22 @@
-"""Programs of this machine for benchmarks and tests: free ports, what /proc says of processes, a Redis server."""
+"""Programs of this machine for benchmarks and tests: what /proc says of processes, a Redis server."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
 import time
-from collections import deque
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
 from benchmarks.errors import MeasurementError
+from local_seldon.ports import HOST, free_ports
 
-HOST = "127.0.0.1"
-# Below those that the kernel gives to whoever asks for any port (32768 and up), and those of local_seldon (15000 and
-# up): they would take a port between choosing and binding it.
-FIRST, LAST = 10_000, 14_999
-# Who is given a TCP port binds it seconds later. Until then its UDP twin, which nobody uses, keeps the other callers of
-# this function off it, in other processes too; this many are kept, as files of this process.
-KEPT = 64
-_kept: deque[int] = deque()
 START_TIMEOUT_S = 30.0
 POLL_S = 0.02
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on, and that no other caller of this function was given just now."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randint(FIRST, LAST)  # noqa: S311 (spread, not secrecy)
-        with socket.socket(type=socket.SOCK_DGRAM) as twin:
-            try:
-                twin.bind((HOST, port))
-                socket.create_server((HOST, port)).close()
-            except OSError:
-                continue
-            _kept.append(twin.detach())
-        ports.append(port)
-        if len(_kept) > KEPT:
-            os.close(_kept.popleft())
-    return ports
 
 
 def session_members(session: int) -> list[int]:

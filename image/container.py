@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from handoff.errors import ImageError
 from image.build import Buildah
+from local_seldon.ports import free_ports
 
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
@@ -56,7 +56,7 @@ def running(
     """
     configured = buildah.configuration(image)
     command = [*(configured.get("Entrypoint") or []), *(configured.get("Cmd") or [])]
-    http_port, grpc_port, metrics_port = _free_ports(3)
+    http_port, grpc_port, metrics_port = free_ports(3)
     ports = {"HTTP": http_port, "GRPC": grpc_port, "METRICS": metrics_port}
     given = {"MLSERVER_HOST": "127.0.0.1", **{f"MLSERVER_{name}_PORT": str(port) for name, port in ports.items()}}
     options = [word for name, value in (given | dict(environment)).items() for word in ("--env", f"{name}={value}")]
@@ -102,11 +102,3 @@ def _innermost(pid: int) -> int:
 
 def _children(task: Path) -> list[int]:
     return [int(child) for child in (task / "children").read_text().split()]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -16,8 +16,9 @@ import structlog
 
 from local_seldon.envoy_config import Json, bootstrap, cluster, endpoints
 from local_seldon.errors import EnvoyError, MissingProgram
+from local_seldon.ports import HOST, free_ports
 from local_seldon.process import Command, Process
-from local_seldon.replica import HOST, Ports, free_port
+from local_seldon.replica import Ports
 from rollout.errors import Unavailable
 from rollout.targets.envoy import (
     CLUSTERS_VERSION,
@@ -44,7 +45,7 @@ class Envoy:
 
     def __init__(self, *, port: int, state_directory: Path, log_directory: Path) -> None:
         self.binary = find_envoy()
-        self.port = port or free_port()
+        self.port = port or free_ports(1)[0]
         self._state = state_directory
         self._sockets = Path(tempfile.mkdtemp(prefix="seldon-"))
         self.admin_socket = self._sockets / "admin.sock"

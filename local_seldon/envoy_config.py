@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from local_seldon.replica import HOST, Ports
+from local_seldon.ports import HOST
+from local_seldon.replica import Ports
 from rollout.targets.envoy import GRPC, REST, ROUTES, SPLIT, DiscoveryFile, cluster_name
 
 Json = dict[str, Any]

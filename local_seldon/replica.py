@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,10 @@ from typing import Any
 
 import httpx
 
+from local_seldon.ports import HOST, free_ports
 from local_seldon.process import Command, Process
 from rollout.manifest.predictor import Container
 
-HOST = "127.0.0.1"
-# Below Linux's range for outgoing connections (32768 and up): those would take a port between choosing and binding it.
-FIRST_PORT, LAST_PORT = 15_000, 32_000
 # A new replica is asked often, so that a rollout on one machine takes seconds; later as the manifest says, but at
 # least once a second.
 STARTING_PERIOD_S = 0.1
@@ -36,20 +32,8 @@ class Ports:
     @classmethod
     def free(cls) -> Ports:
         """Choose three ports that nobody listens on."""
-        http, grpc, metrics = (free_port() for _ in range(3))
+        http, grpc, metrics = free_ports(3)
         return cls(http, grpc, metrics)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on; two callers hardly ever get the same one."""
-    while True:
-        port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 -- spread, not secrecy
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
 
 
 @dataclass(frozen=True, slots=True)

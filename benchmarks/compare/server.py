@@ -17,7 +17,8 @@ import httpx
 from benchmarks.compare.queries import Query
 from benchmarks.errors import MeasurementError
 from benchmarks.load.target import Target
-from benchmarks.programs import free_ports, resident_kb, session_members
+from benchmarks.programs import resident_kb, session_members
+from local_seldon.ports import free_ports
 
 # Whoever measures stays off the server's core.
 SERVER_CPU, CLIENT_CPU = 0, 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.errors import MeasurementError
-from benchmarks.programs import RedisServer, free_ports
+from benchmarks.programs import RedisServer
+from local_seldon.ports import free_ports
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]

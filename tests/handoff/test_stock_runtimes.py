@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.programs import free_ports
 from handoff.dataset import Dataset
 from handoff.training import TrainedModel, write_stock
+from local_seldon.ports import free_ports
 from tests.handoff.conftest import Registered
 
 START_S = 60.0

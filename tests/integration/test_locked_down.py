@@ -16,7 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from benchmarks.programs import free_ports
+from local_seldon.ports import free_ports
 from tests.support.certificates import Authority
 from tests.support.programs import ROOT
 from tests.support.serving import Server, World, assert_refuses_to_start, serving, wait_until_ready

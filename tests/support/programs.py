@@ -14,7 +14,8 @@ from typing import TypeVar
 import pytest
 
 from benchmarks import programs
-from benchmarks.programs import free_ports, is_listening
+from benchmarks.programs import is_listening
+from local_seldon.ports import free_ports
 
 __all__ = ["free_ports", "is_listening"]
 

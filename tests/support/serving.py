@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.programs import free_ports
+from local_seldon.ports import free_ports
 from tests.support.programs import ROOT, is_listening
 
 START_LIMIT_S = 60.0

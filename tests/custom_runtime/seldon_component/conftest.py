@@ -15,7 +15,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from benchmarks.programs import free_ports
+from local_seldon.ports import free_ports
 from tests.support.programs import ROOT, is_listening
 from tests.support.serving import START_LIMIT_S, World
 

@@ -1,10 +1,10 @@
 import subprocess
 import sys
 
-from benchmarks.programs import KEPT, free_ports
+from local_seldon.ports import KEPT, free_ports
 from tests.support.programs import ROOT
 
-MANY = "from benchmarks.programs import free_ports; print(*(port for _ in range(1_000) for port in free_ports(2)))"
+MANY = "from local_seldon.ports import free_ports; print(*(port for _ in range(1_000) for port in free_ports(2)))"
 
 
 def test_a_port_is_given_to_one_process_only() -> None:
