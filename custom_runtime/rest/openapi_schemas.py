@@ -5,74 +5,82 @@ What the OpenAPI document says of bodies: those asked with, those answered with,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_origin
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Union, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
+from pydantic.json_schema import models_json_schema
 
 from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, ChurnInput, ChurnPrediction
 from custom_runtime.errors import ServingError
 from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES, Feature
 
 Json = dict[str, Any]
+_REFERENCE = "#/components/schemas/{model}"
+
+
+class TensorMetadata(BaseModel):
+    """One input or output of a model."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What `GET /v2/models/<name>` answers."""
+
+    name: str
+    platform: str
+    versions: list[str] = Field(default_factory=list)
+    inputs: list[TensorMetadata] = Field(default_factory=list)
+    outputs: list[TensorMetadata] = Field(default_factory=list)
 
 
 def build_schemas() -> Json:
-    """Return `components.schemas`: name -> JSON schema (2020-12)."""
-    numbers = [feature for feature in FEATURES if not feature.is_category]
-    categories = [feature for feature in FEATURES if feature.is_category]
-    key = {"type": "integer", "minimum": 0, "maximum": KEY_MAXIMUM}
-    inputs = {
-        "KeyTensor": _tensor([KEY], ["INT64"], key, "The customers to score: [n] or [n, 1]."),
-        "NumericTensor": _tensor(
-            [f.name for f in numbers], list(NUMERIC_DATATYPES), {"type": "number"}, _allowed(numbers)
-        ),
-        "CategoryTensor": _tensor(
-            [f.name for f in categories], [CATEGORY_DATATYPE], {"type": "string"}, _allowed(categories)
-        ),
-    }
-    inputs = {name: tensor for name, tensor in inputs.items() if tensor["properties"]["name"]["enum"]}
+    """Return `components.schemas`: name -> JSON schema (2020-12), all of it from Pydantic models."""
+    any_input: Any = Union[tuple(tensor for tensor in _input_tensors() if tensor is not None)]  # noqa: UP007
     names, datatypes = zip(*output_tensors(), strict=True)
-    output = _tensor(list(names), list(datatypes), {}, "One result, [n, 1].")
-    tensors = {"type": "array", "minItems": 1, "items": {"anyOf": [reference(name) for name in inputs]}}
-    text = {"type": "string"}
-    described = {"type": "array", "items": reference("TensorMetadata")}
-    return {
-        "ChurnInput": _with_units(ChurnInput),
-        "ChurnPrediction": ChurnPrediction.model_json_schema(),
-        "InferenceRequest": _object(
-            ["inputs"], id=text, parameters={"type": "object"}, inputs=tensors, outputs={"type": "array"}
-        ),
-        **inputs,
-        "InferenceResponse": _object(
-            ["model_name", "outputs"],
-            model_name=text,
-            model_version=text,
-            id=text,
-            parameters={"type": "object"},
-            outputs={"type": "array", "items": reference("OutputTensor")},
-        ),
-        "OutputTensor": output,
-        "ModelMetadata": _object(
-            ["name", "platform"],
-            name=text,
-            versions={"type": "array", "items": text},
-            platform=text,
-            inputs=described,
-            outputs=described,
-        ),
-        "TensorMetadata": _object(
-            ["name", "datatype", "shape"],
-            name=text,
-            datatype=text,
-            shape={"type": "array", "items": {"type": "integer"}},
-        ),
-        "Error": _object(
-            ["error", "code"],
-            error=text | {"description": "What happened, the value received, what is allowed."},
-            code=text | {"description": "Stable, for programs.", "enum": [error.code for error in _tree(ServingError)]},
-        ),
-    }
+    output: Any = _tensor("OutputTensor", names, datatypes, Any, "One result, [n, 1].")
+    text = (str, "")
+    parameters: Any = (dict[str, Any], Field(default_factory=dict))
+    request = create_model(
+        "InferenceRequest",
+        id=text,
+        parameters=parameters,
+        inputs=(Annotated[list[any_input], Field(min_length=1)], ...),
+        outputs=(list[dict[str, Any]], Field(default_factory=list)),
+    )
+    response = create_model(
+        "InferenceResponse",
+        model_name=(str, ...),
+        model_version=text,
+        id=text,
+        parameters=parameters,
+        outputs=(list[output], ...),
+    )
+    codes = _one_of(error.code for error in _tree(ServingError))
+    error = create_model(
+        "Error",
+        error=(str, Field(description="What happened, the value received, what is allowed.")),
+        code=(codes, Field(description="Stable, for programs.")),
+    )
+    models: list[type[BaseModel]] = [ChurnPrediction, request, response, ModelMetadata, error]
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
+    return {"ChurnInput": _with_units(ChurnInput), **schemas["$defs"]}
+
+
+def _input_tensors() -> Iterator[type[BaseModel] | None]:
+    """Yield a model for each kind of input tensor that the contract has: the key, numbers, categories."""
+    key = Annotated[int, Field(ge=0, le=KEY_MAXIMUM)]
+    yield _tensor("KeyTensor", [KEY], ["INT64"], key, "The customers to score: [n] or [n, 1].")
+    for title, kind, datatypes, item in (
+        ("NumericTensor", False, NUMERIC_DATATYPES, float),
+        ("CategoryTensor", True, [CATEGORY_DATATYPE], str),
+    ):
+        features = [feature for feature in FEATURES if feature.is_category is kind]
+        names = [feature.name for feature in features]
+        yield _tensor(title, names, datatypes, item, _allowed(features)) if names else None
 
 
 def _with_units(model: type[BaseModel]) -> Json:
@@ -98,27 +106,29 @@ def output_tensors() -> Iterator[tuple[str, str]]:
 
 def reference(schema: str) -> Json:
     """Return a reference to one of the document's schemas."""
-    return {"$ref": f"#/components/schemas/{schema}"}
+    return {"$ref": _REFERENCE.format(model=schema)}
 
 
-def _tensor(names: list[str], datatypes: list[str], item: Json, description: str) -> Json:
-    values = {"anyOf": [item, {"type": "array", "items": item}]}
-    return _object(
-        ["name", "shape", "datatype", "data"],
-        name={"type": "string", "enum": names},
-        shape={"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
-        datatype={"type": "string", "enum": datatypes},
-        parameters={"type": "object"},
-        data={"type": "array", "items": values, "description": "Flat, or one list per row."},
-    ) | {"description": description}
+def _tensor(title: str, names: Sequence[str], datatypes: Sequence[str], item: Any, description: str) -> type[BaseModel]:
+    """Return the model of a V2 tensor whose name and datatype are among the given ones."""
+    sizes = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    return create_model(
+        title,
+        __doc__=description,
+        name=(_one_of(names), ...),
+        shape=(sizes, ...),
+        datatype=(_one_of(datatypes), ...),
+        parameters=(dict[str, Any], Field(default_factory=dict)),
+        data=(list[item | list[item]], Field(description="Flat, or one list per row.")),
+    )
+
+
+def _one_of(values: Iterable[str]) -> Any:
+    return Literal[tuple(values)]
 
 
 def _allowed(features: list[Feature]) -> str:
     return "\n".join(f"- `{feature.name}`: {feature.allowed}" for feature in features)
-
-
-def _object(required: list[str], **properties: Json) -> Json:
-    return {"type": "object", "required": required, "properties": properties}
 
 
 def _tree(error: type[ServingError]) -> Iterator[type[ServingError]]:
