@@ -1,1 +1,4 @@
-"""Runs a SeldonDeployment on this machine: one server process per replica, Envoy in front, an operator behind."""
+"""Runs a SeldonDeployment on this machine: a process per replica, Envoy in front, an operator that reconciles.
+
+May import `rollout.manifest`, `rollout.targets` and `rollout.errors`.
+"""

@@ -1,6 +1,15 @@
-"""What runs in the pipeline: progressive delivery for SeldonDeployments.
+"""Progressive delivery for SeldonDeployments: what runs in the pipeline.
 
-Rooms, from the lowest to the highest; a room imports only what stands before it:
-errors, clock -> manifest -> analysis -> plan -> evidence, targets -> engine -> reporting -> cli. Nothing here imports
-custom_runtime, handoff, local_seldon or benchmarks.
+The rooms in import order. A room imports only rooms on the lines above its own:
+
+    errors, clock
+    manifest             typed manifests, checks, rendering
+    analysis             counts -> verdicts
+    plan                 rollout.yaml and options
+    evidence, targets    where counts come from, and where a deployment runs
+    engine               state, rules, decision, promoter
+    reporting            page, charts, terminal, metrics, webhook
+    cli                  the commands
+
+Nothing here imports custom_runtime, handoff, local_seldon, benchmarks or image.
 """

@@ -1,1 +1,4 @@
-"""This project beside its peers in one run: servers, measurements, goals and the document. Imports `load`."""
+"""This project and other servers measured in one run: servers, measurements, goals, and the document.
+
+May import `benchmarks.load`, `programs` and `errors`, `custom_runtime` (contract, features, model) and `handoff`.
+"""

@@ -1,1 +1,4 @@
-"""The open-loop load test: client, LoadGen, result and plot."""
+"""The open-loop load test: client, arrival times, result and plot.
+
+May import `benchmarks.programs` and `errors`; nothing of the service.
+"""

@@ -1,1 +1,4 @@
-"""Ten minutes of mixed traffic with faults: nothing may be lost and nothing may grow."""
+"""Minutes of mixed traffic with faults: no request may be lost, and no resource may grow.
+
+May import `benchmarks.load`, `programs` and `errors`.
+"""

@@ -1,4 +1,4 @@
-"""The rollout commands: options, the promoter at work in a terminal, output and exit codes.
+"""The rollout commands: options, driving the promoter in a terminal, output and exit codes.
 
-Imports every other room.
+May import every other room of `rollout`.
 """

@@ -1,4 +1,4 @@
-"""The rollout itself: state, observation, rules, decision, and what carries them out.
+"""The rollout itself: state, observation, rules, decision, and the promoter that carries decisions out.
 
-Imports `plan`, `analysis`, `evidence` and `targets`.
+May import `plan`, `analysis`, `evidence`, `targets` and every room below them.
 """

@@ -1,1 +1,4 @@
-"""SeldonDeployment manifests: typed values, checks, rendering, capacity. Imports only `rollout.errors`."""
+"""SeldonDeployment manifests: typed values, checks, rendering, capacity.
+
+May import `rollout.errors` and `rollout.clock`.
+"""

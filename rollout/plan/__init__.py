@@ -1,1 +1,4 @@
-"""What a rollout shall do: rollout.yaml and flags, read into one frozen plan. Imports `analysis`."""
+"""What a rollout is to do: rollout.yaml and options, read into one frozen plan.
+
+May import `analysis`, `manifest` and `errors`.
+"""

@@ -1,1 +1,4 @@
-"""What people and systems see of a rollout: page, charts, terminal, metrics, webhook. Imports `engine`."""
+"""What people and systems see of a rollout: page, charts, terminal, metrics, webhook.
+
+May import `engine` and every room below it.
+"""

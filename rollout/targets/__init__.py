@@ -1,1 +1,5 @@
-"""Where a SeldonDeployment lives: `target.py` is the port, its siblings are the adapters. Imports `manifest`."""
+"""Where a SeldonDeployment runs: the port in `target.py`, and one adapter per module.
+
+May import `manifest`, `plan`, `analysis` and `errors`. Only `kubernetes.py` and `kubernetes_connection.py` import the
+package kubernetes.
+"""
