@@ -33,7 +33,9 @@ _UNANSWERED: Final = (
 class MeshCounts:
     """The requests of one predictor since the gateway's process began: REST, and gRPC's inference calls.
 
-    errors: answered with 5xx, or a gRPC status that stands for one, by a replica or by the gateway in its target.
+    Copies for a shadow count over REST only: Envoy does not read the gRPC status of a copy; the shadow itself does.
+
+    errors: answered with 5xx, or a gRPC status that stands for one, by a replica or by the gateway in its place.
     rejected: answered with 4xx, or any other gRPC status but OK. resets: those of the errors that no replica has
     answered. latency: (upper edge in ms, requests up to it) of what replicas answered, cumulative and ending with
     infinity; it may be half a second older than the counters.
