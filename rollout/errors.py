@@ -12,6 +12,7 @@
     |-- StateError              there is no rollout to continue, there is one already, or its record cannot be read
     |-- LeaseHeld               another promoter drives this deployment
     |-- LeaseLost               another promoter took over while this one was away: this one stops
+    |-- InternalError           nobody expected this error; the way back was tried
     |-- ReportError             a log cannot be read, so there is nothing to report
     `-- EvidenceError           there are no counts to judge by: a rollout holds, nothing else follows
         |-- EvidenceUnavailable     outage, timeout, 429: the same question may be answered later
@@ -86,6 +87,10 @@ class LeaseHeld(RolloutError):
 
 class LeaseLost(RolloutError):
     """Another promoter took over while this one was away."""
+
+
+class InternalError(RolloutError):
+    """An error that nobody expected; the way back was tried, and the message says how that ended."""
 
 
 class ReportError(RolloutError):

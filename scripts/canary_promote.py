@@ -130,7 +130,7 @@ def status(*, name: Name, watch: Watch = False, where: Where, output: Output = "
             return
         print_state(found, output, mesh=dict(snapshot.mesh_weights), holder=session.target.read_lease().holder)
         if not watch or found.phase.over:
-            goes_on = not (found.phase.over or found.phase.resting)
+            goes_on = not (found.phase.over or found.phase.on_hold)
             raise typer.Exit(ExitCode.PROMOTED if goes_on else exit_code(found))
         time.sleep(STATUS_INTERVAL_S)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rollout.analysis.counts import Counts
-from rollout.engine.announcer import Broadcast, Log
+from rollout.engine.announcer import Background, Broadcast, Log
 from rollout.engine.promoter import Outcome
 from rollout.engine.session import RolloutTarget, Session
 from rollout.engine.state import Command
@@ -59,11 +59,14 @@ def drive(
     log = Log(logs / f"{snapshot.deployment.name}-{found.id}.jsonl")
     page = Page(log.file)
     with signalled() as stop, Screen(Console(stderr=True)) as screen:
-        everybody = Broadcast([log, page, screen, metrics, *([Webhook(webhook)] if webhook else [])])
+        hooks = [Background(Webhook(webhook))] if webhook else []
+        everybody = Broadcast([log, page, screen, metrics, *hooks])
         try:
             outcome = session.drive(source, everybody, command=command, stop=stop)
         finally:
             source.close()
+            for hook in hooks:
+                hook.close()
     return Driven(outcome, log.file, page.file)
 
 

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from rollout.cli.options import Format
 from rollout.engine.session import RolloutTarget
 from rollout.engine.state import Phase, RolloutState
 from rollout.errors import PlanError, RolloutError
-from rollout.plan.plan import Plan
+from rollout.plan.plan import PLAN_JSON, Plan
 from rollout.reporting.terminal import picture
 from rollout.targets.target import Operation
 
@@ -60,6 +61,12 @@ def answering(command: Callable[..., None]) -> Callable[..., None]:
                 typer.echo(json.dumps({"error": str(error), "code": type(error).__name__}))
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # 1 would say "rolled back"
+            traceback.print_exc()
+            typer.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+            raise typer.Exit(ExitCode.ERROR) from error
 
     return answered
 
@@ -78,7 +85,7 @@ def print_state(state: RolloutState, output: Format, **more: Any) -> None:
 def print_plan(plan: Plan, output: Format) -> None:
     """Print the steps and the gates."""
     if output == "json":
-        typer.echo(json.dumps({"hash": plan.hash, **plan.to_json()}, indent=2))
+        typer.echo(json.dumps({"hash": plan.hash, **PLAN_JSON.dump_python(plan, mode="json")}, indent=2))
         return
     typer.echo(f"plan {plan.hash}, at least {sum(step.min_duration_s for step in plan.steps):.0f} s")
     for step in plan.steps:
@@ -117,6 +124,6 @@ def _facts(state: RolloutState) -> dict[str, Any]:
         "canary_requests": state.canary_requests,
         "reason": state.reason,
         "message": state.message,
-        "rung": state.rung,
+        "rollback_stage": state.rollback_stage,
         "plan_hash": state.plan.hash,
     }

@@ -1,11 +1,13 @@
-"""The one announcer of a rollout: every decision goes to the subscriber, each change into the deployment's audit trail.
+"""The one announcer of a rollout: decisions go to the subscribers, changes into the deployment's audit trail.
 
-Who hears of a rollout: an subscriber, such as the log file, or several at once.
+No subscriber decides how a rollout ends: whatever one raises is logged, and the next one is notified all the same.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,23 +28,29 @@ ALARMING = (Phase.HELD, Phase.FAILED, Phase.ROLLING_BACK, Phase.ROLLED_BACK)
 
 
 class Announcer:
-    """Says what was decided about one deployment; a reason that is said again is one more sample."""
+    """Announces what was decided about one deployment; a reason that is given again is one more sample."""
 
     def __init__(self, target: Target, subscriber: Subscriber, clock: Clock) -> None:
         self._target = target
-        self._subscriber = subscriber
+        self._subscriber = Broadcast([subscriber])
         self._clock = clock
-        self._said = ""
+        self._last_reason = ""
 
     def tell(
-        self, deployment: str, decision: Decision, counts: Mapping[str, Counts], results: tuple[GateResult, ...] = ()
+        self,
+        deployment: str,
+        decision: Decision,
+        counts: Mapping[str, Counts],
+        results: tuple[GateResult, ...] = (),
+        *,
+        at_s: float | None = None,
     ) -> None:
-        """Tell a decision, the cumulative counts per predictor, and what the gates said."""
-        changed = decision.reason != self._said
-        self._said = decision.reason
+        """Announce a decision, the cumulative counts per predictor, and what the gates said. at_s: default: now."""
+        changed = decision.reason != self._last_reason
+        self._last_reason = decision.reason
         state = decision.state
         record = Record(
-            at_s=self._clock.wall_s(),
+            at_s=self._clock.wall_s() if at_s is None else at_s,
             event=decision.reason if changed else SAMPLE,
             deployment=deployment,
             stable=state.stable,
@@ -64,7 +72,7 @@ class Announcer:
         """Add an event to the audit trail alone."""
         try:
             self._target.publish(Event(kind, reason, message))
-        except TargetError as error:  # the audit trail must never decide how a rollout ends
+        except (TargetError, OSError) as error:  # the audit trail must never decide how a rollout ends
             log.warning("event_lost", reason=reason, detail=str(error))
 
 
@@ -72,18 +80,21 @@ class Subscriber(Protocol):
     """Whoever wants to know what happens: log, report, terminal, webhook, metrics."""
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Take in one record. Must not raise and must not block for long."""
+        """Take in one record. Must not block for long; what takes its time goes through Background."""
 
 
 class Log:
-    """An subscriber that appends one line of JSON for each record to a file."""
+    """A subscriber that appends one line of JSON for each record to a file."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():  # a promoter that was killed may have left half a line
-            content = file.read_bytes()
-            os.truncate(file, content.rfind(b"\n") + 1)
         self.file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.exists():  # a promoter that was killed may have left half a line
+                content = file.read_bytes()
+                os.truncate(file, content.rfind(b"\n") + 1)
+        except OSError as error:  # a full disk must not keep a rollout from going back
+            log.warning("log_not_opened", file=str(file), detail=str(error))
 
     def notify(self, record: Record, state: RolloutState) -> None:
         """Append, in one write: a crash loses the last line at most."""
@@ -92,7 +103,7 @@ class Log:
 
 
 class Broadcast:
-    """Passes each record on to every subscriber, in their order."""
+    """Passes each record on to every subscriber, in their order; one that fails is logged, and disturbs no other."""
 
     def __init__(self, subscribers: Sequence[Subscriber]) -> None:
         self._subscribers = subscribers
@@ -100,4 +111,36 @@ class Broadcast:
     def notify(self, record: Record, state: RolloutState) -> None:
         """Take in one record."""
         for subscriber in self._subscribers:
-            subscriber.notify(record, state)
+            try:
+                subscriber.notify(record, state)
+            except Exception as error:
+                log.warning("not_notified", subscriber=type(subscriber).__name__, detail=repr(error))
+
+
+class Background:
+    """Notifies a slow subscriber from a thread of its own. A full queue drops the record and logs that."""
+
+    def __init__(self, subscriber: Subscriber, *, most: int = 100) -> None:
+        self._subscriber = Broadcast([subscriber])
+        self._queue: queue.Queue[tuple[Record, RolloutState] | None] = queue.Queue(most)
+        self._thread = threading.Thread(target=self._work, daemon=True, name="notifier")
+        self._thread.start()
+
+    def notify(self, record: Record, state: RolloutState) -> None:
+        """Take in one record, without waiting."""
+        try:
+            self._queue.put_nowait((record, state))
+        except queue.Full:
+            log.warning("not_notified", detail=f"{self._queue.maxsize} records are waiting already")
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Wait until what was taken in is passed on, for a limited time."""
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._subscriber.notify(*item)

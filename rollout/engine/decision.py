@@ -1,4 +1,4 @@
-"""What an observation at a rollout leads to: an action, the state that follows, and why."""
+"""What follows from an observation of a rollout: an action, the next state, and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollout.engine.state import Phase, RolloutState
 
 
 class Action(StrEnum):
-    """What the promoter shall do next."""
+    """What the promoter does next."""
 
     WAIT = "wait"
     ADVANCE = "advance"
@@ -31,12 +31,12 @@ class Decision:
 
 
 def decided(action: Action, state: RolloutState, reason: str, message: str) -> Decision:
-    """Return the decision; the state that follows says why, too."""
+    """Return the decision; the reason and the message are written to the next state, too."""
     return Decision(action, state.but(reason=reason, message=message), reason, message)
 
 
 def wait(state: RolloutState, reason: str, message: str) -> Decision:
-    """Go on as before; a rest is over."""
+    """Go on as before; a hold or a pause is over."""
     return decided(Action.WAIT, state.running(), reason, message)
 
 
@@ -46,7 +46,7 @@ def hold(state: RolloutState, reason: str, message: str) -> Decision:
 
 
 def pause(state: RolloutState, reason: str, message: str) -> Decision:
-    """Leave the weights as they are until a person says `promote`."""
+    """Leave the weights as they are until a person runs `promote`."""
     return decided(Action.WAIT, state.but(phase=Phase.PAUSED), reason, message)
 
 

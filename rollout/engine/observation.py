@@ -1,6 +1,6 @@
-"""One observation: the deployment, its mesh, the evidence and a person's word, as the rules take them.
+"""One observation of a rollout: the deployment, its mesh, the evidence and a person's command, as the rules take them.
 
-What somebody else did to the deployment while a rollout was under way.
+A foreign change is what somebody else did to the deployment while the rollout was under way.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ class Observation:
     """What one observation of the deployment gave.
 
     dt_s: seconds watched since the last observation. ready: the canary is (or in Finishing: what is left is).
-    follows: the mesh has the weights that the state asks for. foreign: what somebody else changed, in words; empty:
-    nothing. restarts: that change makes the evidence worthless (another canary image). results: what the gates say,
-    empty where nothing was analysed. The request counts are those since the last observation,
-    and only while the mesh followed.
+    follows: the mesh has the weights that the state asks for. exposed: both predictors exist, so that the canary may
+    do harm and stable can take its requests. foreign: what somebody else changed, in words; empty: nothing. restarts:
+    that change makes the evidence worthless (another canary image). results: what the gates say, empty where nothing
+    was analysed. The request counts are those since the last observation, and only while the mesh followed.
     """
 
     dt_s: float
     ready: bool = True
     follows: bool = True
+    exposed: bool = True
     foreign: str = ""
     restarts: bool = False
     results: tuple[GateResult, ...] = ()
@@ -45,16 +46,14 @@ class Observation:
         """All gates together."""
         return combine(self.results)
 
-    @property
-    def opens(self) -> bool:
-        """Whether a person opens what waits for one."""
-        return self.command in (Command.PROMOTE, Command.PROMOTE_FULL)
-
 
 def observe(
     snapshot: Snapshot, state: RolloutState, evidence: Evidence, dt_s: float, command: Command | None
 ) -> Observation:
-    """Compare what is there with what the state asks for. command: what a person says here, before any annotation."""
+    """Compare what is there with what the state asks for.
+
+    command: from this command line; it precedes the annotation's.
+    """
     deployment = snapshot.deployment
     follows = same_weights(snapshot.mesh_weights, state.weights)
     if state.step < 0:  # at 0 % a route for the canary is the proof that its pods were all ready
@@ -66,6 +65,7 @@ def observe(
         dt_s=dt_s,
         ready=readiness is not None and readiness.ready,
         follows=follows,
+        exposed={state.stable, state.canary} <= {predictor.name for predictor in deployment.predictors},
         foreign=change.message,
         restarts=change.restarts,
         results=evidence.results,

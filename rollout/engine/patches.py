@@ -1,4 +1,8 @@
-"""The JSON Patches of a rollout. Each holds weights and state together, and tests what it was computed from."""
+"""The JSON Patches of a rollout. Each holds weights and state together, and tests what it was computed from.
+
+force: for the way back only. Such a patch tests nothing but that the predictors stand where they stood, so that no
+other writer, however busy, keeps requests on a bad canary.
+"""
 
 from __future__ import annotations
 
@@ -23,47 +27,59 @@ def begin(snapshot: Snapshot, state: RolloutState, canary: Predictor) -> list[Op
     ]
 
 
-def weigh(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
     """Set every weight to what the state asks for."""
-    return [*_guards(snapshot), *_traffic(snapshot, state.weights), *_state(snapshot, state)]
+    return [
+        *_guards(snapshot, force=force),
+        *_traffic(snapshot, state.weights),
+        *_state(snapshot, state, force=force),
+    ]
 
 
-def remove(snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = False) -> list[Operation]:
-    """Take a predictor out and give the rest what the state asks for; keep: remember it, for `undo`."""
+def remove(
+    snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = False, force: bool = False
+) -> list[Operation]:
+    """Remove a predictor and give the others what the state asks for; keep: remember it, for `undo`."""
     predictors = snapshot.manifest["spec"]["predictors"]
     position = [predictor["name"] for predictor in predictors].index(name)
     gone = predictors[position]
     return [
-        *_guards(snapshot),
+        *_guards(snapshot, force=force),
         *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}),
         {"op": "remove", "path": f"/spec/predictors/{position}"},
-        *_state(snapshot, state),
+        *_state(snapshot, state, force=force),
         *(_annotation(snapshot, PREVIOUS, plain_json(gone)) if keep else ()),
     ]
 
 
-def note(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
+def note(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
     """Write the state alone."""
-    return _state(snapshot, state)
+    return _state(snapshot, state, force=force)
 
 
 def claim(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
-    """Write the state alone, and leave a word that nobody has acted on yet."""
+    """Write the state alone, and leave a command that nobody has acted on yet."""
     return _annotation(snapshot, STATE, encode(state))
 
 
 def command(snapshot: Snapshot, word: str) -> list[Operation]:
-    """Leave a word for the promoter that drives this rollout."""
+    """Leave a command for the promoter that drives this rollout."""
     return _annotation(snapshot, COMMAND, word)
 
 
-def _guards(snapshot: Snapshot) -> list[Operation]:
+def _guards(snapshot: Snapshot, *, force: bool = False) -> list[Operation]:
     # The generation grows with each change of the spec and with nothing else. Testing the predictors themselves would
     # do, if an API server did not compare strings byte by byte, as Go escapes them: `&` in a URL never matches.
     manifest = snapshot.manifest
+    predictors = manifest["spec"]["predictors"]
+    if force:
+        return [
+            {"op": "test", "path": f"/spec/predictors/{position}/name", "value": predictor["name"]}
+            for position, predictor in enumerate(predictors)
+        ]
     if generation := manifest["metadata"].get("generation"):
         return [{"op": "test", "path": "/metadata/generation", "value": generation}]
-    return [{"op": "test", "path": "/spec/predictors", "value": manifest["spec"]["predictors"]}]
+    return [{"op": "test", "path": "/spec/predictors", "value": predictors}]
 
 
 def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:
@@ -75,17 +91,17 @@ def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:
     ]
 
 
-def _state(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
-    operations = _annotation(snapshot, STATE, encode(state))
-    if _existing(snapshot).get(COMMAND) is not None:
+def _state(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
+    operations = _annotation(snapshot, STATE, encode(state), force=force)
+    if _existing(snapshot).get(COMMAND) is not None and not force:
         operations += _annotation(snapshot, COMMAND, None)
     return operations
 
 
-def _annotation(snapshot: Snapshot, key: str, value: str | None) -> list[Operation]:
+def _annotation(snapshot: Snapshot, key: str, value: str | None, *, force: bool = False) -> list[Operation]:
     existing, path = _existing(snapshot), f"/metadata/annotations/{key.replace('/', '~1')}"
     operations: list[Operation] = []
-    if key in existing:
+    if key in existing and not force:
         operations.append({"op": "test", "path": path, "value": existing[key]})
     elif value is None:
         return []

@@ -1,4 +1,8 @@
-"""The loop of a rollout: read, gather, decide, act, record. What survives a crash is in the state annotation only."""
+"""The loop of a rollout: read, observe, decide, act, record. What survives a crash is in the state annotation only.
+
+Nothing stands between a failed gate and the rollback: not the lease, not the record, not whoever is notified. Where
+the deployment can be read and not written, the promoter goes on observing, and writes the mesh itself when it must.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +13,62 @@ from functools import partial
 import structlog
 
 from rollout.analysis.verdict import GateResult
-from rollout.clock import Clock
+from rollout.clock import Clock, retrying
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Announcer, Subscriber
-from rollout.engine.decision import Action, Decision
+from rollout.engine.decision import Action, Decision, decided
 from rollout.engine.lease import Lock
 from rollout.engine.observation import Observation, fingerprints, observe
 from rollout.engine.patches import note, remove, weigh
 from rollout.engine.rollback import Rollback
-from rollout.engine.rules import decide
-from rollout.engine.state import Command, Phase, RolloutState
+from rollout.engine.rules import decide, observed
+from rollout.engine.state import COMMAND, Command, Phase, RolloutState, derive_state, read_state
 from rollout.engine.writer import StateWriter
-from rollout.errors import Conflict, Denied, StateError, Unavailable
+from rollout.errors import (
+    Conflict,
+    Denied,
+    InternalError,
+    LeaseHeld,
+    Rejected,
+    RolloutError,
+    StateError,
+    TargetError,
+    Unavailable,
+)
 from rollout.plan.plan import OnDoubt
 from rollout.targets.target import EventType, Snapshot, Target
 
 log = structlog.get_logger(__name__)
-TAKE_OVER_S = 60.0
+TAKE_OVER_S = 30.0
+LAST_WRITE_S = 5.0  # how long a promoter that gets a signal tries to record that it leaves
 SLICE_S = 0.5  # how soon a signal is noticed
 NAP_INTERVALS = 3.0  # a longer gap between two observations was not watched, so it counts as one interval only
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a promoter left: the last state, and whether it was told to end before the rollout was over."""
+    """How a promoter left: the last state, and whether it got a signal before the rollout was over."""
 
     state: RolloutState
     interrupted: bool = False
 
 
+@dataclass(slots=True)
+class _Memory:
+    """What the loop carries from one observation to the next.
+
+    observed_s: when the last one was. unsaved: what was observed since the last write that the API server accepted.
+    unread_since_s, unwritten_since_s: since when reading or writing fails.
+    """
+
+    observed_s: float
+    unsaved: RolloutState | None = None
+    unread_since_s: float | None = None
+    unwritten_since_s: float | None = None
+
+
 class Promoter:
-    """Drives one rollout that exists already, from wherever it stands. stop: whether the process was told to end."""
+    """Drives one rollout that exists already, from wherever it stands. stop: whether the process got a signal."""
 
     def __init__(
         self,
@@ -51,87 +80,183 @@ class Promoter:
         subscriber: Subscriber,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._target = target
         self._lock = lock
         self._analyst = analyst
         self._clock = clock
         self._stop = stop
         self._state_writer = StateWriter(target)
-        announcer = Announcer(target, subscriber, clock)
-        self._actor = Executor(target, self._state_writer, analyst, clock, announcer, alive=lock.renew)
+        self._announcer = Announcer(target, subscriber, clock)
+        self._executor = Executor(target, self._state_writer, analyst, clock, self._announcer, alive=lock.keep)
 
     def drive(self, command: Command | None = None) -> Outcome:
-        """Take the lease, carry the rollout on and return where it ended. command: what a person says first.
+        """Take the lease, carry the rollout on and return where it ended. command: from a person, for the first look.
 
-        Raises LeaseHeld, LeaseLost, StateError, TargetError (the rollout then stays as it is, `resume` goes on).
+        Raises LeaseHeld, LeaseLost, StateError, TargetError (the rollout then stays as it is, `resume` goes on), and
+        InternalError for any error that was not expected, after the way back was tried.
         """
         try:
+            self._take_lease(command)
+            if command is Command.ABORT and (aborted := self._abort()):
+                return aborted
             state = self._take_over()
             if state.phase.over:
                 raise StateError(f"this rollout is over ({state.phase}: {state.message}); begin another with `run`")
             return self._loop(state, command)
+        except RolloutError:
+            raise
+        except Exception as error:
+            raise self._crashed(error) from error
         finally:
             self._lock.release()
 
+    def _take_lease(self, command: Command | None) -> None:
+        """Take the lease, or go on without one where it cannot be had: the record's own `test` keeps writers apart."""
+        again = retrying(self._clock, (TargetError,), for_s=LAST_WRITE_S, every_s=SLICE_S, doing="take the lease")
+        try:
+            again(self._lock.acquire)
+        except LeaseHeld:
+            if command is not Command.ABORT or self._has_abort():
+                raise
+            log.warning("abort_without_lease", detail="the promoter at work cannot be given the command")
+            self._lock.go_without()
+        except TargetError as error:
+            log.warning("no_lease", detail=str(error))
+            self._announcer.publish(EventType.WARNING, "NoLease", f"driving without the lease: {error}")
+            self._lock.go_without()
+
+    def _has_abort(self) -> bool:
+        """Whether the promoter at work finds the command to abort in the deployment."""
+        return self._target.read().deployment.metadata.annotations.get(COMMAND) == Command.ABORT
+
     def _take_over(self) -> RolloutState:
-        deadline_s = self._clock.monotonic_s() + TAKE_OVER_S
-        while True:
-            try:
-                self._lock.acquire()
-                return self._state_writer.take_over(self._lock.fence)
-            except (Conflict, Unavailable) as error:
-                if self._clock.monotonic_s() >= deadline_s:
-                    raise
-                log.warning("take_over_again", detail=str(error))
-                self._clock.sleep(SLICE_S)
+        again = retrying(
+            self._clock, (Conflict, Unavailable), for_s=TAKE_OVER_S, every_s=SLICE_S, doing="take the rollout over"
+        )
+        try:
+            return again(self._state_writer.take_over, self._lock.fence)
+        except (Unavailable, Denied, Rejected) as error:
+            if self._state_writer.known is None:
+                raise
+            log.warning("not_claimed", detail=str(error))  # nothing can be written, but harm can still be seen
+            return self._state_writer.known
+
+    def _abort(self) -> Outcome | None:
+        """Go back at once, whatever is left of the record; None where there is nothing to abort."""
+        again = retrying(self._clock, (Unavailable,), for_s=TAKE_OVER_S, every_s=SLICE_S, doing="abort")
+        snapshot = again(self._target.read)
+        try:
+            state = read_state(snapshot.deployment.metadata.annotations)
+        except StateError as error:
+            log.warning("record_lost", detail=str(error))
+            state = None
+        state = state or derive_state(snapshot.deployment)
+        if state is None or state.phase.over or state.phase is Phase.FINISHING:
+            return None
+        decision = decided(
+            Action.ROLL_BACK, state.but(phase=Phase.ROLLING_BACK), "Aborted", "a person aborted the rollout"
+        )
+        return Outcome(self._executor.roll_back(snapshot, decision))
+
+    def _crashed(self, error: Exception) -> InternalError:
+        """Try the way back after an error that nobody expected, and say how that ended."""
+        log.error("unexpected_error", detail=repr(error), exc_info=error)
+        what, state = f"unexpected {type(error).__name__}: {error}", self._state_writer.known
+        if state is None or state.phase.over or state.phase is Phase.FINISHING:
+            return InternalError(f"{what}; the rollout stays as it is, `resume` goes on")
+        try:
+            decision = decided(Action.ROLL_BACK, state.but(phase=Phase.ROLLING_BACK), "InternalError", what)
+            final = self._executor.roll_back(self._target.read(), decision)
+        except Exception as second:
+            return InternalError(f"{what}; and the way back failed: {second}; run `abort`")
+        return InternalError(final.message)
 
     def _loop(self, state: RolloutState, command: Command | None) -> Outcome:
-        looked_s, failing_since_s = self._clock.monotonic_s(), None
-        unsaved: RolloutState | None = None
+        memory = _Memory(self._clock.monotonic_s())
         while True:
-            decision: Decision | None = None
+            self._lock.renew()
+            now_s = self._clock.monotonic_s()
             try:
-                self._lock.renew()
-                now_s = self._clock.monotonic_s()
-                snapshot, state = self._state_writer.read()
-                if self._state_writer.arrived(state):
-                    self._analyst.keep()
-                elif unsaved is not None and unsaved.nonce == state.nonce:
-                    state = unsaved  # the API server refused to note what was observed: it was observed all the same
-                if state.phase is Phase.ROLLING_BACK:
-                    return Outcome(self._actor.roll_back(snapshot, state))
-                if self._stop():
-                    return Outcome(self._actor.stop(snapshot, state), interrupted=True)
-                decision, observation = self._observe(snapshot, state, _watched_s(now_s - looked_s, state), command)
-                state = self._actor.act(snapshot, decision, observation.results)
-            except Conflict as error:  # somebody wrote between reading and writing: observe again, decide anew
-                log.info("conflict", detail=str(error))
-                self._clock.sleep(SLICE_S)
-                continue
-            except (Unavailable, Denied) as error:  # credentials are rotated under a running process too
-                failing_since_s = self._clock.monotonic_s() if failing_since_s is None else failing_since_s
-                over = decision is not None and decision.action is Action.ROLL_BACK
-                if over or self._clock.monotonic_s() - failing_since_s >= state.plan.api_grace_s:
+                snapshot, state = self._read(memory)
+            except (Unavailable, Denied, Conflict) as error:  # credentials are rotated under a running process too
+                if memory.unread_since_s is None:
+                    memory.unread_since_s = now_s
+                if self._stop() or now_s - memory.unread_since_s >= state.plan.api_grace_s:
                     raise
-                if decision is not None and decision.action is Action.WAIT:
-                    unsaved, looked_s = decision.state.but(nonce=state.nonce), now_s
-                    self._analyst.keep()
                 log.warning("api_unavailable", detail=str(error))
                 self._sleep(state.plan.interval_s)
                 continue
+            memory.unread_since_s = None
+            if state.phase is Phase.ROLLING_BACK:
+                decision = Decision(Action.ROLL_BACK, state, state.reason or "RollingBack", state.message)
+                return Outcome(self._executor.roll_back(snapshot, decision))
+            if self._stop():
+                return Outcome(self._executor.stop(snapshot, state), interrupted=True)
+            decision, seen, known = self._observe(snapshot, state, now_s - memory.observed_s, command)
+            if decision.action is Action.ROLL_BACK:
+                return Outcome(self._executor.roll_back(snapshot, decision, seen.results))
+            try:
+                state = self._executor.act(snapshot, decision, seen.results)
+            except (Conflict, Unavailable, Denied, Rejected) as error:
+                self._not_written(memory, decision, known, seen, now_s, error)
+                continue
             self._analyst.keep()
-            looked_s, failing_since_s, command, unsaved = now_s, None, None, None
+            memory, command = _Memory(now_s), None
             if state.phase.over or decision.action is Action.LEAVE:
                 return Outcome(state)
             if decision.action in (Action.WAIT, Action.COMPLETE) or state.phase is Phase.FINISHING:
                 self._sleep(state.plan.interval_s)
 
+    def _read(self, memory: _Memory) -> tuple[Snapshot, RolloutState]:
+        """Read the deployment, and the state with what could not be written since."""
+        snapshot, state = self._state_writer.read()
+        if self._state_writer.record_lost:
+            self._announcer.publish(
+                EventType.WARNING, "RecordLost", "somebody edited or deleted this rollout's annotation; it is restored"
+            )
+        if self._state_writer.arrived(state):
+            self._analyst.keep()
+        elif memory.unsaved is not None and memory.unsaved.nonce == state.nonce:
+            state = memory.unsaved
+        return snapshot, state
+
     def _observe(
-        self, snapshot: Snapshot, state: RolloutState, dt_s: float, command: Command | None
-    ) -> tuple[Decision, Observation]:
-        watched = [name for name in (state.stable, state.canary) if name in state.weights]
-        evidence = self._analyst.look(state, watched)
-        observation = observe(snapshot, state, evidence, dt_s, command)
-        return decide(state.but(evidence=evidence.state), observation), observation
+        self, snapshot: Snapshot, state: RolloutState, gap_s: float, command: Command | None
+    ) -> tuple[Decision, Observation, RolloutState]:
+        """Return what to do, what was observed, and the state with nothing but the observation added."""
+        predictors = [name for name in (state.stable, state.canary) if name in state.weights]
+        evidence = self._analyst.look(state, predictors)
+        state = state.but(evidence=evidence.state)
+        seen = observe(snapshot, state, evidence, _watched_s(gap_s, state), command)
+        return decide(state, seen), seen, observed(state, seen)
+
+    def _not_written(
+        self,
+        memory: _Memory,
+        decision: Decision,
+        known: RolloutState,
+        seen: Observation,
+        now_s: float,
+        error: TargetError,
+    ) -> None:
+        """Remember what was observed although it could not be written; raise when that takes too long."""
+        state = decision.state if decision.action is Action.WAIT else known
+        interval_s = state.plan.interval_s
+        if memory.unwritten_since_s is None:
+            memory.unwritten_since_s = now_s
+        blocked_s = now_s - memory.unwritten_since_s
+        if not isinstance(error, Conflict) and blocked_s >= max(state.plan.api_grace_s, state.plan.watch_held_s):
+            raise error
+        if not isinstance(error, Conflict) or now_s - memory.observed_s >= interval_s:
+            memory.unsaved, memory.observed_s = state.but(nonce=known.nonce), now_s
+            self._analyst.keep()
+        if isinstance(error, Conflict):  # somebody wrote between reading and writing: observe again, decide anew
+            log.info("conflict", detail=str(error))
+            self._clock.sleep(SLICE_S)
+            return
+        message = f"the deployment cannot be written ({error}); the canary is still watched, and a failure rolled back"
+        self._executor.announce(Decision(Action.WAIT, state, "CannotWrite", message), seen.results)
+        self._sleep(interval_s)
 
     def _sleep(self, seconds: float) -> None:
         end_s = self._clock.monotonic_s() + seconds
@@ -158,38 +283,67 @@ class Executor:
         *,
         alive: Callable[[], None],
     ) -> None:
+        self._target = target
         self._state_writer = state_writer
         self._analyst = analyst
         self._clock = clock
         self._announcer = announcer
-        self._rollback = Rollback(target, state_writer, clock, alive=alive)
+        self._alive = alive
+        self._name = ""
 
     def act(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...]) -> RolloutState:
-        """Carry out a decision and tell it with what the gates said; return the state as written. Raises Conflict."""
-        if decision.action is Action.ROLL_BACK:  # why is on record before the ladder is climbed
-            self._tell(snapshot, decision, results)
-            return self._write(snapshot, decision)
+        """Carry out a decision and announce it with what the gates said; return the state as written.
+
+        Raises Conflict. A rollback is `roll_back`.
+        """
+        self._name = snapshot.deployment.name
         state = self._write(snapshot, decision)
-        self._tell(snapshot, decision, results)
+        self.announce(decision, results)
         return state
 
-    def roll_back(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
-        """Climb the ladder, from wherever it was left, and return how it ended."""
-        self._announcer.publish(EventType.WARNING, state.reason or "RollingBack", f"rolling back: {state.message}")
-        final = self._rollback.climb(state.but(phase=Phase.ROLLING_BACK))
-        self._tell(snapshot, Decision(Action.ROLL_BACK, final, final.phase.value, final.message))
+    def roll_back(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...] = ()) -> RolloutState:
+        """Go back, from wherever an earlier promoter left it, and return how it ended. Acts first, announces then."""
+        self._name, decided_s = snapshot.deployment.name, self._clock.wall_s()
+        announced = False
+
+        def announce() -> None:
+            nonlocal announced
+            if not announced:
+                announced = True
+                self._announcer.tell(self._name, decision, self._analyst.counts, results, at_s=decided_s)
+
+        rollback = Rollback(self._target, self._state_writer, self._clock, alive=self._alive)
+        try:
+            final = rollback.run(decision.state, acted=announce)
+        except TargetError as error:
+            self.announce(Decision(Action.ROLL_BACK, decision.state, "RollbackNotRecorded", str(error)))
+            raise
+        self.announce(Decision(Action.ROLL_BACK, final, final.phase.value, final.message))
         return final
 
     def stop(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
-        """Do what the plan wants when the process is told to end, and return the state that is left."""
+        """Do what the plan wants when the process gets a signal to end, and return the state that is left."""
+        self._name = snapshot.deployment.name
         if state.plan.on_sigterm is OnDoubt.ROLLBACK and state.phase is not Phase.FINISHING:
-            told = state.but(phase=Phase.ROLLING_BACK, reason="Interrupted", message="the promoter was told to end")
-            return self.roll_back(snapshot, told)
-        message = f"the promoter was told to end, at {state.canary_percent} %; `resume` goes on"
-        told = state.but(reason=state.reason if state.phase.resting else "Interrupted", message=message)
-        told = self._state_writer.write(snapshot, told, note)
-        self._tell(snapshot, Decision(Action.LEAVE, told, told.reason, told.message))
-        return told
+            back = state.but(phase=Phase.ROLLING_BACK)
+            return self.roll_back(
+                snapshot, decided(Action.ROLL_BACK, back, "Interrupted", "the promoter got a signal to end")
+            )
+        message = f"the promoter got a signal to end, at {state.canary_percent} %; `resume` goes on"
+        left = state.but(reason=state.reason if state.phase.on_hold else "Interrupted", message=message)
+        again = retrying(
+            self._clock, (Unavailable,), for_s=LAST_WRITE_S, every_s=SLICE_S, doing="record that the promoter leaves"
+        )
+        try:
+            left = again(self._state_writer.write, snapshot, left, note)
+        except TargetError as error:  # the next promoter goes on from what was written last
+            log.warning("leaving_not_recorded", detail=str(error))
+        self.announce(Decision(Action.LEAVE, left, left.reason, left.message))
+        return left
+
+    def announce(self, decision: Decision, results: tuple[GateResult, ...] = ()) -> None:
+        """Notify everybody of a decision, with what the gates said."""
+        self._announcer.tell(self._name, decision, self._analyst.counts, results)
 
     def _write(self, snapshot: Snapshot, decision: Decision) -> RolloutState:
         state = decision.state.but(updated_at_s=round(self._clock.wall_s(), 3))
@@ -203,8 +357,6 @@ class Executor:
                 return self._state_writer.write(
                     snapshot, state.but(expected=left), partial(remove, name=state.stable, keep=True)
                 )
-            case Action.ROLL_BACK:
-                return self.roll_back(snapshot, state)
             case _:
                 return self._state_writer.write(snapshot, state, note)
 
@@ -213,6 +365,3 @@ class Executor:
         if missing := [name for name in (state.stable, state.canary) if name not in found]:
             raise StateError(f"cannot go on without {', '.join(missing)}: put it back, or `abort`")
         return state.but(expected=found)
-
-    def _tell(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...] = ()) -> None:
-        self._announcer.tell(snapshot.deployment.name, decision, self._analyst.counts, results)

@@ -1,8 +1,9 @@
-"""The way back: weights first, then without the canary, then past the operator; each rung is verified in the mesh.
+"""The way back: weights first, then without the canary, then past the operator; each stage is verified in the mesh.
 
 Weights alone are not enough. The operator writes them only while every replica of every predictor is ready, so a
-canary that crash-loops keeps its share until its predictor is gone. Every rung may be climbed again: a promoter that
-was killed on the ladder goes on where the annotation says.
+canary that crash-loops keeps its share until its predictor is gone. And where the SeldonDeployment cannot be written
+at all (a dead operator's webhook refuses every patch), the VirtualService is written at once, and the SeldonDeployment
+as soon as it can be. Every stage may be repeated: a promoter that was killed goes on where the annotation says.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from functools import partial
 
 import structlog
 
-from rollout.clock import Clock
+from rollout.clock import Clock, retrying
 from rollout.engine.observation import fingerprints, same_weights
 from rollout.engine.patches import note, remove, weigh
-from rollout.engine.state import Phase, RolloutState
+from rollout.engine.state import Phase, RolloutState, read_state
 from rollout.engine.writer import StateWriter
-from rollout.errors import Conflict, TargetError, Unavailable
+from rollout.errors import Conflict, Denied, LeaseLost, StateError, TargetError, Unavailable
 from rollout.targets.target import Snapshot, Target
 
 log = structlog.get_logger(__name__)
 POLL_S = 1.0
+PATIENCE_S = 5.0
+"""How long a refused patch of the SeldonDeployment is repeated before the mesh is written directly."""
+PASSES = 3
+"""All stages together are repeated for this many times the deadline of one, while a later try may succeed."""
+MAY_PASS = (Unavailable, Conflict, Denied)
 
 
-class Rung(StrEnum):
-    """The rungs, in their order."""
+class RollbackStage(StrEnum):
+    """The stages, in their order."""
 
     WEIGHTS = "weights"
     REMOVAL = "removal"
@@ -41,90 +47,164 @@ class Rollback:
         self._state_writer = state_writer
         self._clock = clock
         self._alive = alive
+        self._force = False
 
-    def climb(self, state: RolloutState) -> RolloutState:
-        """Roll back and return the final state: RolledBack with the rung that worked, or Failed with what was tried.
+    def run(self, state: RolloutState, *, acted: Callable[[], None] = lambda: None) -> RolloutState:
+        """Roll back and return the final state: RolledBack with the stage that worked, or Failed with what was tried.
 
-        Raises LeaseLost, and TargetError when not even the outcome could be written.
+        acted: called once the first write was tried, since nothing may delay it. Raises LeaseLost when the rollout was
+        ended by another promoter, and TargetError when the outcome could not be written.
         """
-        tried = []
-        for rung in Rung:
-            try:
-                if self._step(rung, state):
-                    return self._leave(state, rung)
-                tried.append(f"{rung}: the mesh still sends requests to {state.canary}")
-            except TargetError as error:
-                tried.append(f"{rung}: {error}")
-            log.warning("rung_failed", rung=rung.value, detail=tried[-1])
-        failed = state.but(
-            phase=Phase.FAILED,
-            message=f"{state.message}. The rollback failed ({'; '.join(tried)}). By hand: delete predictor "
-            f"{state.canary}, or send everything to {state.stable} in the VirtualService",
-        )
-        return self._write_down(failed)
+        tried: dict[RollbackStage, str] = {}
+        deadline_s = self._clock.monotonic_s() + PASSES * state.plan.rollback_deadline_s
+        while True:
+            stage, may_pass = self._pass(state, tried, acted)
+            if stage is not None:
+                return self._finish(state, stage)
+            if not may_pass or self._clock.monotonic_s() >= deadline_s:
+                break
+            self._clock.sleep(POLL_S)
+        return self._finish_failed(state, tried)
 
-    def _step(self, rung: Rung, state: RolloutState) -> bool:
-        """Climb one rung; return whether the mesh followed within the deadline."""
+    def _pass(
+        self, state: RolloutState, tried: dict[RollbackStage, str], acted: Callable[[], None]
+    ) -> tuple[RollbackStage | None, bool]:
+        """Try all stages once; return the one that worked, or whether another pass may help."""
+        blocked, may_pass = False, False
+        for stage in RollbackStage:
+            if blocked and stage is RollbackStage.REMOVAL:
+                continue  # what refuses one patch of the SeldonDeployment refuses the next
+            try:
+                self._apply(stage, state, acted)
+                if self._follows(stage, state):
+                    return stage, False
+                tried[stage] = f"{stage}: the mesh still sends requests to {state.canary}"
+            except TargetError as error:
+                tried[stage] = f"{stage}: {error}"
+                blocked = blocked or isinstance(error, MAY_PASS)
+                may_pass = may_pass or isinstance(error, MAY_PASS)
+            log.warning("rollback_stage_failed", stage=stage.value, detail=tried[stage])
+        return None, may_pass
+
+    def _apply(self, stage: RollbackStage, state: RolloutState, acted: Callable[[], None]) -> None:
+        """Write what the stage changes. Raises TargetError."""
+        patience_s = state.plan.rollback_deadline_s if stage is RollbackStage.MESH else PATIENCE_S
+
+        def write() -> None:
+            self._alive()
+            try:
+                self._write_stage(stage, self._read(state), state)
+            except Conflict:
+                self._force = True
+                raise
+            finally:
+                acted()
+
+        again = retrying(
+            self._clock, (Unavailable, Conflict), for_s=patience_s, every_s=POLL_S, doing=f"rollback: {stage}"
+        )
+        again(write)
+
+    def _write_stage(self, stage: RollbackStage, snapshot: Snapshot, state: RolloutState) -> None:
+        names = [predictor.name for predictor in snapshot.deployment.predictors]
+        if state.stable not in names:
+            raise TargetError(f"{state.stable} is gone, there is nothing to return to; predictors: {', '.join(names)}")
+        if stage is RollbackStage.WEIGHTS:
+            self._state_writer.write(snapshot, _kept(snapshot, state), partial(weigh, force=self._force))
+        elif stage is RollbackStage.REMOVAL and state.canary in names:
+            self._remove(snapshot, state)
+        elif stage is RollbackStage.MESH:
+            self._target.route({state.stable: 100})
+
+    def _follows(self, stage: RollbackStage, state: RolloutState) -> bool:
+        """Whether the mesh sends everything to stable within the deadline."""
         deadline_s = self._clock.monotonic_s() + state.plan.rollback_deadline_s
-        done = False
         while True:
             self._alive()
             try:
-                snapshot, current = self._state_writer.read()
-                if not done:
-                    self._apply(rung, snapshot, state.but(expected=current.expected))
-                    done = True
-                    snapshot = self._target.read()
+                snapshot = self._read(state)
                 if same_weights(snapshot.mesh_weights, {state.stable: 100}):
                     return True
-                if rung is Rung.WEIGHTS and _frozen(snapshot, state.canary):
+                if stage is RollbackStage.WEIGHTS and _frozen(snapshot, state.canary):
                     return False
             except (Unavailable, Conflict) as error:
-                log.warning("retry", rung=rung.value, error=str(error))
-                if self._clock.monotonic_s() >= deadline_s:
-                    raise
+                log.warning("retry", doing=f"verify {stage}", detail=str(error))
             if self._clock.monotonic_s() >= deadline_s:
                 return False
             self._clock.sleep(POLL_S)
 
-    def _apply(self, rung: Rung, snapshot: Snapshot, state: RolloutState) -> None:
-        names = [predictor.name for predictor in snapshot.deployment.predictors]
-        if state.stable not in names:
-            raise TargetError(f"{state.stable} is gone, there is nothing to return to; predictors: {', '.join(names)}")
-        if rung is Rung.WEIGHTS:
-            self._state_writer.write(snapshot, state, weigh)
-        elif rung is Rung.REMOVAL and state.canary in names:
-            self._state_writer.write(snapshot, _without_canary(snapshot, state), partial(remove, name=state.canary))
-        elif rung is Rung.MESH:
-            self._target.route({state.stable: 100})
-
-    def _leave(self, state: RolloutState, rung: Rung) -> RolloutState:
-        """Record the outcome; a canary that gets no requests any more is taken away, unless it shall be kept."""
-        message = f"{state.message}. All requests go to {state.stable} again, verified in the mesh (rung: {rung.value})"
-        return self._write_down(state.but(phase=Phase.ROLLED_BACK, rung=rung.value, message=message))
-
-    def _write_down(self, state: RolloutState) -> RolloutState:
+    def _read(self, state: RolloutState) -> Snapshot:
+        """Read the deployment. Raises LeaseLost when this rollout was ended, or replaced, by somebody else."""
+        snapshot = self._target.read()
         try:
-            return self._write(state)
-        except TargetError as error:
-            raise type(error)(f"{state.message}. And this could not be written down: {error}") from error
+            found = read_state(snapshot.deployment.metadata.annotations)
+        except StateError:  # no record is needed for the way back
+            return snapshot
+        others = found is not None and not self._state_writer.owns(found)
+        if found is not None and others and (found.phase.over or found.id != state.id):
+            raise LeaseLost(f"promoter {found.writer} ended this rollout ({found.phase}: {found.message})")
+        return snapshot
 
-    def _write(self, state: RolloutState) -> RolloutState:
-        deadline_s = self._clock.monotonic_s() + state.plan.rollback_deadline_s
-        while True:
+    def _finish(self, state: RolloutState, stage: RollbackStage) -> RolloutState:
+        """Record the outcome; a canary that gets no requests any more is removed, unless it shall be kept."""
+        message = (
+            f"{state.message}. All requests go to {state.stable} again, verified in the mesh (stage: {stage.value})"
+        )
+        final = state.but(phase=Phase.ROLLED_BACK, rollback_stage=stage.value, message=message)
+        try:
+            return self._record(final)
+        except TargetError as error:
+            raise type(error)(
+                f"{message}. But the SeldonDeployment could not be written, and still asks for other weights: "
+                f"{error}. Its operator will write them again when it is back: run `abort` until it succeeds"
+            ) from error
+
+    def _finish_failed(self, state: RolloutState, tried: dict[RollbackStage, str]) -> RolloutState:
+        failed = state.but(
+            phase=Phase.FAILED,
+            message=f"{state.message}. The rollback failed ({'; '.join(tried.values())}). By hand: send everything to "
+            f"{state.stable} in the VirtualService, then run `abort` again",
+        )
+        try:
+            return self._record(failed)
+        except TargetError as error:
+            raise type(error)(f"{failed.message}. And this could not be written: {error}") from error
+
+    def _record(self, state: RolloutState) -> RolloutState:
+        """Write the final state. What the mesh has is verified again at each try: an operator may have come back."""
+
+        def write() -> RolloutState:
             self._alive()
             try:
-                snapshot, current = self._state_writer.read()
+                snapshot = self._read(state)
+                if state.phase is Phase.ROLLED_BACK and not same_weights(snapshot.mesh_weights, {state.stable: 100}):
+                    self._reroute(state)
                 present = any(predictor.name == state.canary for predictor in snapshot.deployment.predictors)
                 if present and state.phase is Phase.ROLLED_BACK and not state.plan.keep_failed_canary:
-                    final = _without_canary(snapshot, state)
-                    return self._state_writer.write(snapshot, final, partial(remove, name=state.canary))
-                return self._state_writer.write(snapshot, state.but(expected=current.expected), note)
-            except (Unavailable, Conflict) as error:
-                if self._clock.monotonic_s() >= deadline_s:
-                    raise
-                log.warning("retry", error=str(error))
-            self._clock.sleep(POLL_S)
+                    return self._remove(snapshot, state)
+                patch = weigh if state.phase is Phase.ROLLED_BACK else note
+                return self._state_writer.write(snapshot, _kept(snapshot, state), partial(patch, force=self._force))
+            except Conflict:
+                self._force = True
+                raise
+
+        for_s = state.plan.rollback_deadline_s
+        if state.rollback_stage == RollbackStage.MESH:  # the operator undoes it when it is back: do not leave early
+            for_s = max(for_s, state.plan.watch_held_s)
+        again = retrying(self._clock, (Unavailable, Conflict), for_s=for_s, every_s=POLL_S, doing="record the rollback")
+        return again(write)
+
+    def _reroute(self, state: RolloutState) -> None:
+        try:
+            self._target.route({state.stable: 100})
+        except TargetError as error:
+            log.warning("not_routed_again", detail=str(error))
+
+    def _remove(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
+        left = fingerprints(snapshot.deployment)
+        left.pop(state.canary, None)
+        patch = partial(remove, name=state.canary, force=self._force)
+        return self._state_writer.write(snapshot, state.but(expected=left), patch)
 
 
 def _frozen(snapshot: Snapshot, canary: str) -> bool:
@@ -133,7 +213,5 @@ def _frozen(snapshot: Snapshot, canary: str) -> bool:
     return readiness is None or not readiness.ready
 
 
-def _without_canary(snapshot: Snapshot, state: RolloutState) -> RolloutState:
-    left = fingerprints(snapshot.deployment)
-    left.pop(state.canary, None)
-    return state.but(expected=left)
+def _kept(snapshot: Snapshot, state: RolloutState) -> RolloutState:
+    return state.but(expected=fingerprints(snapshot.deployment))

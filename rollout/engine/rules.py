@@ -1,13 +1,8 @@
-"""The rules on the deployment itself: its pods, its weights in the mesh, and what somebody else did to it.
-
-The rules on the evidence: what the gates say, whether requests went where they should, and when a step is over.
-
-The rules on what a person said.
-
-The state machine of a rollout: (state, what was observed) -> decision. Pure: no cluster, no clock, no socket.
+"""The state machine of a rollout: (state, observation) -> decision. Pure: no cluster, no clock, no socket.
 
 Only a `pass` promotes and only a `fail` rolls back; what is unknown waits, and after its limit is held: the weights
-stay, and the rollout goes on by itself when the cause goes away.
+stay, and the rollout goes on by itself when the cause goes away. Harm is judged first: neither a foreign change nor a
+person's pause keeps requests on a canary that fails.
 """
 
 from __future__ import annotations
@@ -27,7 +22,7 @@ SHARE_SIGMAS = 4.0  # a share that is this far off by chance alone: once in 16,0
 
 
 def finishing(state: RolloutState, observation: Observation) -> Decision | None:
-    """Once the old predictor is deleted: wait until the mesh has forgotten it, whatever else is observed."""
+    """Once the old predictor is deleted: wait until the mesh has no route to it, whatever else is observed."""
     if state.phase is not Phase.FINISHING:
         return None
     if observation.ready and observation.follows:
@@ -59,10 +54,10 @@ def pending(state: RolloutState, observation: Observation) -> Decision | None:
     """At 0 %: take the first step once the canary is ready and has a route."""
     if state.step >= 0:
         return None
-    if observation.command is Command.PAUSE or (state.phase is Phase.PAUSED and not observation.opens):
-        return pause(state, "Paused", f"{state.canary} stays at 0 %; open with `promote`")
+    if state.requested is Command.PAUSE:
+        return pause(state, "Paused", f"{state.canary} stays at 0 %; `promote` ends the pause")
     if observation.ready and observation.follows:
-        return advance(state, 0)
+        return commanded(state, observation) or advance(state, 0)
     if state.timers.pending_s >= state.plan.ready_deadline_s:
         return roll_back(
             state, "CanaryNeverReady", f"{state.canary} was not ready after {state.plan.ready_deadline_s:.0f} s at 0 %"
@@ -72,7 +67,9 @@ def pending(state: RolloutState, observation: Observation) -> Decision | None:
 
 def unready(state: RolloutState, observation: Observation) -> Decision | None:
     """Roll back when the canary has been unready for too long."""
-    if observation.ready or state.timers.unready_s < state.plan.unready_deadline_s:
+    if state.step < 0 or not observation.exposed or observation.ready:
+        return None
+    if state.timers.unready_s < state.plan.unready_deadline_s:
         return None
     return roll_back(
         state, "CanaryUnready", f"{state.canary} is unready for {state.timers.unready_s:.0f} s, and freezes the weights"
@@ -103,7 +100,7 @@ def not_now(state: RolloutState, observation: Observation) -> Decision | None:
 
 def failed(state: RolloutState, observation: Observation) -> Decision | None:
     """Roll back when a gate fails."""
-    if not state.analyse or observation.verdict is not Verdict.FAIL:
+    if state.step < 0 or not state.analyse or not observation.exposed or observation.verdict is not Verdict.FAIL:
         return None
     said = [result for result in observation.results if result.verdict is Verdict.FAIL and not result.dry_run]
     return roll_back(state, "GateFailed", "; ".join(f"{result.name}: {result.reason}" for result in said))
@@ -151,7 +148,7 @@ def passed(state: RolloutState, observation: Observation) -> Decision:
     if state.analyse and observation.verdict is not Verdict.PASS:
         return _late(state) or wait(state, "Analysing", wanting(observation.results))
     if step.manual and not state.gate_open:
-        return pause(state, "ManualGate", f"{step.weight_percent} % passed; open with `promote`")
+        return pause(state, "ManualGate", f"{step.weight_percent} % passed; `promote` lets it go on")
     if state.step < state.plan.last:
         return advance(state, state.step + 1)
     finished = state.but(phase=Phase.FINISHING)
@@ -177,30 +174,22 @@ def aborted(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def commanded(state: RolloutState, observation: Observation) -> Decision | None:
-    """Pause, or go straight to the last step, when commanded to."""
-    if observation.command is Command.PAUSE:
-        return pause(state, "Paused", "a person paused the rollout; open with `promote`")
-    if observation.command is Command.PROMOTE_FULL and state.step < state.plan.last:
-        return advance(state.but(analyse=False), state.plan.last)
+    """Pause, or go straight to the last step, as a person asked, however long ago."""
+    if state.requested is Command.PAUSE:
+        return pause(state, "Paused", "a person paused the rollout; `promote` ends the pause")
+    if state.requested is Command.PROMOTE_FULL and state.step < state.plan.last:
+        return advance(state.but(analyse=False, requested=None), state.plan.last)
     return None
-
-
-def paused(state: RolloutState, observation: Observation) -> Decision | None:
-    """Keep a person's pause until a person opens it."""
-    if state.phase is not Phase.PAUSED or state.reason != "Paused" or observation.opens:
-        return None
-    return pause(state, state.reason, state.message)
 
 
 RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
     finishing,
     aborted,
+    failed,
+    unready,
     foreign,
     pending,
-    unready,
-    failed,
     commanded,
-    paused,
     lagging,
     not_now,
     blind,
@@ -212,14 +201,14 @@ RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
 
 def decide(state: RolloutState, observation: Observation) -> Decision:
     """Return what to do now. A rollout that is over must not be asked."""
-    state = _watched(state, observation)
+    state = observed(state, observation)
     decision = next(found for rule in RULES if (found := rule(state, observation)))
-    if decision.state.phase.resting and decision.state.timers.resting_s >= state.plan.watch_held_s:
+    if decision.state.phase.on_hold and decision.state.timers.on_hold_s >= state.plan.watch_held_s:
         return replace(decision, action=Action.LEAVE)
     return decision
 
 
-def _watched(state: RolloutState, observation: Observation) -> RolloutState:
+def observed(state: RolloutState, observation: Observation) -> RolloutState:
     """Return the state with its timers and counters brought up to date."""
     timers, dt = state.timers, observation.dt_s
     blind = state.analyse and state.step >= 0 and observation.verdict is Verdict.ERROR
@@ -231,10 +220,20 @@ def _watched(state: RolloutState, observation: Observation) -> RolloutState:
             unready_s=0.0 if observation.ready else timers.unready_s + dt,
             lag_s=0.0 if observation.follows else timers.lag_s + dt,
             outage_s=timers.outage_s + dt if blind else 0.0,
-            resting_s=timers.resting_s + dt if state.phase.resting else 0.0,
+            on_hold_s=timers.on_hold_s + dt if state.phase.on_hold else 0.0,
         ),
         canary_requests=state.canary_requests + (observation.canary_requests if counted else 0),
         stable_requests=state.stable_requests + (observation.stable_requests if counted else 0),
         gate_open=state.gate_open
-        or (observation.command is Command.PROMOTE and state.step >= 0 and state.reason != "Paused"),
+        or (observation.command is Command.PROMOTE and state.step >= 0 and state.requested is not Command.PAUSE),
+        requested=_requested(state, observation.command),
     )
+
+
+def _requested(state: RolloutState, command: Command | None) -> Command | None:
+    """Return which request is in force: a pause lasts until it is ended, `promote --full` until it is done."""
+    if command in (Command.PAUSE, Command.PROMOTE_FULL):
+        return command
+    if command is Command.PROMOTE and state.requested is Command.PAUSE:
+        return None
+    return state.requested

@@ -1,4 +1,4 @@
-"""What a person or a pipeline asks of a rollout, one method for each word of the command line."""
+"""What a person or a pipeline asks of a rollout, one method for each command of the command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from rollout.clock import Clock, SystemClock
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Subscriber
@@ -17,15 +19,17 @@ from rollout.engine.patches import command as command_patch
 from rollout.engine.patches import weigh
 from rollout.engine.promoter import Outcome, Promoter
 from rollout.engine.start import FirstPatch, Release, start, undo
-from rollout.engine.state import Command, Phase, RolloutState, read_state
-from rollout.errors import StateError
+from rollout.engine.state import Command, Phase, RolloutState, derive_state, read_state
+from rollout.errors import StateError, TargetError
 from rollout.evidence.source import Source
 from rollout.plan.plan import Plan
 from rollout.targets.target import LeaseStore, Operation, Snapshot, Target
 
+log = structlog.get_logger(__name__)
+
 
 class RolloutTarget(Target, LeaseStore, Protocol):
-    """A deployment together with its lock: every adapter is both."""
+    """A deployment together with its lease: every adapter is both."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,41 @@ class Session:
         lock = self._lock()
         lock.acquire()
         try:
-            beginning = prepare()
-            self.target.patch(beginning.operations)
-            return beginning.state
+            first = prepare()
+            self.target.patch(first.operations)
+            return first.state
         finally:
             lock.release()
 
     def drive(
         self, source: Source, subscriber: Subscriber, *, command: Command | None = None, stop: Callable[[], bool]
     ) -> Outcome:
-        """Carry the rollout on until it is over, rests for too long, or `stop` says so."""
+        """Carry the rollout on until it is over, is held for too long, or `stop` is true."""
         promoter = Promoter(self.target, self._lock(), Analyst(source), self.clock, subscriber=subscriber, stop=stop)
         return promoter.drive(command)
 
     def say(self, command: Command) -> None:
-        """Leave a word for the promoter that drives the rollout, or for the next one. Raises StateError."""
+        """Leave a command for the promoter that drives the rollout, or for the next one. Raises StateError.
+
+        An abort that cannot be written is no error here: `drive` carries it out without that.
+        """
         snapshot, _ = self.active()
-        self.target.patch(command_patch(snapshot, command.value))
+        if command is not Command.ABORT:
+            read_state(snapshot.deployment.metadata.annotations)  # a lost record can be aborted, and nothing else
+        try:
+            self.target.patch(command_patch(snapshot, command.value))
+        except TargetError as error:
+            if command is not Command.ABORT:
+                raise
+            log.warning("command_not_written", command=command.value, detail=str(error))
 
     def active(self) -> tuple[Snapshot, RolloutState]:
-        """Return the rollout under way. Raises StateError when there is none."""
+        """Return the rollout under way, derived from the deployment where its record is lost.
+
+        Raises StateError when there is none.
+        """
         snapshot = self.target.read()
-        state = read_state(snapshot.deployment.metadata.annotations)
+        state = _found(snapshot)
         if state is None:
             raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
         if state.phase.over:
@@ -81,18 +98,28 @@ class Session:
         return snapshot, state
 
     def last(self) -> RolloutState | None:
-        """Return the last rollout, under way or over; None when there was none."""
-        return read_state(self.target.read().deployment.metadata.annotations)
+        """Return the last rollout, under way or over; None when there was none, or nothing of its record is left."""
+        return _found(self.target.read())
 
     def preview_abort(self) -> Sequence[Operation]:
-        """Return the first rung's patch."""
+        """Return the patch of the first stage."""
         snapshot, state = self.active()
         return weigh(snapshot, state.but(phase=Phase.ROLLING_BACK))
 
     def preview(self, command: Command) -> Sequence[Operation]:
-        """Return the patch that leaves a word."""
+        """Return the patch that leaves a command."""
         return command_patch(self.active()[0], command.value)
 
     def _lock(self) -> Lock:
         holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         return Lock(self.target, self.clock, holder=holder, duration_s=self.lease_s)
+
+
+def _found(snapshot: Snapshot) -> RolloutState | None:
+    """Return the rollout that is recorded; where the record is lost, one that can be aborted, if there is a canary."""
+    try:
+        state = read_state(snapshot.deployment.metadata.annotations)
+    except StateError as error:
+        log.warning("record_lost", detail=str(error))
+        return derive_state(snapshot.deployment)
+    return state or derive_state(snapshot.deployment)

@@ -1,6 +1,6 @@
-"""The beginning of a rollout, and its reverse: the patch that adds a predictor at 0 %.
+"""The start of a rollout and of an undo: the patch that adds a predictor at 0 %.
 
-A new version of the model, as a predictor made from the one that serves now.
+A new version becomes a predictor that is made from the one that serves now.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import structlog
 
 from rollout.clock import Clock
 from rollout.engine.observation import fingerprints
@@ -21,7 +23,8 @@ from rollout.manifest.service_checks import find_problems
 from rollout.plan.plan import Plan, Step
 from rollout.targets.target import Operation, Snapshot
 
-UNDO_INTERVAL_S = 1.0  # whoever goes back is in a hurry, and nothing is analysed
+log = structlog.get_logger(__name__)
+UNDO_INTERVAL_S = 1.0  # a way back is urgent, and nothing is analysed
 VERSION_LABEL = "version"  # the operator's DestinationRule selects a predictor's pods by it
 NAMED_PORTS = ("http", "grpc", "metrics")
 
@@ -40,34 +43,51 @@ def start(snapshot: Snapshot, release: Release, plan: Plan, clock: Clock) -> Fir
 
 
 def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> FirstPatch:
-    """Prepare the way back after a rollout: the deleted predictor comes again, is waited for, and takes everything."""
-    state = read_state(snapshot.deployment.metadata.annotations)
-    kept = snapshot.deployment.metadata.annotations.get(PREVIOUS)
-    if kept is None or state is None or state.phase is not Phase.SUCCEEDED:
-        raise StateError(f"{snapshot.deployment.name} remembers no earlier version; roll the wanted one out with `run`")
+    """Prepare the way back after a rollout: the removed predictor is added again, and gets all requests when ready."""
+    name, annotations = snapshot.deployment.name, snapshot.deployment.metadata.annotations
+    kept, ended = annotations.get(PREVIOUS), True
+    try:
+        state = read_state(annotations)
+        ended = state is None or state.phase is Phase.SUCCEEDED
+    except StateError as error:  # the predictor is remembered by itself
+        log.warning("record_lost", detail=str(error))
+    if kept is None or not ended:
+        raise StateError(f"{name} remembers no earlier version; roll the wanted one out with `run`")
+    try:
+        previous = Predictor.model_validate(json.loads(kept))
+    except ValueError as error:
+        raise StateError(
+            f"the annotation {PREVIOUS} of {name} cannot be read: {error}; roll the wanted version out with `run`"
+        ) from error
     interval_s = min(plan.interval_s, UNDO_INTERVAL_S)
     back = replace(plan, steps=(Step(100, min_duration_s=0, min_requests=0),), interval_s=interval_s, analyse=False)
-    return _begin(snapshot, Predictor.model_validate(json.loads(kept)), back, clock)
+    return _begin(snapshot, previous, back, clock)
 
 
 def _stable(snapshot: Snapshot) -> Predictor:
+    """Return the one predictor that serves. Raises StateError when a rollout is, or may be, under way."""
     deployment = snapshot.deployment
+    try:
+        running = read_state(deployment.metadata.annotations)
+    except StateError:
+        if deployment.canary is not None:
+            raise
+        running = None  # nothing is left of that rollout but its record
+    if running is not None and not running.phase.over:
+        raise StateError(
+            f"a rollout of {running.canary} is under way ({running.phase}: {running.message}); "
+            "`resume` or `abort` it first"
+        )
     if deployment.canary is not None:
         raise StateError(
-            f"{deployment.name} has two predictors, {deployment.traffic()}, and no rollout under way: "
-            "remove the one that is not wanted first"
+            f"{deployment.name} has two predictors, {deployment.traffic()}, and no record of a rollout: "
+            f"`abort` returns all requests to {next(iter(deployment.traffic()))} and ends it"
         )
     return deployment.stable
 
 
 def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> FirstPatch:
     deployment, stable = snapshot.deployment, _stable(snapshot)
-    running = read_state(deployment.metadata.annotations)
-    if running is not None and not running.phase.over:
-        raise StateError(
-            f"a rollout of {running.canary} is under way ({running.phase}: {running.message}); "
-            "`resume` or `abort` it first"
-        )
     readiness = snapshot.readiness.get(stable.name)
     if readiness is None or not readiness.ready:
         raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow; see its pods first")

@@ -1,27 +1,34 @@
-"""Where a rollout stands: all that survives the promoter, as annotation.py writes it to the SeldonDeployment.
+"""The state of a rollout: all that survives the promoter, as an annotation of its SeldonDeployment.
 
-The annotations of the SeldonDeployment that a rollout lives in: its state, a person's word, the version before.
+The state is written in the same patch as the weights, so the two never disagree. Every write carries a new nonce and a
+`test` for the text that was read, so the API server itself refuses a promoter whose rollout was taken over.
 
-The state is written in the same patch as the weights, so the two never disagree; every write carries a new nonce and a
-`test` for the text that was read, so a promoter that was overtaken is refused by the API server itself.
+Two more annotations belong to a rollout: a person's command, and the predictor that the rollout replaced.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Final
+
+from pydantic import AliasChoices, Field, PlainSerializer, TypeAdapter
 
 from rollout.errors import PlanError, StateError
-from rollout.plan.plan import Plan
+from rollout.manifest.seldon import SeldonDeployment
+from rollout.plan.plan import Plan, plan_hash
 
 PREFIX = "rollout.churn-serving"
 STATE = f"{PREFIX}/state"
 PREVIOUS = f"{PREFIX}/previous"
 COMMAND = f"{PREFIX}/command"
 SCHEMA = 1
+
+Seconds = Annotated[float, PlainSerializer(lambda value: round(value, 3))]
 
 
 class Phase(StrEnum):
@@ -44,8 +51,8 @@ class Phase(StrEnum):
         return self in (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED)
 
     @property
-    def resting(self) -> bool:
-        """Whether the rollout stands still until the cause goes away or a person speaks."""
+    def on_hold(self) -> bool:
+        """Whether the weights stay until the cause goes away or a person decides."""
         return self in (Phase.PAUSED, Phase.HELD)
 
 
@@ -61,28 +68,29 @@ class Command(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """Seconds that the promoter itself watched, so neither a wrong clock nor a sleeping laptop can fill them.
+    """Seconds that the promoter itself observed, so neither a wrong clock nor a sleeping laptop adds to them.
 
     step_s: at this step with its weights in the mesh. pending_s: waiting for the canary to be ready at 0 %.
     unready_s: since the canary was last ready. lag_s: since the mesh last had the weights. outage_s: since the
-    evidence last came. resting_s: since the rollout was held or paused.
+    evidence last came. on_hold_s: since the rollout was held or paused.
     """
 
-    step_s: float = 0.0
-    pending_s: float = 0.0
-    unready_s: float = 0.0
-    lag_s: float = 0.0
-    outage_s: float = 0.0
-    resting_s: float = 0.0
+    step_s: Seconds = 0.0
+    pending_s: Seconds = 0.0
+    unready_s: Seconds = 0.0
+    lag_s: Seconds = 0.0
+    outage_s: Seconds = 0.0
+    on_hold_s: Annotated[Seconds, Field(validation_alias=AliasChoices("on_hold_s", "resting_s"))] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
     """One rollout. step: -1 while the canary waits at 0 %, else the index in plan.steps.
 
-    canary_requests, stable_requests: in this step. gate_open: the step's manual gate was opened. evidence: the
-    sequential tests, as gates.py serialises them. expected: a fingerprint per predictor, as this rollout left it.
-    nonce: "<writer>.<count>", the last write's own. fence: the lease's transitions when it was written.
+    canary_requests, stable_requests: in this step. gate_open: the step's manual gate was opened. requested: a person's
+    `pause` or `promote --full` that is in force or waits until it can be done. evidence: the sequential tests, as
+    gates.py serialises them. expected: a fingerprint per predictor, as this rollout left it. rollback_stage: what
+    brought the requests back. nonce: "<writer>.<count>" of the last write. fence: the lease's transitions at that time.
     """
 
     id: str
@@ -95,12 +103,13 @@ class RolloutState:
     canary_requests: int = 0
     stable_requests: int = 0
     gate_open: bool = False
+    requested: Command | None = None
     analyse: bool = True
     evidence: Mapping[str, Any] = field(default_factory=dict)
     expected: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     message: str = ""
-    rung: str = ""
+    rollback_stage: Annotated[str, Field(validation_alias=AliasChoices("rollback_stage", "rung"))] = ""
     started_at_s: float = 0.0
     updated_at_s: float = 0.0
     fence: int = 0
@@ -122,7 +131,7 @@ class RolloutState:
 
     @property
     def active_phase(self) -> Phase:
-        """The phase to return to when a rest ends."""
+        """The phase to return to when a hold or a pause ends."""
         if self.step < 0:
             return Phase.PENDING
         return Phase.BAKING if self.step == self.plan.last else Phase.PROGRESSING
@@ -137,13 +146,16 @@ class RolloutState:
         return replace(self, **changes)
 
     def running(self) -> RolloutState:
-        """Return the state without its rest."""
+        """Return the state without its hold or pause."""
         return self.but(phase=self.active_phase)
 
     def at_step(self, step: int) -> RolloutState:
         """Return the state at the beginning of a step: its time and its requests count anew, its gate is closed."""
         begun = self.but(step=step, timers=Timers(), canary_requests=0, stable_requests=0, gate_open=False)
         return begun.running()
+
+
+_JSON: Final = TypeAdapter(RolloutState)
 
 
 def plain_json(data: Mapping[str, Any]) -> str:
@@ -158,16 +170,7 @@ def plain_json(data: Mapping[str, Any]) -> str:
 
 def encode(state: RolloutState) -> str:
     """Return the annotation's text."""
-    data = {name: getattr(state, name) for name in state.__slots__ if name not in ("plan", "timers")}
-    return plain_json(
-        {
-            "schema": SCHEMA,
-            "plan_hash": state.plan.hash,
-            "plan": state.plan.to_json(),
-            "timers": {name: round(getattr(state.timers, name), 3) for name in Timers.__slots__},
-        }
-        | data
-    )
+    return plain_json({"schema": SCHEMA, "plan_hash": state.plan.hash, **_JSON.dump_python(state, mode="json")})
 
 
 def decode(text: str) -> RolloutState:
@@ -175,20 +178,56 @@ def decode(text: str) -> RolloutState:
     try:
         data = json.loads(text)
         if data.pop("schema") != SCHEMA:
-            raise StateError(f"the annotation {STATE} was written by another release of this program")
-        plan = Plan.from_json(data.pop("plan"))
-        recorded = data.pop("plan_hash")
-        if plan.hash != recorded:
-            raise StateError(f"the plan in {STATE} was edited: its hash is {plan.hash}, {recorded} was recorded")
-        return RolloutState(**data | {"plan": plan, "timers": Timers(**data["timers"]), "phase": Phase(data["phase"])})
+            raise StateError(f"the annotation {STATE} was written by another release of this program; {_WAY_BACK}")
+        recorded, found = data.pop("plan_hash"), plan_hash(data["plan"])
+        if (data["phase"], data["reason"]) == (Phase.PAUSED, "Paused"):  # before `requested`, that was a person's pause
+            data.setdefault("requested", Command.PAUSE)
+        state = _JSON.validate_python(data)
     except (PlanError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StateError(
-            f"the annotation {STATE} cannot be read: {error}; put back what was there, or remove it to forget the "
-            "rollout (the weights then stay as they are)"
-        ) from error
+        raise StateError(f"the annotation {STATE} cannot be read: {error}; {_WAY_BACK}") from error
+    if found != recorded:
+        raise StateError(f"the plan in {STATE} was edited: its hash is {found}, {recorded} was recorded; {_WAY_BACK}")
+    return state
+
+
+_WAY_BACK: Final = (
+    "put back what was there, or run `abort`: it returns all requests to the version that served before, without it"
+)
 
 
 def read_state(annotations: Mapping[str, str]) -> RolloutState | None:
     """Return the rollout that the annotations describe, or None. Raises StateError when it cannot be read."""
     text = annotations.get(STATE)
     return None if text is None else decode(text)
+
+
+def derive_state(deployment: SeldonDeployment) -> RolloutState | None:
+    """Return a rollout that can be aborted although its record is lost; None when there is only one predictor.
+
+    The names come from what is left of the record, else from the order: a canary is always added behind stable.
+    """
+    names = list(deployment.traffic())
+    if len(names) < 2:
+        return None
+    text = deployment.metadata.annotations.get(STATE, "")
+    stable = _named(text, "stable", names) or names[0]
+    canary = _named(text, "canary", names)
+    if canary in (None, stable):
+        canary = next(name for name in reversed(names) if name != stable)
+    return RolloutState(
+        id=secrets.token_hex(4),
+        plan=Plan(analyse=False),
+        stable=stable,
+        canary=str(canary),
+        phase=Phase.HELD,
+        step=0,
+        analyse=False,
+        reason="RecordLost",
+        message=f"the record of this rollout is lost; `abort` returns all requests to {stable}",
+    )
+
+
+def _named(text: str, role: str, names: Sequence[str]) -> str | None:
+    """Find who had a role in the text of a record that is no JSON any more."""
+    found = re.search(rf'"{role}"\s*:\s*"([^"]*)"', text)
+    return found[1] if found and found[1] in names else None

@@ -1,41 +1,54 @@
-"""Writes the state of a rollout to its deployment, and refuses to go on once another promoter has written."""
+"""Reads and writes the state of a rollout, and refuses to go on once another promoter has written."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from rollout.engine.patches import claim
-from rollout.engine.state import STATE, RolloutState, Timers, read_state
+from rollout.engine.state import RolloutState, Timers, read_state
 from rollout.errors import LeaseLost, StateError
 from rollout.targets.target import Operation, Snapshot, Target
 
+log = structlog.get_logger(__name__)
 Patch = Callable[[Snapshot, RolloutState], Sequence[Operation]]
 
 
 class StateWriter:
-    """Reads and writes the state annotation of one deployment for one promoter."""
+    """Reads and writes the state annotation of one deployment for one promoter.
+
+    known: the last state that was read or written. record_lost: the annotation was deleted or edited since; the state
+    is remembered here, and the next write restores it.
+    """
 
     def __init__(self, target: Target, *, writer: str = "") -> None:
         self._target = target
         self._writer = writer or secrets.token_hex(4)
         self._count = 0
         self._unanswered = ""
+        self._predecessor = ""
+        self.known: RolloutState | None = None
+        self.record_lost = False
 
     def read(self) -> tuple[Snapshot, RolloutState]:
-        """Return the deployment and its rollout. Raises LeaseLost when another promoter wrote last, StateError."""
+        """Return the deployment and its rollout. Raises LeaseLost when another promoter wrote last."""
         snapshot = self._target.read()
-        state = read_state(snapshot.deployment.metadata.annotations)
+        try:
+            found = read_state(snapshot.deployment.metadata.annotations)
+            self.record_lost = found is None
+        except StateError as error:
+            found, self.record_lost = None, True
+            log.warning("record_lost", detail=str(error))
+        state = found or self.known
         if state is None:
-            raise StateError(
-                f"the annotation {STATE} of {snapshot.deployment.name} is gone, and with it the record of "
-                "this rollout (does a GitOps tool replace annotations?); the weights stay as they are: "
-                "set them by hand, or start anew"
-            )
-        if state.writer != self._writer:
+            raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
+        if not self.record_lost and not self.owns(state):
             raise LeaseLost(
                 f"promoter {state.writer} wrote to this rollout at fence {state.fence}; this one ({self._writer}) stops"
             )
+        self.known = state
         return snapshot, state
 
     def take_over(self, fence: int) -> RolloutState:
@@ -44,9 +57,10 @@ class StateWriter:
         state = read_state(snapshot.deployment.metadata.annotations)
         if state is None:
             raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
-        if state.phase.resting:  # who resumes a rest gives what was waited for its whole time again
+        if state.phase.on_hold:  # who resumes gives what was waited for its whole time again
             again_s = 0.0 if state.reason == "Inconclusive" else state.timers.step_s
             state = state.but(timers=Timers(step_s=again_s, pending_s=state.timers.pending_s))
+        self.known, self._predecessor = state, state.writer
         return self.write(snapshot, state.but(fence=fence), claim)
 
     def write(self, snapshot: Snapshot, state: RolloutState, patch: Patch) -> RolloutState:
@@ -55,9 +69,14 @@ class StateWriter:
         signed = state.but(nonce=f"{self._writer}.{self._count}")
         self._unanswered = signed.nonce
         self._target.patch(patch(snapshot, signed))
-        self._unanswered = ""
+        self._unanswered = self._predecessor = ""
+        self.known = signed
         return signed
 
     def arrived(self, state: RolloutState) -> bool:
         """Whether this state is the last write, whose answer was lost: it took effect all the same."""
         return bool(self._unanswered) and state.nonce == self._unanswered
+
+    def owns(self, state: RolloutState) -> bool:
+        """Whether this promoter, or the one that it replaced, wrote the state."""
+        return state.writer in (self._writer, self._predecessor)

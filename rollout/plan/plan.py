@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from pydantic import TypeAdapter
 
 from rollout.analysis.gate_config import GateConfig
 from rollout.errors import PlanError
 
 
 class OnDoubt(StrEnum):
-    """What to do when a step's time is over without a verdict, or when the promoter is told to end."""
+    """What to do when a step's time is over without a verdict, or when the promoter gets a signal to end."""
 
     HOLD = "hold"
     ROLLBACK = "rollback"
@@ -56,7 +58,7 @@ class Plan:
     api_grace_s: how long the API server may not answer before the promoter gives up, with the rollout as it stands.
     metric_grace_s: how long the evidence may be unavailable before the rollout counts as held. share_tolerance_percent:
     how far the observed share of requests may be from the weight, beyond chance. watch_held_s: how long a held or
-    paused rollout is still watched before the promoter leaves. rollback_deadline_s: for each rung of the ladder.
+    paused rollout is still watched before the promoter leaves. rollback_deadline_s: for each stage of a rollback.
     """
 
     steps: tuple[Step, ...] = DEFAULT_STEPS
@@ -76,7 +78,7 @@ class Plan:
     analyse: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse steps that do not climb to 100 % and limits below zero."""
+        """Refuse steps that do not grow to 100 % and limits below zero."""
         weights = [step.weight_percent for step in self.steps]
         if not weights or weights != sorted(set(weights)) or weights[-1] != 100:
             raise PlanError(f"steps are {weights}; allowed: growing weights that end with 100, such as 10, 30, 50, 100")
@@ -106,24 +108,13 @@ class Plan:
     @property
     def hash(self) -> str:
         """Identify the plan: 12 hex digits of its sha256."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return plan_hash(PLAN_JSON.dump_python(self, mode="json"))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """Read what `to_json` wrote. Raises PlanError."""
-        try:
-            return cls(
-                **{
-                    **data,
-                    "steps": tuple(Step(**step) for step in data["steps"]),
-                    "gates": GateConfig.from_mapping(data["gates"]),
-                    "on_inconclusive": OnDoubt(data["on_inconclusive"]),
-                    "on_sigterm": OnDoubt(data["on_sigterm"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"this is not a plan: {error!r}") from error
+PLAN_JSON: Final = TypeAdapter(Plan)
+"""Reads and writes a plan as JSON."""
+
+
+def plan_hash(data: Mapping[str, Any]) -> str:
+    """Return the hash of a plan's JSON; it does not depend on what this release of the program adds to a plan."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

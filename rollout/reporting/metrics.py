@@ -9,7 +9,7 @@ from rollout.engine.state import Phase, RolloutState
 
 
 class Metrics:
-    """An subscriber that counts."""
+    """A subscriber that counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,7 +34,7 @@ class Metrics:
             registry=self.registry,
         )
         self._rollbacks = Counter(
-            "serving_rollout_rollbacks_total", "Rollbacks by the rung that worked", ["deployment", "rung"],
+            "serving_rollout_rollbacks_total", "Rollbacks by the stage that worked", ["deployment", "stage"],
             registry=self.registry,
         )  # fmt: skip
         self._looked = Gauge(
@@ -56,5 +56,5 @@ class Metrics:
         if record.event != SAMPLE:
             self._changes.labels(record.deployment, record.event).inc()
         if state.phase is Phase.ROLLED_BACK:
-            self._rollbacks.labels(record.deployment, state.rung).inc()
+            self._rollbacks.labels(record.deployment, state.rollback_stage).inc()
         self._looked.labels(record.deployment).set(record.at_s)

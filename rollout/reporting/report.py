@@ -117,7 +117,7 @@ def _moment(at_s: float) -> str:
 
 
 class Page:
-    """An subscriber that writes the page anew whenever something has changed; it must notify after the log does.
+    """A subscriber that writes the page anew whenever something has changed; it must notify after the log does.
 
     So the page is there, and says how things stand, even if the promoter is killed.
     """

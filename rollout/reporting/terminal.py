@@ -45,7 +45,7 @@ def picture(state: RolloutState, results: Sequence[GateResult] = ()) -> Renderab
 
 
 class Screen:
-    """An subscriber that redraws one picture in a terminal, and prints one line for each change everywhere."""
+    """A subscriber that redraws one picture in a terminal, and prints one line for each change everywhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

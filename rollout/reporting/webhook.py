@@ -1,4 +1,4 @@
-"""Tells a webhook what happened: one POST for each change, never for each look."""
+"""Notifies a webhook: one POST for each change, never for each observation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 5.0
 
 
 class Webhook:
-    """An subscriber behind a URL. A webhook that fails is logged; it never delays or decides a rollout."""
+    """A subscriber behind a URL. Put it in a Background: a slow webhook must not delay a rollout."""
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self._client = httpx.Client(timeout=TIMEOUT_S, transport=transport)
@@ -35,5 +35,5 @@ class Webhook:
         }
         try:
             self._client.post(self._url, json=body).raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             log.warning("webhook_failed", reason=record.event, detail=str(error))

@@ -185,7 +185,7 @@ def test_a_bad_version_is_taken_back(scene: Scene, operator: SeldonOperator, cra
     if not crashes:
         traffic.errors["v8"] = 0.2
     outcome = _drive(session, traffic, stop=crash if crashes else lambda: False)
-    assert outcome.state.rung == ("removal" if crashes else "weights")
+    assert outcome.state.rollback_stage == ("removal" if crashes else "weights")
     assert outcome.state.phase is Phase.ROLLED_BACK, outcome.state.message
     assert set(scene.target.read().deployment.traffic()) == {"v7"}
 

@@ -109,7 +109,7 @@ def rolled_back(**canary: float) -> list[Record]:
     cause = story.records[-1].message
     story._weight = 0
     story.say(
-        "RolledBack", "ROLL_BACK", f"{cause}. All requests go to v7 again, verified in the mesh (rung: weights)",
+        "RolledBack", "ROLL_BACK", f"{cause}. All requests go to v7 again, verified in the mesh (stage: weights)",
         phase="RolledBack",
     )  # fmt: skip
     return story.records

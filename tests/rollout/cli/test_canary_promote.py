@@ -115,7 +115,7 @@ def test_a_bad_version_is_rolled_back_with_exit_code_1(shell: Shell) -> None:
     done = shell.run(shell.rollout)
     assert done.exit_code == 1, done.stdout + done.stderr
     facts = printed(done)
-    assert (facts["phase"], facts["rung"]) == ("RolledBack", "weights")
+    assert (facts["phase"], facts["rollback_stage"]) == ("RolledBack", "weights")
     assert "errors" in str(facts["message"])
     assert [one.name for one in shell.cluster.target.read().deployment.predictors] == ["v7"]
 

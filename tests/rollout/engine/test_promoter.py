@@ -56,7 +56,7 @@ def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world: World, be
     world.traffic.behaviour["v8"] = behaviour(errors=0.2)
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
-    assert outcome.state.rung == "weights"
+    assert outcome.state.rollback_stage == "weights"
     assert "errors" in outcome.state.message
     assert world.predictors == ["v7"]
     assert world.target.mesh_weights == {"v7": 100}

@@ -150,8 +150,9 @@ def test_the_message_says_how_many_requests_are_missing() -> None:
     assert "needs about 240 more requests" in decide(ready, Observation(dt_s=1, results=(open_gate,))).message
 
 
-def test_a_foreign_change_wins_over_a_failed_gate_but_not_over_a_person() -> None:
+def test_a_failed_gate_and_a_person_win_over_a_foreign_change() -> None:
     looked = Observation(dt_s=1, foreign="weights changed", results=(result(Verdict.FAIL),))
-    assert decide(state(), looked).reason == "ForeignChange"
+    assert decide(state(), looked).reason == "GateFailed"
+    assert decide(state(), Observation(dt_s=1, foreign="weights changed", results=PASSED)).reason == "ForeignChange"
     told = Observation(dt_s=1, foreign="weights changed", command=Command.ABORT)
     assert decide(state(), told).reason == "Aborted"

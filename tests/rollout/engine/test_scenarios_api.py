@@ -103,7 +103,7 @@ def test_6_an_expired_lease_is_taken_over_after_watching_it(world: World) -> Non
     world.start()
     Lock(world.target, world.clock, holder="dead").acquire()
     began_s = world.clock.now_s
-    world.promoter()._take_over()
+    world.promoter()._take_lease(None)
     assert 15 <= world.clock.now_s - began_s < 20
     assert world.target.read_lease().transitions == 2
 

@@ -14,7 +14,7 @@ def test_1_a_canary_that_crash_loops_at_30_percent_is_removed_because_weights_ar
     world.when(30, lambda: world.crash("v8"))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
-    assert outcome.state.rung == "removal"
+    assert outcome.state.rollback_stage == "removal"
     assert world.predictors == ["v7"]
     assert world.target.mesh_weights == {"v7": 100}
 
@@ -24,7 +24,7 @@ def test_2_while_stable_scales_up_too_the_mesh_itself_is_written(world: World) -
     world.when(30, lambda: world.target.unready.update({"v7", "v8"}))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
-    assert outcome.state.rung == "mesh"
+    assert outcome.state.rollback_stage == "mesh"
     assert world.target.mesh_weights == {"v7": 100}
     world.target.unready.clear()
     assert world.target.read().mesh_weights == {"v7": 100}  # the operator agrees when it writes again
@@ -77,7 +77,7 @@ def test_a_short_unreadiness_is_waited_for(world: World) -> None:
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
-def test_when_no_rung_works_the_rollout_has_failed_and_says_what_to_do_by_hand(world: World) -> None:
+def test_when_no_stage_works_the_rollout_has_failed_and_says_what_to_do_by_hand(world: World) -> None:
     def forbidden(method: Any) -> None:
         if method == "route":
             raise Denied("virtualservices patch: 403")

@@ -46,7 +46,7 @@ def test_the_outcome_is_at_the_top() -> None:
     assert "Promoted: churn, v7 → v8 v8 serves alone, v7 is gone" in Words(render(promoted())).text
     page = Words(render(rolled_back(errors=0.05))).text
     assert "Rolled back: churn, v7 → v8 errors: " in page
-    assert "verified in the mesh (rung: weights)" in page
+    assert "verified in the mesh (stage: weights)" in page
 
 
 @pytest.mark.parametrize(
