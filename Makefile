@@ -31,7 +31,7 @@ test: $(STAMP) ## Run the suite, but for what takes long
 coverage: $(STAMP) ## The same, with the coverage of each module; fails below the floor in pyproject.toml
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" --cov --cov-report=term
 
-# One after the other: they put servers under load, and measure what comes of it.
+# One after the other: they put servers under load and measure them.
 test-slow: $(STAMP) ## Run the rest: the image, floods, faults under load, a soak
 	$(BIN)/pytest -m slow
 
