@@ -44,6 +44,9 @@ class ServingSettings(BaseSettings):
     store_timeout_ms: float = Field(25.0, gt=0, description="The longest wait for one fetch of a batch.")
     max_feature_age_s: float | None = Field(None, gt=0, description="Rows older than this are counted as stale.")
     deadline_ms: float = Field(500.0, gt=0, description="The longest time from a request's arrival to its answer.")
+    batch_deadline_ms: float = Field(
+        10_000.0, gt=0, description="The same for a batch of more than `offload_rows` rows, its own work included."
+    )
     max_inflight: int = Field(256, ge=1, description="Requests in flight per process; one more gets a 503.")
     max_queue_ms: float = Field(
         30.0, gt=0, description="A request that would wait longer than this for its batch gets a 503."

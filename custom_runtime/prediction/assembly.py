@@ -72,7 +72,7 @@ class Assembler:
         missing = updated_at == 0.0
         if missing.any() and not self._default_when_missing:
             row = int(np.argmax(missing))
-            where = "" if query.size == 1 else f"[{row}]"
+            where = "" if query.size == 1 and not query.first_row else f"[{query.first_row + row}]"
             return UnknownCustomer(
                 f"{KEY}{where} {query.customer_ids[row]} is not in the feature store; "
                 f"load it, or give all {WIDTH} features in the request"

@@ -1,8 +1,14 @@
-"""Batches too big for the coalescer: fetched and scored in slices, on a thread, between the small requests."""
+"""Batches too big for the coalescer: fetched and scored in slices, on a thread, between the small requests.
+
+The slices of all big batches take turns; the batch with the fewest rows left goes first, so that a small one does not
+wait for a large one that came before it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +24,7 @@ SLICE_ROWS = 256
 
 
 class BigBatches:
-    """Predicts one big batch at a time, with the same fetch, assembly and scoring as small requests."""
+    """Predicts big batches, one slice at a time, with the same fetch, assembly and scoring as small requests."""
 
     def __init__(
         self,
@@ -32,35 +38,88 @@ class BigBatches:
         self._assembler = assembler
         self._score = score
         self._thread = thread
-        self._turn = asyncio.Semaphore(1)
+        self._turns = _Turns()
 
     async def predict(self, query: Query, limit_s: float) -> Prediction:
-        """Score a big batch. Raises DeadlineExceeded when other big batches keep it waiting longer than limit_s.
+        """Score a big batch within limit_s, its own work included. Raises DeadlineExceeded, or what a slice raises.
 
-        The time of its own work is not limited.
+        A cancelled call is dropped at its current slice.
         """
+        probabilities: list[float] = []
+        sources: list[int] = []
         try:
             async with asyncio.timeout(limit_s):
-                await self._turn.acquire()
+                for start in range(0, query.size, SLICE_ROWS):
+                    async with self._turns.next(query.size - start):
+                        part = await self._predict_slice(query, start)
+                    probabilities += part.probabilities
+                    sources += part.sources
+                    await asyncio.sleep(0)  # let small requests run
         except TimeoutError:
-            raise DeadlineExceeded(f"other big batches took more than {limit_s * 1e3:.0f} ms; retry later") from None
+            raise DeadlineExceeded(
+                f"{len(probabilities)} of {query.size} rows were scored within {limit_s * 1e3:.0f} ms; "
+                "retry later, or with fewer rows"
+            ) from None
+        return Prediction(probabilities, sources)
+
+    async def _predict_slice(self, query: Query, start: int) -> Prediction:
+        stop = min(start + SLICE_ROWS, query.size)
+        part = Query(
+            query.customer_ids[start:stop],
+            {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
+            first_row=start,
+        )
+        fetched = await self._fetch(part.customer_ids) if part.needs_store else None
+        rows, (source,) = self._assembler.assemble([part], fetched)
+        if isinstance(source, Exception):
+            raise source
+        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, rows)
+        return Prediction(scores, source)
+
+
+class _Turns:
+    """A lock whose waiters are served by the fewest rows left, then in their order of arrival."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def next(self, rows_left: int) -> _Turn:
+        """Return an async context manager that waits for this batch's turn and gives it back."""
+        return _Turn(self, rows_left)
+
+    async def acquire(self, rows_left: int) -> None:
+        """Wait for the turn."""
+        if not self._held:
+            self._held = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rows_left, next(self._order), turn))
         try:
-            loop = asyncio.get_running_loop()
-            probabilities: list[float] = []
-            sources: list[int] = []
-            for start in range(0, query.size, SLICE_ROWS):
-                stop = min(start + SLICE_ROWS, query.size)
-                part = Query(
-                    query.customer_ids[start:stop],
-                    {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
-                )
-                fetched = await self._fetch(part.customer_ids) if part.needs_store else None
-                rows, (source,) = self._assembler.assemble([part], fetched)
-                if isinstance(source, Exception):
-                    raise source
-                probabilities += await loop.run_in_executor(self._thread, self._score, rows)
-                sources += source
-                await asyncio.sleep(0)  # let small requests run
-            return Prediction(probabilities, sources)
-        finally:
-            self._turn.release()
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # the turn came just before the cancellation
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the turn to the next waiter that still waits."""
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._held = False
+
+
+class _Turn:
+    def __init__(self, turns: _Turns, rows_left: int) -> None:
+        self._turns = turns
+        self._rows_left = rows_left
+
+    async def __aenter__(self) -> None:
+        await self._turns.acquire(self._rows_left)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.release()

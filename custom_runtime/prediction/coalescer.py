@@ -25,6 +25,8 @@ class Sized(Protocol):
 
 Job = TypeVar("Job", bound=Sized)
 Result = TypeVar("Result")
+# A stall says nothing about the load of the next second.
+HALF_LIFE_S = 0.25
 
 
 class _Waiting(NamedTuple, Generic[Job, Result]):
@@ -54,7 +56,8 @@ class Coalescer(Generic[Job, Result]):
         self._worker: asyncio.Task[None] | None = None
         self._last_batch_joined = False
         self._waiting_rows = 0
-        self._row_s = 0.0  # time per row of the last full batches; 0 until there was one
+        self._row_s = 0.0  # time per row under load; 0 until a batch left others waiting
+        self._learned_at = 0.0
 
     def submit(self, job: Job, *, deadline: float) -> asyncio.Future[Result]:
         """Queue a job; deadline is a time of `clock`. The future gets its result, or DeadlineExceeded."""
@@ -67,8 +70,8 @@ class Coalescer(Generic[Job, Result]):
         return future
 
     def expected_wait_s(self) -> float:
-        """Return how long a job submitted now would wait for its batch, estimated from the last full batches."""
-        return self._waiting_rows * self._row_s
+        """Return how long a job submitted now would wait for its batch, estimated from the last batches."""
+        return self._waiting_rows * self._known_row_s(self._clock()) if self._waiting_rows else 0.0
 
     async def _work(self) -> None:
         try:
@@ -77,27 +80,45 @@ class Coalescer(Generic[Job, Result]):
                     # Where the last batch joined several jobs, one more iteration of the event loop brings more, and a
                     # larger batch costs less per row. A single request never waits for this iteration.
                     await asyncio.sleep(0)
-                waiting_rows = self._waiting_rows
-                batch = self._next_batch()
+                batch, rows = self._next_batch()
                 self._last_batch_joined = len(batch) > 1
-                taken_rows = waiting_rows - self._waiting_rows
                 leaves_some = bool(self._queue)
-                began_s = self._clock() if leaves_some else 0.0
+                began_s = self._clock()
                 if batch:
                     await self._answer(batch)
-                if leaves_some:
-                    # With a store that never awaits, the event loop would be blocked until the queue is empty. Here the
-                    # responses are sent and new requests are accepted or rejected. This time counts as part of the
-                    # batch, because the next batch waits for it too.
-                    await asyncio.sleep(0)
-                    self._update_row_s((self._clock() - began_s) / max(1, taken_rows))
+                # With a store that never awaits, the event loop would be blocked until the queue is empty. Here the
+                # responses are sent and new requests are accepted or rejected. This time counts as part of the batch,
+                # because the next batch waits for it too.
+                await asyncio.sleep(0)
+                self._learn(self._clock(), began_s, rows, leaves_some=leaves_some)
         finally:
             self._worker = None
 
-    def _update_row_s(self, row_s: float) -> None:
-        self._row_s = row_s if not self._row_s else 0.8 * self._row_s + 0.2 * row_s
+    def _learn(self, now: float, began_s: float, rows: int, *, leaves_some: bool) -> None:
+        """Update the time per row. Every batch can lower it; only one that left others waiting can raise it.
 
-    def _next_batch(self) -> list[_Waiting[Job, Result]]:
+        A batch that is not full spreads its fixed cost over few rows: its time per row is an upper bound.
+        """
+        if not rows:
+            return
+        row_s = (now - began_s) / rows
+        known_s = self._known_row_s(now)
+        if leaves_some:
+            self._row_s = 0.8 * known_s + 0.2 * row_s if known_s else row_s
+        elif known_s and row_s < known_s:
+            self._row_s = row_s
+        else:
+            return
+        self._learned_at = now
+
+    def _known_row_s(self, now: float) -> float:
+        """Return what was learned, which counts half after each HALF_LIFE_S: what was slow once may be fast by now."""
+        if not self._row_s:
+            return 0.0
+        return self._row_s * float(0.5 ** ((now - self._learned_at) / HALF_LIFE_S))
+
+    def _next_batch(self) -> tuple[list[_Waiting[Job, Result]], int]:
+        """Take the jobs of the next batch from the queue; return them and their rows."""
         batch: list[_Waiting[Job, Result]] = []
         now, rows, queue = self._clock(), 0, self._queue
         while queue and (not batch or rows + queue[0].job.size <= self._max_rows):
@@ -111,7 +132,7 @@ class Coalescer(Generic[Job, Result]):
                 continue
             batch.append(waiting)
             rows += waiting.job.size
-        return batch
+        return batch, rows
 
     async def _answer(self, batch: list[_Waiting[Job, Result]]) -> None:
         results: list[Result | Exception]

@@ -50,6 +50,7 @@ class Predictor:
             when_down=settings.store_failure == "default",
         )
         self._deadline_s = settings.deadline_ms / 1000
+        self._batch_deadline_s = settings.batch_deadline_ms / 1000
         self._max_inflight = settings.max_inflight
         self._max_queue_s = settings.max_queue_ms / 1000
         self._max_rows = settings.max_rows
@@ -94,7 +95,8 @@ class Predictor:
         coalescer = self._coalescer if query.needs_store else self._storeless
         if coalescer.expected_wait_s() > self._max_queue_s:
             raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
-        limit_s = self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)
+        allowed_s = self._deadline_s if query.size <= self._offload_rows else self._batch_deadline_s
+        limit_s = allowed_s if timeout_s is None else min(timeout_s, allowed_s)
         deadline = self._clock() + limit_s
         self._inflight += 1
         try:

@@ -20,10 +20,12 @@ class Query(NamedTuple):
     """What a request asks for: customers, and the encoded feature values that it gave for them.
 
     customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
+    first_row: the number of the first row in the caller's request, where this is a slice of it.
     """
 
     customer_ids: Sequence[int]
     given: Mapping[int, float | NDArray[np.float32]]
+    first_row: int = 0
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custom_runtime.errors import DeadlineExceeded
-from custom_runtime.prediction.coalescer import Coalescer
+from custom_runtime.prediction.coalescer import HALF_LIFE_S, Coalescer
 
 FAR = 1e9
 
@@ -165,10 +165,44 @@ async def test_the_wait_of_a_new_job_is_foreseen_by_the_pace_of_full_batches() -
     assert joined.expected_wait_s() == 0  # no full batch has been seen
     await asyncio.gather(*first)
     later = [joined.submit(Job(name, 2), deadline=FAR) for name in "de"]
-    assert joined.expected_wait_s() == pytest.approx(1.0)
+    # 4 rows of 0.25 s each; the last batch ended 0.25 s ago, so the figure counts half.
+    assert joined.expected_wait_s() == pytest.approx(1.0 * 0.5 ** (0.25 / HALF_LIFE_S))
     later[0].cancel()
     await later[1]
     assert joined.expected_wait_s() == 0
+
+
+async def test_one_stall_is_forgotten_with_the_next_batch_even_where_no_batch_is_ever_full_again() -> None:
+    times, pace_s = [0.0], [2.0]
+
+    async def run(jobs: list[Job]) -> list[str | Exception]:
+        times[0] += pace_s[0]
+        return [job.name for job in jobs]
+
+    joined: Coalescer[Job, str] = Coalescer(run, max_rows=1, clock=lambda: times[0])
+    stalled = [joined.submit(Job(name), deadline=FAR) for name in "ab"]
+    await asyncio.gather(*stalled)
+    pace_s[0] = 0.0001
+    await joined.submit(Job("c"), deadline=FAR)
+    await asyncio.sleep(0)
+    waiting = joined.submit(Job("d"), deadline=FAR)
+    assert joined.expected_wait_s() <= 0.0001
+    await waiting
+
+
+async def test_what_was_slow_counts_half_after_every_half_life() -> None:
+    times = [0.0]
+
+    async def run(jobs: list[Job]) -> list[str | Exception]:
+        times[0] += 1.0
+        return [job.name for job in jobs]
+
+    joined: Coalescer[Job, str] = Coalescer(run, max_rows=1, clock=lambda: times[0])
+    await asyncio.gather(*(joined.submit(Job(name), deadline=FAR) for name in "ab"))
+    times[0] += 10 * HALF_LIFE_S
+    waiting = joined.submit(Job("c"), deadline=FAR)
+    assert joined.expected_wait_s() < 0.001
+    await waiting
 
 
 async def test_answers_leave_between_two_batches_of_a_store_that_never_waits() -> None:

@@ -224,32 +224,74 @@ async def test_a_request_with_all_features_does_not_wait_for_a_store_that_hangs(
     waiting.cancel()
 
 
-async def test_big_batches_do_not_queue_beyond_the_deadline() -> None:
+async def test_a_big_batch_has_its_own_deadline_and_its_own_work_counts() -> None:
     store = await filled(memory(SlowStore), count=200)
-    assert isinstance(store, SlowStore)
-    service = predictor(store, offload_rows=10, deadline_ms=20)
-    first = asyncio.ensure_future(service.predict(Query(list(range(1, 200)), {})))
-    await asyncio.sleep(0)
-    with pytest.raises(DeadlineExceeded, match="other big batches took more than 20 ms"):
+    service = predictor(store, offload_rows=10, batch_deadline_ms=20)
+    with pytest.raises(DeadlineExceeded, match="0 of 199 rows were scored within 20 ms"):
         await service.predict(Query(list(range(1, 200)), {}))
     store.gate.set()
-    assert len((await first).probabilities) == 199
+    assert len((await service.predict(Query(list(range(1, 11)), {}))).probabilities) == 10
 
 
-async def test_new_requests_are_shed_when_they_would_wait_too_long() -> None:
-    store = await filled(memory(SlowStore))
-    assert isinstance(store, SlowStore)
-    service = predictor(store, coalesce_rows=1, max_queue_ms=5)
-    slow = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in (1, 2, 3)]
-    await asyncio.sleep(0.02)  # what a row took
-    store.gate.set()
-    await asyncio.gather(*slow)
-    store.gate.clear()
-    before = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in (4, 5, 6)]
+async def test_the_shorter_of_two_big_batches_does_not_wait_for_the_longer_one() -> None:
+    store: MemoryStore = await filled(memory(), SLICE_ROWS * 20)
+    service = predictor(store)
+    long = asyncio.ensure_future(service.predict(Query(list(range(1, SLICE_ROWS * 20 + 1)), {})))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="longer than 5 ms"):
-        await service.predict(Query([7], {}))
+    short = await service.predict(Query(list(range(1, SLICE_ROWS + 1)), {}))
+    assert len(short.probabilities) == SLICE_ROWS
+    assert not long.done()
+    assert len((await long).probabilities) == SLICE_ROWS * 20
+
+
+async def test_a_big_batch_whose_caller_left_is_dropped_and_gives_its_turn_back() -> None:
+    store = await filled(memory(SlowStore), count=SLICE_ROWS * 4)
+    service = predictor(store)
+    ids = list(range(1, SLICE_ROWS * 4 + 1))
+    left, stays = (asyncio.ensure_future(service.predict(Query(ids, {}))) for _ in range(2))
+    await asyncio.sleep(0)
+    left.cancel()
     store.gate.set()
-    assert {answer.sources[0] for answer in await asyncio.gather(*before[:1])} == {STORE}
-    await asyncio.gather(*before, return_exceptions=True)
+    assert len((await stays).probabilities) == len(ids)
+    assert left.cancelled()
+    assert len(store.batches) <= 4 + 1  # one slice of the batch that was dropped, at most
+
+
+async def test_an_error_names_the_row_of_the_request_and_not_of_its_slice() -> None:
+    service = predictor(await filled(memory(), SLICE_ROWS * 2))
+    with pytest.raises(UnknownCustomer, match=rf"\[{SLICE_ROWS + 44}\] 999999 is not in"):
+        await service.predict(Query([*range(1, SLICE_ROWS + 45), 999_999, 1], {}))
+
+
+class PacedStore(MemoryStore):
+    """Each fetch takes as long as the test says, by the clock that it moves."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.now_s, self.fetch_s = 0.0, 0.0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+        self.now_s += self.fetch_s
+        await asyncio.sleep(0)
+        return await super().fetch(customer_ids, timeout_s=timeout_s)
+
+
+async def test_new_requests_are_shed_while_they_would_wait_too_long_and_no_longer() -> None:
+    store = PacedStore(name=NAME, fingerprint=FINGERPRINT)
+    await filled(store)
+    service = predictor(store, clock=store.clock, coalesce_rows=1)
+    store.fetch_s = 0.02  # two requests ahead of a new one are more than the default limit of 30 ms
+    ahead = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in range(1, 7)]
+    await ahead[1]
+    with pytest.raises(Overloaded, match="longer than 30 ms"):
+        await service.predict(Query([7], {}))
+    assert {answer.sources[0] for answer in await asyncio.gather(*ahead)} == {STORE}
+    store.fetch_s = 0.0001
+    for _ in range(3):
+        again = [asyncio.ensure_future(service.predict(Query([customer], {}))) for customer in range(1, 4)]
+        await again[0]
     assert (await service.predict(Query([7], {}))).sources == [STORE]
+    await asyncio.gather(*again)
