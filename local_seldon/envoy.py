@@ -141,7 +141,7 @@ class Envoy:
         return ROUTES_VERSION in versions
 
     def _command(self) -> Command:
-        # One worker thread answers some 7,000 requests/s here, more than the predictors of such a machine.
+        # One worker thread passes on some 12,000 requests/s here, more than the predictors of such a machine answer.
         options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
         argv = [self.binary, "--config-path", str(self._directory / "bootstrap.json"), *options]
         return Command(argv, {"PATH": os.environ.get("PATH", "")}, self._sockets)

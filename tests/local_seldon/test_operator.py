@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -424,6 +425,17 @@ def test_the_gateway_counts_what_each_predictor_answered_and_what_it_did_not(
     eventually(lambda: client.get(f"{running.url}/any", headers={"X-Seldon-Predictor": "v1"}).status_code == 503)
     after = counts("v1")
     assert after.errors == after.resets > 0
+
+
+def test_a_port_that_is_taken_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = Local(tmp_path, manifest(predictor("v1", 100)), port=port)
+        running.start()
+        eventually(lambda: running.error)
+        running.stop()
+    assert str(running.error) == f"port {port} is taken (Address already in use); choose another: --port 0"
+    assert not running.store.object_file.exists()
 
 
 def _is_envoy(pid: int) -> bool:

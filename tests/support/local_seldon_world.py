@@ -79,7 +79,7 @@ def is_alive(pid: int) -> bool:
 class Local:
     """One deployment that runs here."""
 
-    def __init__(self, directory: Path, document: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, document: dict[str, Any], *, port: int = 0) -> None:
         self.file = directory / "deployment.yaml"
         self.switches = directory / "switches"
         self.switches.mkdir()
@@ -90,7 +90,7 @@ class Local:
             artifacts={f"churn-serving:{version}": f"/bundles/{version}" for version in range(1, 10)},
             env={"STUB_SWITCHES": str(self.switches)},
         )
-        options = Options(command=(sys.executable, str(STUB)), directory=directory, port=0, overrides=overrides)
+        options = Options(command=(sys.executable, str(STUB)), directory=directory, port=port, overrides=overrides)
         self.operator = Operator(self.file, self.store, options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
