@@ -36,6 +36,8 @@ class TabularServer(MLServer):  # type: ignore[misc]
         self._on_ready = on_ready
         self.models = LoadedModels()
         self._stopping: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self._models_settings: list[ModelSettings] = []
         super().__init__(settings)
 
     def _create_servers(self) -> None:
@@ -50,10 +52,25 @@ class TabularServer(MLServer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._begin_stop, self.serving.drain_delay_s)
         loop.add_signal_handler(signal.SIGINT, self._begin_stop, 0.0)  # Ctrl-C at a terminal: no drain delay
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
 
     def _begin_stop(self, delay_s: float) -> None:
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._drain(delay_s))
+
+    def _begin_reload(self) -> None:
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        """Load every model again from its files; the old one serves until the new one is ready, or if it fails."""
+        for model_settings in self._models_settings:
+            try:
+                model = await self._model_registry.load(model_settings)
+            except Exception:
+                log.exception("reload_failed", model=model_settings.name, serving="the model that was loaded before")
+            else:
+                log.info("model_reloaded", model=model.name, version=model.version)
 
     async def _drain(self, delay_s: float) -> None:
         """Turn unready, keep serving until load balancers have noticed, then finish the requests in flight."""
@@ -71,6 +88,7 @@ class TabularServer(MLServer):  # type: ignore[misc]
 
         The models are loaded before a port is opened, so that no client connects to a process that cannot serve.
         """
+        self._models_settings = list(models_settings)
         for model_settings in models_settings:
             await self._model_registry.load(model_settings)
         listeners = [self._rest_server.start(), self._grpc_server.start(), self._announce()]

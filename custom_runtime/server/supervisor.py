@@ -1,7 +1,8 @@
 """Several serving processes on one node: one REST port, one metrics endpoint, one process to signal.
 
 Every worker has its own socket on the shared port (SO_REUSEPORT: the kernel spreads connections). The supervisor keeps
-those sockets open, so that connections in the queue of a worker that died are answered by its replacement.
+those sockets open, so that connections in the queue of a worker that died are answered by its replacement. A worker
+that dies soon after its start gives its socket up: no connection waits for one that may not come.
 
 SIGTERM and SIGINT drain all workers; SIGHUP replaces them one by one: the new worker serves before the old one drains.
 """
@@ -15,6 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from mlserver.settings import Settings
@@ -35,14 +37,18 @@ CLOSE_BEFORE_WORKERS_S = 0.1
 
 
 class Supervisor:
-    """Keeps `workers` processes of `command` serving."""
+    """Keeps `workers` processes of `command` serving.
+
+    Whatever replaces the worker of a slot, a death or a roll, holds the slot's lock: a slot never has two replacements.
+    """
 
     def __init__(self, command: Sequence[str], *, workers: int, settings: Settings, metrics: str) -> None:
         self._command = command
         self._settings = settings
         self._metrics = metrics
-        self._listeners = [bound_socket(settings.host, settings.http_port, share=True) for _ in range(workers)]
         self._workers: list[Worker] = []
+        self._listeners = [self._bind() for _ in range(workers)]
+        self._locks = [asyncio.Lock() for _ in range(workers)]
         self._started: list[Worker] = []
         self._stopping = asyncio.Event()
         self._roll_requested = asyncio.Event()
@@ -55,62 +61,87 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._roll_requested.set)  # takes effect once all workers have started
         for listener in self._listeners:
             listener.listen(BACKLOG)
-        self._workers = [await self._start(listener) for listener in self._listeners]
-        if not all(await asyncio.gather(*(worker.ready for worker in self._workers))):
+        stopped = loop.create_task(self._stopping.wait())
+        self._workers = [await self._start(slot) for slot in range(len(self._listeners))]
+        starting = asyncio.gather(*(worker.ready for worker in self._workers))
+        first_of: tuple[asyncio.Future[Any], ...] = (starting, stopped)
+        await asyncio.wait(first_of, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done() or not all(starting.result()):
+            starting.cancel()
+            stopped.cancel()
             await self._drain()
-            return 1
+            return 0 if self._stopping.is_set() else 1
         tasks = [loop.create_task(self._watch(slot)) for slot in range(len(self._workers))]
         tasks.append(loop.create_task(self._roll_on_signal()))
         print(banner(self._settings), flush=True)
-        await self._stopping.wait()
+        await stopped
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._drain(ServingSettings().drain_delay_s)
         return 0
 
-    async def _start(self, listener: socket.socket) -> Worker:
-        worker = await start_worker(self._command, listener, metrics=self._metrics)
+    def _bind(self) -> socket.socket:
+        return bound_socket(self._settings.host, self._settings.http_port, share=True)
+
+    async def _start(self, slot: int) -> Worker:
+        worker = await start_worker(self._command, self._listeners[slot], metrics=self._metrics)
         self._started = [other for other in self._started if other.process.returncode is None] + [worker]
         return worker
 
     async def _watch(self, slot: int) -> None:
         """Replace the worker of one slot whenever it dies."""
-        loop = asyncio.get_running_loop()
         delay_s = RESTART_FIRST_S
         while True:
             worker = self._workers[slot]
             code = await worker.process.wait()
             mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
-            if self._workers[slot] is not worker:  # rolled: its replacement is already serving
-                continue
-            if loop.time() - worker.started_at > SETTLED_S:
-                delay_s = RESTART_FIRST_S
-            log.warning("worker_died", slot=slot, pid=worker.process.pid, exit_code=code, restart_in_s=delay_s)
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RESTART_LONGEST_S)
-            self._workers[slot] = await self._start(worker.listener)
+            async with self._locks[slot]:
+                if self._workers[slot] is not worker:  # a roll has replaced it
+                    continue
+                if worker.served_s() > SETTLED_S:
+                    delay_s = RESTART_FIRST_S
+                else:
+                    self._withdraw(slot)
+                log.warning("worker_died", slot=slot, pid=worker.process.pid, exit_code=code, restart_in_s=delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RESTART_LONGEST_S)
+                self._workers[slot] = await self._start(slot)
+
+    def _withdraw(self, slot: int) -> None:
+        """Take a slot's socket out of the port's group, because nobody serves it soon.
+
+        The kernel would go on giving it its share of the new connections. The new socket joins the group when the
+        replacement listens on it, which it does once it can serve.
+        """
+        self._listeners[slot].close()
+        self._listeners[slot] = self._bind()
 
     async def _roll_on_signal(self) -> None:
         """Roll once for each signal; a signal during a roll starts another roll after it."""
         while True:
             await self._roll_requested.wait()
             self._roll_requested.clear()
-            await self._roll()
+            for slot in range(len(self._workers)):
+                if not await self._roll(slot):
+                    break
 
-    async def _roll(self) -> None:
-        """Replace every worker, one after the other; stop at the first replacement that does not start."""
-        for slot, old in enumerate(list(self._workers)):
-            new = await self._start(old.listener)
+    async def _roll(self, slot: int) -> bool:
+        """Replace one worker; return False when its replacement does not start: the roll ends there."""
+        async with self._locks[slot]:
+            old = self._workers[slot]
+            new = await self._start(slot)
             if not await new.ready:
                 log.error(
                     "roll_stopped", slot=slot, reason="the new worker did not start; the old workers keep serving"
                 )
-                return
+                return False
             self._workers[slot] = new
+        if old.process.returncode is None:
             old.process.send_signal(signal.SIGTERM)
-            await old.process.wait()
-            log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
+        await old.process.wait()
+        log.info("worker_rolled", slot=slot, old_pid=old.process.pid, new_pid=new.process.pid)
+        return True
 
     async def _drain(self, delay_s: float = 0.0) -> None:
         """Stop all workers; they keep accepting connections for `delay_s` seconds."""

@@ -26,12 +26,15 @@ from custom_runtime.server.server import METRICS_DIRECTORY
 
 @dataclass(slots=True)
 class Worker:
-    """One serving process and its listening socket."""
+    """One serving process. ready: ends with whether it began to serve; ready_at: when, by the event loop's clock."""
 
     process: asyncio.subprocess.Process
-    listener: socket.socket
     ready: asyncio.Future[bool]
-    started_at: float
+    ready_at: float | None = None
+
+    def served_s(self) -> float:
+        """Return for how long it has served; 0 before it is ready."""
+        return 0.0 if self.ready_at is None else asyncio.get_running_loop().time() - self.ready_at
 
 
 async def start_worker(command: Sequence[str], listener: socket.socket, *, metrics: str) -> Worker:
@@ -47,18 +50,21 @@ async def start_worker(command: Sequence[str], listener: socket.socket, *, metri
     )
     os.close(write_fd)
     loop = asyncio.get_running_loop()
-    worker = Worker(process, listener, loop.create_future(), loop.time())
+    worker = Worker(process, loop.create_future())
     # A byte in the pipe means "ready"; its end without a byte means that the worker died first.
-    loop.add_reader(read_fd, _note_readiness, read_fd, worker.ready)
+    loop.add_reader(read_fd, _note_readiness, read_fd, worker)
     return worker
 
 
-def _note_readiness(read_fd: int, ready: asyncio.Future[bool]) -> None:
-    asyncio.get_running_loop().remove_reader(read_fd)
+def _note_readiness(read_fd: int, worker: Worker) -> None:
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(read_fd)
     received = os.read(read_fd, 16)
     os.close(read_fd)
-    if not ready.done():
-        ready.set_result(bool(received))
+    if received:
+        worker.ready_at = loop.time()
+    if not worker.ready.done():
+        worker.ready.set_result(bool(received))
 
 
 class _SilentHandler(WSGIRequestHandler):

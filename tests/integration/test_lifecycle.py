@@ -1,5 +1,6 @@
 """How a serving process starts, drains and ends."""
 
+import json
 import os
 import re
 import shutil
@@ -102,6 +103,27 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server:
     )  # fmt: skip
     assert done.returncode == 1
     assert f"port {server.http_port} is not free" in done.stderr
+
+
+def test_sighup_of_a_single_process_loads_the_bundle_again_and_keeps_the_old_one_where_that_fails(
+    world: World, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(world.bundle, bundle)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    with serving(world.environment | {"SERVING_BUNDLE": str(bundle)}, tmp_path / "log") as server:
+
+        def version() -> str:
+            return str(httpx.post(f"{server.rest}/predict", content=b'{"customer_id": 42}').json()["model_version"])
+
+        assert version() == manifest["version"]
+        (bundle / "bundle.json").write_text(json.dumps(manifest | {"version": "next"}))
+        server.process.send_signal(signal.SIGHUP)
+        eventually(version, "next".__eq__, what="the new version")
+        (bundle / "bundle.json").write_text("{")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "reload_failed" in server.log.read_text(), what="the failure in the log")
+        assert version() == "next"
 
 
 def test_the_ports_the_name_and_the_metrics_path_are_those_that_the_operator_injects(
