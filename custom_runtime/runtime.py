@@ -49,7 +49,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         if settings.parameters is None:
             settings.parameters = ModelParameters()
         settings.parameters.version = self.bundle.version
-        settings.platform = "onnx"
+        settings.platform = self.serving.scorer  # "onnx" or "xgboost": what scores
         settings.versions = [self.bundle.version]
         super().__init__(settings)
         self.inputs = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -120,7 +121,7 @@ class RedisStore:
 
     def _new_link(self) -> Link:
         if self._is_cluster:
-            return ClusterLink(self._new_cluster(socket_timeout=CLUSTER_NODE_TIMEOUT_S), self.table.prefix)
+            return ClusterLink(partial(self._new_cluster, socket_timeout=CLUSTER_NODE_TIMEOUT_S), self.table.prefix)
         return ServerLink(
             self._new_pool(socket_timeout=None),
             self.table.prefix.encode(),

@@ -14,6 +14,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import hiredis
@@ -123,12 +124,25 @@ class ServerLink:
         self._idle.append(connection)
 
 
-class ClusterLink:
-    """The cluster client: one MGET per hash slot, pipelined to each node."""
+@dataclass(slots=True)
+class _SharedClient:
+    """A cluster client and how many requests read with it; a retired one is closed by its last reader."""
 
-    def __init__(self, client: RedisCluster, prefix: str) -> None:
-        self._client = client
+    client: RedisCluster
+    readers: int = 0
+    retired: bool = False
+
+
+class ClusterLink:
+    """The cluster client: one MGET per hash slot, pipelined to each node.
+
+    After a failure the topology is read again by a new client; requests under way keep the client that they began with.
+    """
+
+    def __init__(self, new_client: Callable[[], RedisCluster], prefix: str) -> None:
+        self._new_client = new_client
         self._prefix = prefix
+        self._shared: _SharedClient | None = None
         self._ready = False
         self._closed = False
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -142,26 +156,45 @@ class ClusterLink:
         """See Link.mget."""
         keys = [f"{self._prefix}{customer_id}" for customer_id in customer_ids]
         async with self._slots:
-            if not self._ready:
+            if not self._ready or self._shared is None:
                 await self._connect_attempt.wait()
+            shared = self._shared
+            assert shared is not None  # noqa: S101 (the attempt has succeeded)
+            shared.readers += 1
             try:
-                return check_reply(await self._client.mget_nonatomic(keys), count=len(keys))
+                return check_reply(await shared.client.mget_nonatomic(keys), count=len(keys))
             except BaseException:
-                self._ready = False  # a node may be gone: read the topology again now, for the next request
-                if not self._closed:
-                    self._connect_attempt.start()
+                if shared is self._shared:
+                    self._ready = False  # a node may be gone: read the topology again now, for the next request
+                    if not self._closed:
+                        self._connect_attempt.start()
                 raise
+            finally:
+                shared.readers -= 1
+                await self._close_unused(shared)
 
     async def close(self) -> None:
         """See Link.close."""
         self._closed = True
         await self._connect_attempt.cancel()
-        await self._client.aclose()
+        if self._shared is not None:
+            await self._shared.client.aclose()
 
     async def _connect(self) -> None:
-        await self._client.aclose()
-        await self._client.initialize()
-        self._ready = True
+        client = self._new_client()
+        try:
+            await client.initialize()
+        except BaseException:
+            await client.aclose()
+            raise
+        old, self._shared, self._ready = self._shared, _SharedClient(client), True
+        if old is not None:
+            old.retired = True
+            await self._close_unused(old)
+
+    async def _close_unused(self, shared: _SharedClient) -> None:
+        if shared.retired and not shared.readers:
+            await shared.client.aclose()
 
 
 class ConnectAttempt:

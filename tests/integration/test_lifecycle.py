@@ -105,6 +105,12 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server:
     assert f"port {server.http_port} is not free" in done.stderr
 
 
+def test_the_metadata_names_what_scores(world: World, server: Server, tmp_path: Path) -> None:
+    assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "onnx"
+    with serving(world.environment | {"SERVING_SCORER": "xgboost"}, tmp_path / "log") as other:
+        assert httpx.get(f"{other.rest}/v2/models/churn").json()["platform"] == "xgboost"
+
+
 def test_sighup_of_a_single_process_loads_the_bundle_again_and_keeps_the_old_one_where_that_fails(
     world: World, tmp_path: Path
 ) -> None:
