@@ -25,9 +25,9 @@ def bench(
     ] = False,
 ) -> None:
     """Start each server on core 0, check that all agree, measure from core 1; medians over the rounds."""
-    # Told to end, it ends the servers that it started, as Ctrl-C does.
+    # On SIGTERM it stops the servers that it started, as on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    # Every load process imports this module again before it starts: what is heavy is imported here, once.
+    # Every load process imports this module again when it starts, so slow imports are inside the function.
     from benchmarks.compare.comparison import check, compare
 
     began_s = time.monotonic()

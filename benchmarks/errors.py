@@ -1,7 +1,7 @@
 """Every error of the benchmarks, in one tree.
 
 BenchmarkError                      one line for a person; the scripts turn it into an exit code
-|-- UsageError                      a URL, range or option that cannot be meant: exit code 2
+|-- UsageError                      a URL, range or option that is not allowed: exit code 2
 |-- TargetError                     the server under test cannot be reached or refuses the probe: exit code 1
 `-- MeasurementError                a measurement failed (errors in a run, answers that differ): exit code 1
 """
@@ -12,7 +12,7 @@ class BenchmarkError(Exception):
 
 
 class UsageError(BenchmarkError):
-    """An option's value cannot be meant."""
+    """An option's value is not allowed."""
 
 
 class TargetError(BenchmarkError):

@@ -33,7 +33,7 @@ def session_members(session: int) -> list[int]:
 
 
 def resident_kb(pid: int) -> int:
-    """Return a process's resident memory in units of 1024 bytes; 0: it is gone, or only starts."""
+    """Return a process's resident memory in units of 1024 bytes; 0: it has ended, or is only starting."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

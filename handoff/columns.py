@@ -1,11 +1,7 @@
-"""Which column of a table is which feature, read off the contract and its origins.
+"""Matches a table's columns to the contract's features, and encodes Arrow columns: features, customer ids, labels.
 
-Names are compared in snake_case, so that `StreamingTV`, `streaming_tv` and `customerID` are found without being
-listed anywhere.
-
-Arrow columns, as people write them -> what the contract wants: feature codes and numbers, customer ids, labels.
-
-Every function takes a whole column of a chunk and raises Refused for the first value that is not allowed.
+Names are compared in snake_case, so that `StreamingTV`, `streaming_tv` and `customerID` are found without being listed.
+The encoding functions take a whole column of a chunk, and raise InvalidValue for the first value that is not allowed.
 """
 
 from __future__ import annotations
@@ -34,10 +30,10 @@ LABELS = {LABEL_POSITIVE: 1, LABEL_NEGATIVE: 0, "1": 1, "0": 0, "true": 1, "fals
 
 @dataclass(frozen=True, slots=True)
 class FeatureColumn:
-    """Where one feature stands in a table.
+    """The column of one feature in a table.
 
-    name: the column's name there. values: what is written there -> the feature's categories, for what is not
-    a category already. missing: what a blank cell stands for (None: a blank cell is an error).
+    name: the column's name. values: the column's values -> the feature's categories, where they differ. missing: the
+    value of a blank cell (None: a blank cell is an error).
     """
 
     feature: Feature
@@ -48,7 +44,7 @@ class FeatureColumn:
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """The columns of one table that matter here; `key` and `label` are None where the table has none."""
+    """The columns of one table that are read; `key` and `label` are None where the table has none."""
 
     features: tuple[FeatureColumn, ...]
     key: str | None
@@ -77,7 +73,7 @@ def match_columns(names: Sequence[str], *, source: str) -> TableColumns:
         if other is not name:
             raise DataError(f"{source}: columns {other!r} and {name!r} have the same name; rename or drop one")
     found = [_find(feature, by_name) for feature in FEATURES]
-    missing = [_wanted(feature) for feature, column in zip(FEATURES, found, strict=True) if column is None]
+    missing = [_accepted_names(feature) for feature, column in zip(FEATURES, found, strict=True) if column is None]
     if missing:
         raise DataError(f"{source}: columns missing: {', '.join(missing)}; present: {', '.join(names) or 'none'}")
     features = tuple(column for column in found if column is not None)
@@ -88,7 +84,7 @@ def _find(feature: Feature, by_name: Mapping[str, str]) -> FeatureColumn | None:
     for wanted in _names_of(feature):
         if snake_case(wanted) not in by_name:
             continue
-        # An origin without a column is about the values, under whichever name they stand.
+        # An origin without a column applies to the values of any accepted column.
         origins = [origin for origin in feature.origins if origin.column in (None, wanted)]
         values = {written: category for origin in origins for written, category in origin.values.items()}
         missing = next((origin.missing for origin in origins if origin.missing is not None), None)
@@ -100,12 +96,12 @@ def _names_of(feature: Feature) -> list[str]:
     return [feature.name, *(origin.column for origin in feature.origins if origin.column)]
 
 
-def _wanted(feature: Feature) -> str:
+def _accepted_names(feature: Feature) -> str:
     return " or ".join(_names_of(feature))
 
 
-class Refused(ValueError):
-    """The value at `row` of a column is not allowed; `allowed` says what is."""
+class InvalidValue(ValueError):
+    """The value at `row` of a column is not allowed; `allowed` describes the allowed values."""
 
     def __init__(self, row: int, allowed: str) -> None:
         super().__init__(f"row {row}; allowed: {allowed}")
@@ -128,18 +124,18 @@ def customer_ids(values: Any) -> NDArray[np.int64]:
         allowed = numbers <= KEY_MAXIMUM
         if allowed.all():
             return np.asarray(numbers, dtype=np.int64)
-    raise Refused(int(np.argmin(allowed)), f"an integer from 0 to {KEY_MAXIMUM}")
+    raise InvalidValue(int(np.argmin(allowed)), f"an integer from 0 to {KEY_MAXIMUM}")
 
 
 def labels(values: Any) -> NDArray[np.int8]:
     """Read labels -> int8 [n]: 1 is the contract's positive label."""
     encoded = as_text(values).dictionary_encode()
     written = encoded.dictionary.to_pylist()
-    places = encoded.indices.to_numpy(zero_copy_only=False)
-    unknown = [place for place, text in enumerate(written) if text not in LABELS]
+    positions = encoded.indices.to_numpy(zero_copy_only=False)
+    unknown = [position for position, text in enumerate(written) if text not in LABELS]
     if unknown:
-        raise Refused(_first_of(unknown, places), f"{LABEL_NEGATIVE!r} or {LABEL_POSITIVE!r}, or 0 and 1")
-    codes: NDArray[np.int8] = np.array([LABELS[text] for text in written], dtype=np.int8)[places]
+        raise InvalidValue(_first_row_of(unknown, positions), f"{LABEL_NEGATIVE!r} or {LABEL_POSITIVE!r}, or 0 and 1")
+    codes: NDArray[np.int8] = np.array([LABELS[text] for text in written], dtype=np.int8)[positions]
     return codes
 
 
@@ -159,17 +155,17 @@ def is_number(text: str) -> bool:
 
 
 def _categories(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
-    # A chunk has a handful of different values: each is mapped once, whatever the number of rows.
+    # A chunk has few different values: each is mapped once, whatever the number of rows.
     encoded = as_text(values).dictionary_encode()
     written = [text or str(column.missing or "") for text in encoded.dictionary.to_pylist()]
     known = column.feature.categories
     categories = [text if text in known else column.values.get(text, text) for text in written]
-    places = encoded.indices.to_numpy(zero_copy_only=False)
+    positions = encoded.indices.to_numpy(zero_copy_only=False)
     try:
-        codes: NDArray[np.float32] = encode_column(column.feature, categories)[places]
+        codes: NDArray[np.float32] = encode_column(column.feature, categories)[positions]
     except InvalidInput:
-        unknown = [place for place, category in enumerate(categories) if category not in known]
-        raise Refused(_first_of(unknown, places), _allowed(column)) from None
+        unknown = [position for position, category in enumerate(categories) if category not in known]
+        raise InvalidValue(_first_row_of(unknown, positions), _allowed(column)) from None
     return codes
 
 
@@ -178,12 +174,12 @@ def _numbers(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
         values = _parsed(as_text(values), column)
     numbers = np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
     if column.missing is not None:
-        # NaN is how pandas writes a blank cell, so both are one thing here.
+        # pandas writes a blank cell as NaN, so both are treated alike.
         numbers[np.isnan(numbers)] = float(column.missing)
     try:
         return encode_column(column.feature, numbers)
     except InvalidInput:
-        raise Refused(_first_not_encoded(column.feature, numbers), _allowed(column)) from None
+        raise InvalidValue(_first_not_encoded(column.feature, numbers), _allowed(column)) from None
 
 
 def _parsed(text: Any, column: FeatureColumn) -> Any:
@@ -192,7 +188,7 @@ def _parsed(text: Any, column: FeatureColumn) -> Any:
         return pc.cast(numbers, pa.float64())
     except pa.ArrowInvalid:
         row = next(row for row, value in enumerate(text.to_pylist()) if value and not is_number(value))
-        raise Refused(row, _allowed(column)) from None
+        raise InvalidValue(row, _allowed(column)) from None
 
 
 def _first_not_encoded(feature: Feature, numbers: Sequence[Any] | NDArray[Any]) -> int:
@@ -204,8 +200,8 @@ def _first_not_encoded(feature: Feature, numbers: Sequence[Any] | NDArray[Any]) 
     raise AssertionError(f"{feature.name}: refused as a column, allowed value by value")
 
 
-def _first_of(codes: list[int], places: NDArray[Any]) -> int:
-    return int(np.argmax(np.isin(places, codes)))
+def _first_row_of(codes: list[int], positions: NDArray[Any]) -> int:
+    return int(np.argmax(np.isin(positions, codes)))
 
 
 def _allowed(column: FeatureColumn) -> str:

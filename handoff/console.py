@@ -1,4 +1,4 @@
-"""How the hand-off's commands talk: results on stdout, events on stderr, an error as one line and exit code 1."""
+"""Output of the hand-off's commands: results on stdout, events on stderr, an error as one line and exit code 1."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def configure_log() -> None:
 
 @contextmanager
 def fail_with_one_line() -> Iterator[None]:
-    """Turn a refusal into its message on stderr and exit code 1; anything else stays a traceback."""
+    """Print an expected error's message on stderr and exit with code 1; other exceptions keep their traceback."""
     try:
         yield
     except (HandoffError, StartupError) as error:

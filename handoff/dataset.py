@@ -1,6 +1,6 @@
 """Tables -> customer ids, feature rows and labels, in bounded memory; training and the feature loader share it.
 
-Nothing here names a feature: columns, categories and what a blank cell means come from the contract.
+This module names no feature: columns, categories and the meaning of a blank cell come from the contract.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _chunks(table: Table, rows: int, *, label: str | None) -> Iterator[tuple[Ids
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A record batch and where it stands: the table's name, and how many rows come before it."""
+    """A record batch and its position: the table's name, and the number of rows before it."""
 
     source: str
     start: int
@@ -98,19 +98,19 @@ class _Chunk:
         values = self.batch.column(name)
         try:
             return reader(values)
-        except cells.Refused as refused:
-            row, value = self.start + refused.row + 1, values[refused.row].as_py()
+        except cells.InvalidValue as invalid:
+            row, value = self.start + invalid.row + 1, values[invalid.row].as_py()
             raise DataError(
-                f"{self.source}: row {row}: {name} is {value!r:.80}; allowed: {refused.allowed}"
-            ) from refused
+                f"{self.source}: row {row}: {name} is {value!r:.80}; allowed: {invalid.allowed}"
+            ) from invalid
         except pa.ArrowException as error:
             raise DataError(f"{self.source}: {name} has type {values.type}; allowed: text or numbers") from error
 
 
 def _usable_key(chunk: _Chunk, key: str | None) -> str | None:
     first = "" if key is None else chunk.read(key, cells.as_text)[0].as_py()
-    # Only text that is no number at all means "these are other people's ids"; a blank, -1 or 1.5 among numbers is
-    # an error, because row numbers in its place would load features under the wrong customers.
+    # Only text that is not a number means that the ids are of another kind. A blank, -1 or 1.5 among numbers is an
+    # error, because row numbers instead would load features under the wrong customers.
     if key is not None and (not first or cells.is_number(first)):
         return key
     reason = f"no column {KEY}" if key is None else f"{key} is {first!r}, no integer"

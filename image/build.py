@@ -1,6 +1,7 @@
-"""A base image from Debian's own packages, for where no registry can be reached: Python, certificates and a shell.
+"""Builds images with buildah and debootstrap, where no registry can be reached.
 
-buildah, with a storage of its own: nothing of what a test builds lands among the machine's images.
+`make_base` makes a base image of Debian packages (Python, certificates, a shell). `Buildah` runs the program with a
+storage of its own, so that a test's images do not appear among the machine's images.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from handoff.errors import ImageError
 SUITE = "bookworm"
 BASE = f"localhost/python-base:{SUITE}"
 PACKAGES = ("python3", "python3-venv", "ca-certificates")
-# What a slim image does not carry: downloaded packages, indexes, manuals, translations.
+# What a slim image does not contain: downloaded packages, indexes, manuals, translations.
 UNWANTED = (
     "var/cache/apt",
     "var/lib/apt/lists",
@@ -70,7 +71,7 @@ def _debootstrap(root: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Buildah:
-    """The program and where it keeps images and containers. Every method raises ImageError with buildah's own words."""
+    """Runs buildah with a storage directory. Every method raises ImageError with buildah's own message."""
 
     storage: Path
 
@@ -96,7 +97,7 @@ class Buildah:
         return done.stdout.strip()
 
     def release(self) -> None:
-        """Undo the mount that the storage keeps of itself between calls, so that the folder can be deleted."""
+        """Unmount the overlay that buildah keeps mounted between calls, so that the folder can be deleted."""
         overlay = self.storage.resolve() / "storage" / "overlay"
         if os.path.ismount(overlay):
             subprocess.run(["umount", str(overlay)], capture_output=True, check=False)
@@ -115,15 +116,15 @@ class Buildah:
         """Build the Dockerfile of `context` on `base`, and return how long that took, in seconds.
 
         chroot isolation needs no user namespaces and shares the machine's network; the machine's certificate
-        authorities are lent to the build and stay out of the image.
+        authorities are mounted into the build and are not copied into the image.
         """
-        lent = {"BASE_IMAGE": base, **arguments}
-        lent |= {name: os.environ[name] for name in INDEX_VARIABLES if name in os.environ}
+        build_values = {"BASE_IMAGE": base, **arguments}
+        build_values |= {name: os.environ[name] for name in INDEX_VARIABLES if name in os.environ}
         volume = []
         if AUTHORITIES.exists():
-            lent |= {"PIP_CERT": str(AUTHORITIES), "SSL_CERT_FILE": str(AUTHORITIES)}
+            build_values |= {"PIP_CERT": str(AUTHORITIES), "SSL_CERT_FILE": str(AUTHORITIES)}
             volume = ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
-        build_args = [word for name, value in lent.items() for word in ("--build-arg", f"{name}={value}")]
+        build_args = [word for name, value in build_values.items() for word in ("--build-arg", f"{name}={value}")]
         started = time.monotonic()
         # Docker's format, because OCI's has no HEALTHCHECK.
         options = ["--isolation", "chroot", "--layers", "--format", "docker", "--pull-never", *volume, *build_args]

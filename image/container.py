@@ -1,4 +1,4 @@
-"""One container, run as the image says: its own command, as its own user, on this machine's loopback."""
+"""Runs one container with the image's own command and user, on this machine's loopback interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A container that answers: where, how long it took to get ready, and its process."""
+    """A ready container: its URL, the time until it was ready, and its process."""
 
     url: str
     ready_s: float
@@ -32,13 +32,13 @@ class Running:
 
     def stop(self) -> int:
         """Send SIGTERM to the container's own first process, as a kubelet does, and return its exit code."""
-        os.kill(_innermost(self.process.pid), signal.SIGTERM)
+        os.kill(_container_process(self.process.pid), signal.SIGTERM)
         return self.process.wait(STOP_LIMIT_S)
 
 
 @contextmanager
 def working_container(buildah: Buildah, image: str) -> Iterator[str]:
-    """Make a container of the image, and remove it in the end."""
+    """Make a container of the image, and remove it at the end of the block."""
     container = buildah.run("from", "--pull-never", image)
     try:
         yield container
@@ -93,8 +93,8 @@ def _wait(url: str, process: subprocess.Popen[str]) -> None:
     raise ImageError(f"{url} did not answer 200 within {READY_LIMIT_S:g} s")
 
 
-def _innermost(pid: int) -> int:
-    """Follow buildah's own processes down to the container's first. Any thread of a Go program may have forked."""
+def _container_process(pid: int) -> int:
+    """Return the container's first process: the last descendant of buildah's. Any thread of a Go program may fork."""
     while children := [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]:
         pid = children[0]
     return pid

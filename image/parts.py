@@ -1,4 +1,4 @@
-"""What an image is made of: every file is counted to the distribution, or the layer of the system, that brought it."""
+"""The sizes of an image's parts: every file counts for the distribution or system layer that installed it."""
 
 from __future__ import annotations
 

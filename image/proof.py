@@ -1,6 +1,6 @@
-"""Proves the image by running it: with the model baked in, with a model mounted, and by what its user cannot do.
+"""Tests the image by running it: with a baked-in model, with a mounted model, and for what its user may do.
 
-`render` writes docs/image.md from what was measured.
+`render` returns docs/image.md from the measurements.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ cannot write it: a tenth of the size, for a start without compiling.
 """
 
 IMAGE = "localhost/churn-serving:test"
-# In the build context, and named in .dockerignore: what the image takes its model from.
+# The model that the build copies into the image: in the build context, and allowed by .dockerignore.
 STAGED_BUNDLE = Path("var/image-bundle")
 USER = 1000
 MODELS = "/mnt/models"
-# What an attacker in a serving container would like to find, and what may be written to when the root is read-only.
+# Programs that would help an attacker in a serving container, and paths that its user can write to.
 SEARCH = (
     "for p in pip pip3 uv gcc cc c++ make ld; do command -v $p; done;"
     ' for m in pip ensurepip setuptools; do python -c "import $m" && echo $m; done'
@@ -50,7 +50,7 @@ WRITABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One container: how long it took to be ready, what it answered, and its exit code after SIGTERM."""
+    """One container: the time until it was ready, its prediction, and its exit code after SIGTERM."""
 
     scorer: str
     model: str
@@ -61,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was seen. programs, writable: what the container's user found of what it should not have."""
+    """What was measured. programs: tools found in the image; writable: paths that the container's user can write to."""
 
     build_s: float
     size_bytes: int
@@ -94,9 +94,9 @@ def _prove(buildah: Buildah, context: Path, bundle: Path, features: Path, model:
     with working_container(buildah, IMAGE) as container:
         size_bytes, parts = measure(Path(buildah.run("mount", container)))
         user, programs, writable = (_shell(buildah, container, line) for line in ("id -u", SEARCH, WRITABLE))
-    with _lent(bundle, features) as (lent_bundle, lent_features):
-        baked = _run(buildah, "onnx", model, body, {lent_features: "/features"})
-        mounted = _run(buildah, "xgboost", model, body, {lent_features: "/features", lent_bundle: MODELS})
+    with _readable_copies(bundle, features) as (bundle_copy, features_copy):
+        baked = _run(buildah, "onnx", model, body, {features_copy: "/features"})
+        mounted = _run(buildah, "xgboost", model, body, {features_copy: "/features", bundle_copy: MODELS})
     return Proof(
         build_s, size_bytes, parts, buildah.configuration(IMAGE), user[0], programs, writable, (baked, mounted)
     )
@@ -124,8 +124,8 @@ def _shell(buildah: Buildah, container: str, line: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _lent(bundle: Path, features: Path) -> Iterator[tuple[Path, Path]]:
-    """Copy bundle and features to where the container's user may read them; SQLite readers also want to lock."""
+def _readable_copies(bundle: Path, features: Path) -> Iterator[tuple[Path, Path]]:
+    """Copy bundle and features, owned by the container's user; SQLite readers also need to write locks."""
     with tempfile.TemporaryDirectory(prefix="image-test-") as folder:
         root = Path(folder)
         shutil.copytree(bundle, root / "bundle")

@@ -1,4 +1,4 @@
-"""Closed loops, in which a connection asks again as soon as it has its answer: wrk, h2load, and the load client.
+"""Closed loops, in which a connection sends its next request after each answer: wrk, h2load, and the load client.
 
 wrk and h2load (Debian's packages) measure the highest rates over REST and gRPC. h2load does not look at grpc-status, so
 its count is checked against the server's own. The load client in a child process runs big batches in the background.
@@ -50,7 +50,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """What is asked, over how many connections, from which core."""
+    """The requests, the number of connections, and the client's core."""
 
     target: Target
     path: str

@@ -1,8 +1,6 @@
-"""The comparison: environments, inputs, rounds, profile, document; what `make bench` runs.
+"""The comparison that `make bench` runs: environments, inputs, rounds, profile, document.
 
-The run itself: in each round every server is started on its core, visited, and stopped.
-
-How long a run of the comparison takes.
+In each round every server is started on its core, measured, and stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from benchmarks.compare.measurement import QUICK, Durations, ServerMeasurement
 from benchmarks.compare.profile import profile
 from benchmarks.compare.queries import sampled
 from benchmarks.compare.results import Results
-from benchmarks.compare.server import CLIENT_CPU, SERVER_CPU, Running, Server
+from benchmarks.compare.server import CLIENT_CPU, SERVER_CPU, RunningServer, Server
 from benchmarks.compare.servers import make_environments
 from benchmarks.errors import MeasurementError
 from benchmarks.programs import RedisServer
@@ -42,7 +40,7 @@ def compare(rounds: int, *, say: Callable[[str], None]) -> None:
     say("profiling")
     try:
         table = profile(known.project(ROOT, inputs), duration_s=8, logs=directory)
-    except MeasurementError as error:  # py-spy may lack the right to look into a process; the figures stand without it
+    except MeasurementError as error:  # py-spy may lack the permission; the other figures are valid without it
         table = [f"No profile was taken: {error}"]
     outcomes = judge(measured)
     update_document(ROOT / "docs" / "benchmarks.md", render(measured, outcomes, durations, machine_lines(ROOT), table))
@@ -81,7 +79,7 @@ def run_rounds(
         first = round_number * len(servers) // durations.rounds
         for server in [*servers[first:], *servers[:first]]:
             say(f"round {round_number + 1} of {durations.rounds}: {server.title}")
-            with Running(server, cpu=SERVER_CPU, log=logs / f"{server.key}.log") as running:
+            with RunningServer(server, cpu=SERVER_CPU, log=logs / f"{server.key}.log") as running:
                 ServerMeasurement(server, running, inputs, durations, measured, round_number).measure(reference)
     return measured
 

@@ -1,8 +1,7 @@
-"""docs/benchmarks.md: the generated part stands between two markers, what people wrote around it stays.
+"""Writes docs/benchmarks.md and docs/benchmarks.png from the results.
 
-docs/benchmarks.png: answers per second of every server, and where the latency bound breaks.
-
-What was measured on, and which versions were measured.
+The generated part of the page is between two markers; the text around it is kept. It also names the machine and the
+versions that were measured. The plot shows answers per second of every server, and the search for the SLO capacity.
 """
 
 from __future__ import annotations
@@ -25,6 +24,9 @@ from benchmarks.compare.measurement import Durations
 from benchmarks.compare.results import TITLES, Results
 from benchmarks.compare.servers import BARE, PLAIN, PROJECT, REDIS
 from benchmarks.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BEGIN = "<!-- measured: written by `make bench`, do not edit -->"
 END = "<!-- end of what was measured -->"
@@ -50,7 +52,7 @@ PACKAGES = {
 
 
 def update_document(path: Path, generated: str) -> None:
-    """Replace what stands between the markers. Raises MeasurementError when the file or a marker is missing."""
+    """Replace the text between the markers. Raises MeasurementError when the file or a marker is missing."""
     text = path.read_text() if path.exists() else ""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -134,12 +136,8 @@ def _raw(measured: Results) -> str:
 
 
 def number(value: float) -> str:
-    """Return a figure as a person reads it: thousands with commas, small ones with three digits."""
+    """Format a figure for people: thousands with commas, small ones with three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def draw(path: Path, measured: Results) -> None:

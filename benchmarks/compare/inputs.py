@@ -1,7 +1,7 @@
-"""What every server of the comparison is given: the same customers, the same features, the same model.
+"""The inputs of the comparison, the same for every server: customers, features and model.
 
 The project's servers read their own feature store. The peers read a plain table with a column for each feature, as a
-team would have it, and MLServer's stock runtime is sent the feature vectors themselves.
+team would typically have it. MLServer's stock runtime gets the feature vectors in the request.
 """
 
 from __future__ import annotations

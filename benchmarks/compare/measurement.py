@@ -1,4 +1,4 @@
-"""One server in one round of the comparison: checked, and measured from the other core in every way that it knows."""
+"""One server in one round of the comparison: its answers are checked, then every protocol that it has is measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.compare.closed_loop import ClosedLoop, Loop, closed_loop, run_h2
 from benchmarks.compare.inputs import Inputs
 from benchmarks.compare.queries import answers, big_batch, check_agreement
 from benchmarks.compare.results import Results
-from benchmarks.compare.server import CLIENT_CPU, Running, Server
+from benchmarks.compare.server import CLIENT_CPU, RunningServer, Server
 from benchmarks.compare.servers import PROJECT
 from benchmarks.errors import MeasurementError
 from benchmarks.load.capacity import find_peak
@@ -19,7 +19,7 @@ from benchmarks.load.result import LoadPlan, LoadResult
 BATCH_ROWS = 10_000
 ATTEMPTS = 3
 MEASURES = {"predict": results.PREDICT, "v2-rest": results.V2_REST, "v2-grpc": results.V2_GRPC}
-# The capacity lies below the closed loop's rate; the search starts at this share of it.
+# The capacity is below the closed loop's rate; the search starts at this share of it.
 SEARCH_FROM = 0.6
 SEARCH_STEP = 1.25
 
@@ -41,10 +41,10 @@ QUICK = Durations(rounds=1, warmup_s=0.0, closed_s=1.0, open_s=0.0, trial_s=0.0)
 
 @dataclass(frozen=True, slots=True)
 class ServerMeasurement:
-    """One server in one round, while it runs; what is found goes to `measured`."""
+    """Measures one running server in one round; the results are added to `measured`."""
 
     server: Server
-    running: Running
+    running: RunningServer
     inputs: Inputs
     durations: Durations
     measured: Results
@@ -75,7 +75,7 @@ class ServerMeasurement:
         self.measured.add(self.server.key, measure, value)
 
     def _closed(self, kind: str, duration_s: float) -> ClosedLoop:
-        """Run a closed loop, again when an answer failed, but not without end; the document tells of it."""
+        """Run a closed loop, and repeat it a limited number of times when an answer failed; the document lists that."""
         for _ in range(ATTEMPTS - 1):
             try:
                 return self._closed_once(kind, duration_s)
@@ -133,7 +133,7 @@ class ServerMeasurement:
 
 
 def _without_errors(plan: LoadPlan) -> LoadResult:
-    """Run a load test, again when the client was disturbed: that says nothing about the server. Errors fail at once."""
+    """Run a load test, and repeat it when the client was the bottleneck. Raises MeasurementError for any error."""
     for _ in range(ATTEMPTS):
         result = run_load(plan)
         if result.failures:

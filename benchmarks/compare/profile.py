@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.compare.closed_loop import run_wrk
-from benchmarks.compare.server import CLIENT_CPU, SERVER_CPU, Running, Server
+from benchmarks.compare.server import CLIENT_CPU, SERVER_CPU, RunningServer, Server
 from benchmarks.errors import MeasurementError
 
 RATE_HZ = 250
@@ -18,9 +18,9 @@ ROWS = 15
 
 
 def profile(server: Server, *, duration_s: float, logs: Path) -> list[str]:
-    """Return a Markdown table of the functions with most time of their own, what they call in C included."""
+    """Return a Markdown table of the functions with the most own time, including the C functions that they call."""
     query = server.queries["predict"]
-    with Running(server, cpu=SERVER_CPU, log=logs / "profile.log") as running, ThreadPoolExecutor() as pool:
+    with RunningServer(server, cpu=SERVER_CPU, log=logs / "profile.log") as running, ThreadPoolExecutor() as pool:
         target = running.target(query)
         loaded = pool.submit(run_wrk, target, query.path, query.bodies, duration_s=duration_s + 2, cpu=CLIENT_CPU)
         shares = _sample(running.pid, duration_s)

@@ -1,4 +1,4 @@
-"""How each server is asked for the same thing, where its answer is, and whether all servers answer the same."""
+"""The queries that each server gets, how its answers are read, and the check that all servers give the same answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COUNTED_BY_MLSERVER = r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Bodies in the order of the customers of the inputs. note: what is unlike the others, for the report.
+    """Bodies in the order of the customers of the inputs. note: how it differs from the others, for the report.
 
     counter: gRPC only, a pattern of the good answers' counter on the server's metrics page; its group is the value.
     """
@@ -88,7 +88,7 @@ def big_batch(inputs: Inputs, rows: int) -> Query:
 
 
 def constant(inputs: Inputs) -> Query:
-    """Return what the bare ASGI app is asked; it answers a constant, so there is nothing to agree on."""
+    """Return the query of the bare ASGI app; it answers with a constant, so its answers are not compared."""
     return Query("/predict", predict(inputs).bodies, lambda answer: float("nan"))
 
 
@@ -111,7 +111,7 @@ def _v2_message(answer: bytes) -> float:
 
 
 def sampled(inputs: Inputs) -> range:
-    """Return the positions of the customers who are asked for."""
+    """Return the positions of the customers in the sample."""
     return range(0, len(inputs.customers), STRIDE)
 
 
@@ -144,7 +144,7 @@ def _ask_rest(target: Target, query: Query, position: int) -> float:
 
 
 def _ask_grpc(target: Target, query: Query, position: int) -> float:
-    import grpc  # a client that nobody here wrote
+    import grpc  # an independent client, not that of the load test
 
     with grpc.insecure_channel(target.authority) as channel:
         call = channel.unary_unary(query.path)

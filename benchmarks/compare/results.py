@@ -1,4 +1,4 @@
-"""What a run measured: one value for each round, of each measure, of each server."""
+"""The results of a run: one value for each server, measure and round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 
 from benchmarks.errors import MeasurementError
 
-# The measures, with their units in their names, and how a person reads them.
+# The measures, with their units in their names, and their titles in the document.
 PREDICT, V2_REST, V2_GRPC = "predict_per_s", "v2_rest_per_s", "v2_grpc_per_s"
 PREDICT_P99 = "predict_closed_loop_p99_ms"
 STARTUP, RESIDENT = "startup_s", "resident_mb"
@@ -46,7 +46,7 @@ class Results:
         self.values.setdefault(server, {}).setdefault(measure, []).append(value)
 
     def has(self, server: str, measure: str) -> bool:
-        """Return whether a server was measured so."""
+        """Return whether a server has values of a measure."""
         return measure in self.values.get(server, {})
 
     def rounds(self, server: str, measure: str) -> list[float]:

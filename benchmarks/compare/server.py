@@ -1,4 +1,4 @@
-"""A server of the comparison, and one of its lives: started on its core, ready, measured, stopped."""
+"""A server of the comparison, and one run of it: started on its core, ready, measured, stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.load.target import Target
 from benchmarks.programs import resident_kb, session_members
 from local_seldon.ports import free_ports
 
-# Whoever measures stays off the server's core.
+# The client never runs on the server's core.
 SERVER_CPU, CLIENT_CPU = 0, 1
 READY_TIMEOUT_S = 90.0
 POLL_S = 0.01
@@ -32,7 +32,7 @@ LOG_LINES = 15
 class Server:
     """How to start it. {rest}, {grpc} and {metrics} in command and environment become free ports.
 
-    queries: what it is asked, by the kind of measurement ("predict", "v2-rest", "v2-grpc").
+    queries: its queries by the kind of measurement ("predict", "v2-rest", "v2-grpc").
     """
 
     key: str
@@ -44,8 +44,8 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class Running:
-    """A started server, ready when entered; gone, with all its processes, when left."""
+class RunningServer:
+    """A started server: ready on entry, stopped with all its processes on exit."""
 
     def __init__(self, server: Server, *, cpu: int, log: Path) -> None:
         self._server = server
@@ -55,7 +55,7 @@ class Running:
         self._process: subprocess.Popen[bytes] | None = None
         self.startup_s = 0.0
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> RunningServer:
         environment = os.environ | {
             name: value.format_map(self._ports) for name, value in self._server.environment.items()
         }
@@ -128,7 +128,7 @@ class Running:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        # A supervisor may leave workers behind; they are of the session that was made for it.
+        # A supervisor may leave workers behind; they belong to the session that was created for it.
         for pid in members:
             try:
                 if os.getsid(pid) == process.pid:

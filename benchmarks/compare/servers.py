@@ -1,6 +1,6 @@
-"""Every server of the comparison: this project in its three forms, its foundation, its peers, and the ceiling.
+"""Every server of the comparison: this project in three forms, MLServer's stock runtime, peers, and a bare ASGI app.
 
-The peers' own virtual environments, made from their locks, and made again when a lock changes.
+The peers have virtual environments of their own, made from their locks, and made again when a lock changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.compare.server import Server
 from benchmarks.errors import MeasurementError
 
 PORTS = {"MLSERVER_HTTP_PORT": "{rest}", "MLSERVER_GRPC_PORT": "{grpc}", "MLSERVER_METRICS_PORT": "{metrics}"}
-# Between two servers nobody is left to be drained.
+# Between two servers there are no clients to drain.
 NO_DRAIN = {"SERVING_DRAIN_DELAY_S": "0"}
 PROJECT, PLAIN, STOCK, REDIS = "project", "plain", "stock", "redis"
 FASTAPI, BENTOML, KSERVE, BARE = "fastapi", "bentoml", "kserve", "bare"
@@ -92,7 +92,7 @@ def stock(root: Path, inputs: Inputs) -> Server:
 
 
 def bare(root: Path, inputs: Inputs) -> Server:
-    """Return the ceiling: uvicorn, uvloop and httptools answering a constant."""
+    """Return the upper bound: uvicorn, uvloop and httptools answering with a constant."""
     return Server(
         key=BARE,
         title="bare ASGI app (the ceiling)",
@@ -104,7 +104,7 @@ def bare(root: Path, inputs: Inputs) -> Server:
 
 
 def fastapi(root: Path, inputs: Inputs) -> Server:
-    """Return the decision record's reversal plan."""
+    """Return the FastAPI service that the decision record names as its way back."""
     return Server(
         key=FASTAPI,
         title="FastAPI by hand",

@@ -12,7 +12,7 @@ ATTEMPTS = 2
 
 
 class Verdict(Protocol):
-    """What the search looks at; LoadResult is one."""
+    """What the search needs of a result; LoadResult is one."""
 
     @property
     def valid(self) -> bool:
@@ -36,7 +36,7 @@ class Trial(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Capacity(Generic[V]):
-    """The search's outcome. peak: the confirmed trial, None: no rate was VALID; at_least: the client gave up first."""
+    """The search's outcome. peak: the confirmed trial, None: no rate was VALID; at_least: the client was the limit."""
 
     peak: Trial[V] | None
     trials: tuple[Trial[V], ...]

@@ -1,7 +1,7 @@
 """The load client: many connections and one thread that does all their input and output.
 
-No task, no coroutine and no lock per request. Whoever issues a request puts it into a queue, and wakes the thread only
-when that sleeps: a busy client spends no system call on it. Broken connections are replaced by a second thread.
+No task, no coroutine and no lock per request. `submit` puts requests into a queue, and wakes the thread only when it
+sleeps, so that a busy client makes no system call for it. A second thread replaces broken connections.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.load.connection import (
 from benchmarks.load.target import Target
 
 SWEEP_S = 0.05
-REPORT_AT = 16  # LoadGen's clock stops when it is told: a long poll must not hold finished requests back
+REPORT_AT = 16  # LoadGen takes the time when a request is reported, so finished requests must not wait for a long poll
 
 
 class Client:
@@ -52,7 +52,7 @@ class Client:
         self._waiting: deque[PendingRequest] = deque()
         self._done: list[Done] = []
         self._wakeup = Wakeup()
-        self._reconnector = Reconnector(self._connect, self._wakeup.ring)
+        self._reconnector = Reconnector(self._connect, self._wakeup.wake)
         self._stop = Event()
         self._thread = Thread(target=self._run, name="load-poll")
 
@@ -72,7 +72,7 @@ class Client:
         """Send these requests now, or as soon as connections are free, in order. For any thread."""
         now = perf_counter()
         self._waiting.extend([PendingRequest(*pair, now) for pair in zip(response_ids, indexes, strict=True)])
-        self._wakeup.ring()
+        self._wakeup.wake()
 
     def busiest_cpu_s(self) -> float:
         """Return the CPU seconds of this process: it is the only one."""
@@ -81,17 +81,17 @@ class Client:
     def close(self) -> None:
         """Stop the threads and close every connection."""
         self._stop.set()
-        self._wakeup.ring()
+        self._wakeup.wake()
         self._thread.join()
         self._reconnector.close()
         self._release()
 
     def _run(self) -> None:
-        wakeup, mended = self._wakeup, self._reconnector.mended
+        wakeup, replacements = self._wakeup, self._reconnector.replacements
         next_sweep_s = perf_counter() + SWEEP_S
         while not self._stop.is_set():
             wakeup.sleeping = True  # before looking for work
-            busy = mended or (self._waiting and self._free)
+            busy = replacements or (self._waiting and self._free)
             events = self._poller.poll(0 if busy else SWEEP_S)
             wakeup.sleeping = False
             for fd, mask in events:
@@ -100,14 +100,14 @@ class Client:
                     self._serve(connection, mask)
                 elif fd == wakeup.fd:
                     wakeup.clear()
-            while mended:
-                self._adopt(mended.popleft())
+            while replacements:
+                self._add_replacement(replacements.popleft())
             while self._waiting and self._free:
                 self._send(self._free.popleft(), self._waiting.popleft())
             if perf_counter() >= next_sweep_s:
                 self._sweep()
                 next_sweep_s = perf_counter() + SWEEP_S
-            self._tell()
+            self._report_done()
 
     def _serve(self, connection: Connection, mask: int) -> None:
         if mask & select.EPOLLOUT and connection.flush():
@@ -124,7 +124,7 @@ class Client:
             connection.request = None
             self._done.append(Done(request, perf_counter(), answer.error, answer.detail))
             if len(self._done) >= REPORT_AT:
-                self._tell()
+                self._report_done()
         if connection.request is None and not connection.codec.reusable:
             self._lose(connection, "closed by the server", retry=False)
         elif answer is None or request is None:
@@ -163,19 +163,19 @@ class Client:
         while self._waiting and now - self._waiting[0].issued_s > self._timeout_s:
             self._done.append(Done(self._waiting.popleft(), now, "timeout"))
 
-    def _tell(self) -> None:
+    def _report_done(self) -> None:
         if self._done:
             done, self._done = self._done, []
             self._on_done(done)
 
-    def _adopt(self, mended: Connection | TargetError) -> None:
-        if isinstance(mended, Connection):
-            self._add(mended)
+    def _add_replacement(self, replacement: Connection | TargetError) -> None:
+        if isinstance(replacement, Connection):
+            self._add(replacement)
         elif not self._by_fd:
-            # Nobody is left to answer: what waits fails now, and not only when its time is over.
+            # No connection is left: waiting requests fail now, and not only after their timeout.
             now = perf_counter()
             while self._waiting:
-                self._done.append(Done(self._waiting.popleft(), now, "no connection", str(mended)))
+                self._done.append(Done(self._waiting.popleft(), now, "no connection", str(replacement)))
 
     def _add(self, connection: Connection) -> None:
         self._by_fd[connection.socket.fileno()] = connection

@@ -43,7 +43,7 @@ class Codec(Protocol):
         """Return the bytes of request number `index`."""
 
     def feed(self, data: bytes) -> Answer | None:
-        """Take what arrived; return the answer when it is complete. Raises ValueError when it is not the protocol."""
+        """Parse received bytes; return the answer when it is complete. Raises ValueError for another protocol."""
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Connection:
         return self._write(b"")
 
     def receive(self) -> Answer | None:
-        """Take what arrived; return the answer when it is complete. Raises ConnectionLost."""
+        """Read and parse what has arrived; return the answer when it is complete. Raises ConnectionLost."""
         answer = None
         while True:
             try:
@@ -113,7 +113,7 @@ class Connection:
             except ValueError as error:
                 raise self._lost(str(error)) from error
             if not self._is_tls:
-                # What is left in the kernel wakes the poller again; what OpenSSL has decrypted would not.
+                # Bytes left in the kernel wake the poller again; bytes that OpenSSL has already decrypted do not.
                 return answer
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class Connection:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             sent = 0
         except OSError:
-            # `receive` sees the same broken connection, and says so once, in one place.
+            # `receive` finds the same broken connection, and reports it.
             sent = len(data)
         self.unsent = data[sent:]
         return not self.unsent
@@ -143,30 +143,30 @@ def connect(target: Target, codec: Callable[[], Codec], *, timeout_s: float) -> 
 
 
 class Reconnector:
-    """One new connection in `mended` for each that was broken, or why there is none yet; `on_mended` tells of both."""
+    """Puts new connections, or the errors of attempts, into `replacements`; calls `on_replacement` for each."""
 
-    def __init__(self, connect: Callable[[], Connection], on_mended: Callable[[], None]) -> None:
-        self.mended: deque[Connection | TargetError] = deque()
+    def __init__(self, connect: Callable[[], Connection], on_replacement: Callable[[], None]) -> None:
+        self.replacements: deque[Connection | TargetError] = deque()
         self._connect = connect
-        self._on_mended = on_mended
+        self._on_replacement = on_replacement
         self._broken: SimpleQueue[bool] = SimpleQueue()
         self._stop = Event()
-        self._thread = Thread(target=self._run, name="load-mend")
+        self._thread = Thread(target=self._run, name="load-reconnect")
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def replace(self) -> None:
-        """Ask for one connection more."""
+        """Request one new connection."""
         self._broken.put(True)
 
     def close(self) -> None:
-        """Stop the thread, and close what nobody took."""
+        """Stop the thread, and close connections that were not used."""
         self._stop.set()
         self._broken.put(False)
         self._thread.join()
-        for connection in self.mended:
+        for connection in self.replacements:
             if isinstance(connection, Connection):
                 connection.close()
 
@@ -174,31 +174,31 @@ class Reconnector:
         while self._broken.get():
             while not self._stop.is_set():
                 try:
-                    self.mended.append(self._connect())
+                    self.replacements.append(self._connect())
                 except TargetError as error:
-                    self.mended.append(error)
-                    self._on_mended()
+                    self.replacements.append(error)
+                    self._on_replacement()
                     self._stop.wait(RECONNECT_PAUSE_S)
                     continue
-                self._on_mended()
+                self._on_replacement()
                 break
 
 
 class Wakeup:
-    """An eventfd. The polling thread sets `sleeping` before it looks for work: whoever adds after the look rings."""
+    """An eventfd. The polling thread sets `sleeping` before it checks for work, so that work added later wakes it."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.sleeping = False
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the polling thread."""
         if self.sleeping:
             self.sleeping = False
             os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
-        """Take the ring that `fd` was readable for."""
+        """Reset `fd`, so that it is not readable until the next wake."""
         os.eventfd_read(self.fd)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Http1Codec:
 
 
 class ResponseParser:
-    """One answer with its headers and body, for callers that look at them."""
+    """Parses one response with its headers and body, for callers that need them."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The picture of a load test: how latency is distributed, and how it went over time or over arrival rates."""
+"""The plot of a load test: the distribution of latency, and latency over time or over arrival rates."""
 
 from __future__ import annotations
 

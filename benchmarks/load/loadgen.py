@@ -1,9 +1,7 @@
 """MLPerf LoadGen's Server scenario: Poisson arrivals, a latency bound at a percentile, LoadGen's own verdict.
 
-LoadGen decides when each request arrives and counts its latency from that moment, sent or not, so a slow server (or a
-slow client) cannot hide behind late requests.
-
-What MLPerf LoadGen says at the end of a run, read from its mlperf_log_summary.txt.
+LoadGen schedules each request's arrival and counts its latency from that moment, whenever it was really sent, so that
+late requests do not hide a slow server or a slow client.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from benchmarks.load.result import MIN_QUERIES, LoadPlan, Summary, read_summary
 
 
 def complete(done: Sequence[Done]) -> None:
-    """Tell LoadGen that these requests are finished; it takes the time now."""
+    """Report these requests to LoadGen as finished now."""
     lg.QuerySamplesComplete([lg.QuerySampleResponse(one.request.response_id, 0, 0) for one in done])
 
 
@@ -61,7 +59,7 @@ def _settings(plan: LoadPlan, duration_s: float, min_queries: int) -> lg.TestSet
     settings.server_target_latency_percentile = plan.percentile
     # Arrivals that fell due while the issuing thread was away come in one call, each with its own schedule.
     settings.server_coalesce_queries = True
-    # A second's worth of waiting requests is no service any more: stop, INVALID.
+    # Stop the test as INVALID when the waiting requests are as many as arrive in a second.
     settings.server_max_async_queries = max(MIN_QUERIES, int(plan.qps))
     settings.min_duration_ms = int(duration_s * 1e3)
     settings.min_query_count = min_queries

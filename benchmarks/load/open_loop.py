@@ -1,6 +1,6 @@
-"""One open-loop load test: probe, warm-up, measurement, in a child process with nothing else beside them.
+"""One open-loop load test: probe, warm-up and measurement, in a child process that does nothing else.
 
-A progress bar is drawn by the parent, in another interpreter. Over gRPC the child starts client processes of its own.
+The parent draws the progress bar, in another interpreter. Over gRPC the child starts client processes of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.loadgen import complete, run_loadgen
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Progress, Summary
 
-# The interpreter offers its lock to the other thread this often; the default of 5 ms would be a latency of its own.
+# How often the interpreter switches threads; the default of 5 ms would add latency.
 SWITCH_S = 0.0005
 REPORT_S = 0.25
 PROBE_TIMEOUT_S = 10.0
@@ -99,7 +99,7 @@ def _client_of(plan: LoadPlan, on_done: Callable[[Sequence[Done]], None]) -> Cli
 
 
 class LoadRun:
-    """The client, and a record of what it finished; `pipe` is told how it goes."""
+    """The client and the record of its finished requests; progress is sent to `pipe`."""
 
     def __init__(self, plan: LoadPlan, pipe: Pipe) -> None:
         self._plan = plan

@@ -1,10 +1,7 @@
-"""What an open-loop load test is to do.
+"""The plan, progress and result of an open-loop load test, and how the result is printed as a table or JSON.
 
-What an open-loop load test found: while it runs, and in the end, with the reasons to believe it or not.
-
-A load test's result as a person reads it, and as a program does.
-
-The forms in which the commands print their results.
+The summary and verdict are MLPerf LoadGen's, read from its log. Around it are the errors, the client's own CPU use and
+delays, and from them whether the client was the bottleneck.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from benchmarks.load.target import Target
 
 # LoadGen wants this many requests under the bound before it believes a P99 with 99 % confidence (459, rounded up).
 MIN_QUERIES = 512
-# The client is called the bottleneck beyond any of these.
+# Above any of these limits the client counts as the bottleneck.
 CPU_LIMIT = 0.95
 LAG_MEAN_LIMIT_MS = 1.0
 LAG_P99_LIMIT_MS = 5.0
@@ -34,9 +31,9 @@ FILE = "mlperf_log_summary.txt"
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One test: what is asked of whom, how often, for how long. cpu pins the client to one core.
+    """One test: the requests, their rate and duration. cpu pins the client to one core.
 
-    grpc_processes: how many client processes make the calls; one manages some 3,000 calls/s on a core.
+    grpc_processes: how many client processes make the calls; one makes some 3,000 calls/s on a core.
     """
 
     target: Target
@@ -57,7 +54,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What happened. latency_ms: each request's time from being issued to its answer; issued_s: since the start."""
+    """A finished test. latency_ms: each request's time from being sent to its answer; issued_s: since the start."""
 
     qps: float
     summary: Summary
@@ -88,7 +85,7 @@ class LoadResult:
 
     @property
     def bottleneck(self) -> str | None:
-        """Why the client, and not the server, set these figures; None when it did not."""
+        """Why the client, and not the server, determined these figures; None when it did not."""
         if self.client_cpu >= CPU_LIMIT:
             return f"the client used {self.client_cpu:.0%} of a core"
         if self.lag_mean_ms > LAG_MEAN_LIMIT_MS or self.lag_p99_ms > LAG_P99_LIMIT_MS:
@@ -137,7 +134,7 @@ def as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
 
 
 def as_table(plan: LoadPlan, result: LoadResult) -> Table:
-    """Return the table that ends a test."""
+    """Return the table that is printed after a test."""
     summary = result.summary
     table = Table(title=f"{plan.path} at {plan.qps:,.0f} requests/s (Poisson)", show_header=False, title_justify="left")
     table.add_column(justify="left")

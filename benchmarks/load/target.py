@@ -1,6 +1,6 @@
-"""Where a load test sends its requests, and what it asks: a base URL, and one body for each key in each protocol.
+"""The target of a load test and its requests: a base URL, and one body for each key in each protocol.
 
-Bodies are bytes, made before the clock starts.
+Bodies are bytes, created before the measurement starts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def parse_target(url: str, headers: Sequence[str] = (), *, verify: bool = True) 
     except ValueError as error:
         raise UsageError(f"the URL {url!r} has no valid port: {error}") from error
     if not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"the URL {url!r} is no base URL; give scheme://host[:port][/prefix]")
+        raise UsageError(f"the URL {url!r} is not a base URL; give scheme://host[:port][/prefix]")
     tls = TLS_SCHEMES[parts.scheme]
     return Target(
         host=parts.hostname,
@@ -89,7 +89,7 @@ def _parse_header(header: str) -> tuple[str, str]:
 
 
 class Protocol(StrEnum):
-    """How the server is asked."""
+    """The protocol of the requests."""
 
     PREDICT = "predict"
     V2_REST = "v2-rest"

@@ -1,8 +1,6 @@
-"""What a soak test found, and what of it is a complaint: something lost, or something that grew.
+"""The result of a soak test: outcomes, samples, faults and complaints; as text, as JSON and as a plot.
 
-A soak test's result as a person reads it, and as a program does.
-
-The picture of a soak test: what was answered, and what the service held, with the faults behind it.
+A complaint is a reason why the run failed: a lost request, or memory, files or tasks that grew.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.soak.traffic import Outcome
 
-# A worker that was just rolled fills its pools and buffers by some 30 MB in its first half minute under load.
+# The pools and buffers of a new worker grow by some 30 MB in its first half minute under load.
 SETTLING_S = 30.0
-# What a settled worker may grow by: a leak of 1 kB a request would be 30 MB in the second half of 10 minutes.
+# The allowed growth after that: a leak of 1 kB per request would be 30 MB in the second half of 10 minutes.
 GROWTH_MB, GROWTH_FILES, GROWTH_TASKS = 15.0, 8, 8
 UNSETTLED_MB = 40.0
 ALLOWED = ("200", "503 store_unavailable", "503 overloaded", "gone")
@@ -29,7 +27,7 @@ COLOURS = {KILL: "#c0392b", PAUSE: "#e67e22", ROLL: "#1b6ca8"}
 
 
 class Growth(NamedTuple):
-    """What an average worker has more of at the end; allowed_mb: more where there was no time to settle."""
+    """How much an average worker grew; allowed_mb is higher where there was no time to settle."""
 
     memory_mb: float
     files: float
@@ -39,7 +37,7 @@ class Growth(NamedTuple):
 
 @dataclass(slots=True)
 class SoakResult:
-    """What happened."""
+    """Everything that was observed in a run."""
 
     workers: int = 2
     sent: int = 0
@@ -114,7 +112,7 @@ def as_json(result: SoakResult, plot: Path) -> dict[str, Any]:
 
 
 def as_text(result: SoakResult, plot: Path) -> str:
-    """Return the lines that say what was sent, what became of it, what failed meanwhile, and what grew."""
+    """Return the lines for requests and their results, faults, growth, and complaints."""
     growth = result.growth
     lines = [
         f"sent      {result.sent:,} requests: {_counts(result.results)}",
@@ -168,7 +166,7 @@ def draw(path: Path, result: SoakResult) -> None:
 
 
 class Fault(NamedTuple):
-    """What was done to it, from when to when (seconds since the start)."""
+    """One injected fault and its time (seconds since the start)."""
 
     kind: str
     from_s: float
@@ -178,7 +176,7 @@ class Fault(NamedTuple):
 class Sample(NamedTuple):
     """The service at one moment: resident MB, files and event loop tasks of an average worker.
 
-    files: those that it has open, without the connections that this client keeps to it.
+    files: open files, without the connections of this client.
     """
 
     at_s: float

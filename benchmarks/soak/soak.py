@@ -1,8 +1,7 @@
-"""A soak test: mixed traffic for minutes while faults happen at random; nothing may be lost, and nothing may grow.
+"""A soak test: mixed traffic for minutes with random faults; no request may be lost, and no resource may grow.
 
-What is done to the service during a soak test: its store killed or paused, its workers rolled, at random.
-
-What the service holds at one moment of a soak test: memory, files, tasks.
+The faults: the store is killed or paused, or the workers are rolled. Once a second a sample takes the memory, open
+files and event loop tasks of the workers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ROLLS_UNTIL = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SoakPlan:
-    """How long, how much, and by which dice."""
+    """Duration, request rate, workers, and the seed of the faults."""
 
     seconds: float
     qps: float
@@ -48,14 +47,14 @@ async def soak(plan: SoakPlan, on_progress: Callable[[SoakResult], None] = lambd
             faults = inject_faults(
                 world, result.faults, started_s=result.started_s, seconds=plan.seconds, seed=plan.seed
             )
-            sampling = asyncio.create_task(_watch(world, result, on_progress))
+            sampling = asyncio.create_task(_sample_every_second(world, result, on_progress))
             breaking = asyncio.create_task(faults)
             background = [sampling, breaking]
             await asyncio.wait(background, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in background:
                 if task.done():
                     task.result()
-            await breaking  # the last fault heals
+            await breaking  # until the last fault has ended
             sampling.cancel()
             with suppress(asyncio.CancelledError):
                 await sampling
@@ -86,7 +85,7 @@ def _streams(world: SoakWorld, qps: float) -> list[Stream]:
     ]
 
 
-async def _watch(world: SoakWorld, result: SoakResult, on_progress: Callable[[SoakResult], None]) -> None:
+async def _sample_every_second(world: SoakWorld, result: SoakResult, on_progress: Callable[[SoakResult], None]) -> None:
     while True:
         sample = await take_sample(world, started_s=result.started_s)
         if sample is not None:
@@ -96,26 +95,26 @@ async def _watch(world: SoakWorld, result: SoakResult, on_progress: Callable[[So
 
 
 async def inject_faults(world: SoakWorld, faults: list[Fault], *, started_s: float, seconds: float, seed: int) -> None:
-    """Do one fault after the other, each kind once before one comes again, until the time is over; `faults` grows."""
-    dice = random.Random(seed)  # noqa: S311 (not for secrets)
+    """Inject one fault after the other until the time is over, each kind once per cycle, and append it to `faults`."""
+    rng = random.Random(seed)  # noqa: S311 (not for secrets)
     kinds: list[str] = []
     while True:
-        await asyncio.sleep(dice.uniform(1.0, 3.0))
+        await asyncio.sleep(rng.uniform(1.0, 3.0))
         from_s = time.perf_counter() - started_s
         if from_s > seconds - 3.0:
             await asyncio.sleep(seconds - from_s)
             return
         if not kinds:
             kinds = [KILL, PAUSE] + [ROLL] * (from_s < seconds * ROLLS_UNTIL)
-            dice.shuffle(kinds)
+            rng.shuffle(kinds)
         kind = kinds.pop()
         if kind == KILL:
             await asyncio.to_thread(world.store.kill)
-            await asyncio.sleep(dice.uniform(0.2, 1.5))
+            await asyncio.sleep(rng.uniform(0.2, 1.5))
             await world.start_store()
         elif kind == PAUSE:
             world.store.pause()
-            await asyncio.sleep(dice.uniform(0.2, 1.5))
+            await asyncio.sleep(rng.uniform(0.2, 1.5))
             world.store.resume()
         else:
             await world.roll()
@@ -123,7 +122,7 @@ async def inject_faults(world: SoakWorld, faults: list[Fault], *, started_s: flo
 
 
 async def take_sample(world: SoakWorld, *, started_s: float) -> Sample | None:
-    """Look at every worker that serves; None: there is none, because they only start."""
+    """Return a sample of the serving workers; None when all of them are only starting."""
     usage = [used for pid in world.workers() if (used := _usage(pid))]
     if not usage:
         return None
@@ -148,7 +147,7 @@ def _link(file: Path) -> str:
 
 
 def _usage(pid: int) -> tuple[float, int] | None:
-    """Return a process's resident MB and its open files; None: it is gone, or only starts."""
+    """Return a process's resident MB and its open files; None when it has ended or is only starting."""
     memory_kb = resident_kb(pid)
     try:
         files = len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,11 +1,8 @@
 """Open-loop traffic that accounts for every request: sent = answered + refused + lost.
 
-Arrivals keep their schedule whatever the server does, several protocols side by side, from one event loop.
-
-One request at a time, and what became of it: answered, refused before anything was sent, or lost.
-
-For fault tests, which must account for every request. A request is lost when it was sent and no answer came; a client
-that retries, as httpx and gRPC's own policies do, would hide that.
+`Traffic` sends several streams from one event loop; arrivals keep their schedule whatever the server does. The callers
+(`RestCaller`, `GrpcCaller`) send one request and report whether it was answered, refused before anything was sent, or
+lost: sent, without an answer. They do not retry, because retries, as in httpx and gRPC's policies, would hide a loss.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ _STATUS = {
 
 
 class Outcome(NamedTuple):
-    """What became of one request. result: "200", "503 overloaded", "refused ..." or "lost ..."."""
+    """The outcome of one request. result: "200", "503 overloaded", "refused ..." or "lost ..."."""
 
     stream: str
     sent_s: float
@@ -52,7 +49,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One kind of request: `body(n)` is the n-th arrival's; abandon: clients go away before the answer."""
+    """One kind of request: `body(n)` is the body of arrival n; abandon: clients disconnect before the answer."""
 
     name: str
     caller: Caller
@@ -132,7 +129,7 @@ class Traffic:
 
 
 async def _abandoned(stream: Stream, number: int) -> str:
-    """Ask, and go away within a few milliseconds; the answer is nobody's loss."""
+    """Send a request, and disconnect within a few milliseconds; a missing answer does not count as lost."""
     try:
         async with asyncio.timeout(0.0005 * (number % 8)):
             await stream.caller.ask(stream.body(number), timeout_s=stream.timeout_s)
@@ -151,7 +148,7 @@ class Reply(NamedTuple):
 
 
 class Refused(Exception):
-    """Nobody listens: nothing was sent."""
+    """The connection was refused: nothing was sent."""
 
 
 class Lost(Exception):
@@ -173,7 +170,7 @@ class RestCaller:
 
     def __init__(self, host: str, port: int, path: str, *, fresh: bool = False) -> None:
         self._host, self._port, self._path, self._fresh = host, port, path, fresh
-        # First in, first out: every connection is used, so every one hears that the server drains.
+        # First in, first out: every connection is used, so every one gets `Connection: close` when the server drains.
         self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
     async def ask(self, body: bytes, *, timeout_s: float) -> Reply:
@@ -191,7 +188,7 @@ class RestCaller:
         except (OSError, EOFError, ValueError) as error:
             writer.close()
             raise Lost(type(error).__name__) from error
-        except asyncio.CancelledError:  # a client that goes away
+        except asyncio.CancelledError:  # a client that disconnects
             writer.transport.abort()
             raise
         if self._fresh or reply.headers.get("connection") == "close":
@@ -245,7 +242,7 @@ class GrpcCaller:
 
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
-    """Read one HTTP/1.1 answer. Raises EOFError or ValueError when it is cut off or is none."""
+    """Read one HTTP/1.1 response. Raises EOFError when it is incomplete, ValueError when it is not HTTP/1.1."""
     parser = ResponseParser()
     while not parser.complete:
         data = await reader.read(RECEIVE_BYTES)

@@ -1,4 +1,4 @@
-"""What a soak test runs: a Redis that survives being killed, and the service with several workers on it."""
+"""The processes of a soak test: a Redis that persists its data, and the service with several workers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SoakWorld:
             "SERVING_FEATURE_STORE": self.store.url,
             "SERVING_DRAIN_DELAY_S": "3",
             "SERVING_GRPC_CONNECTION_AGE_S": "3",
-            # A call that gRPC sheds, because the machine stood still, looks like one that was cut off.
+            # A call that gRPC rejects because the machine was stopped for a moment looks like a lost one.
             "SERVING_GRPC_MAX_WAITING": "1000",
         }
         self._server: subprocess.Popen[bytes] | None = None
@@ -64,11 +64,11 @@ class SoakWorld:
         await asyncio.to_thread(self._end)
 
     async def start_store(self) -> None:
-        """Start Redis; what was loaded is read from its file."""
+        """Start Redis; it reads the loaded rows from its file."""
         await asyncio.to_thread(self.store.start)
 
     async def roll(self) -> None:
-        """Have every worker replaced, and wait for it."""
+        """Replace every worker, and wait until that is done."""
         assert self._server is not None  # noqa: S101 (entered)
         old = set(self.workers())
         self._server.send_signal(signal.SIGHUP)

@@ -76,7 +76,7 @@ def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
             raise attempt
         return attempt
 
-    reconnector = Reconnector(connect, lambda: told.append(len(reconnector.mended)))
+    reconnector = Reconnector(connect, lambda: told.append(len(reconnector.replacements)))
     reconnector.start()
     reconnector.replace()
     try:
@@ -85,7 +85,7 @@ def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
         reconnector.close()
         theirs.close()
     assert told == [1, 2]
-    assert [type(one) for one in reconnector.mended] == [TargetError, Connection]
+    assert [type(one) for one in reconnector.replacements] == [TargetError, Connection]
     assert ours.fileno() == -1  # nobody took it
 
 
@@ -96,6 +96,6 @@ def test_a_mender_is_closed_while_its_target_is_gone() -> None:
     reconnector = Reconnector(connect, lambda: None)
     reconnector.start()
     reconnector.replace()
-    eventually(lambda: len(reconnector.mended) > 0, within_s=10, what="an error")
+    eventually(lambda: len(reconnector.replacements) > 0, within_s=10, what="an error")
     reconnector.close()
-    assert all(isinstance(one, TargetError) for one in reconnector.mended)
+    assert all(isinstance(one, TargetError) for one in reconnector.replacements)
