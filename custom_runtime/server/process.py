@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import resource
 import signal
 import sys
-import traceback
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
-import structlog
 import uvloop
 from mlserver.settings import Settings
 from pydantic import ValidationError
 
 from custom_runtime.contract import KEY, NAME, ChurnPrediction
 from custom_runtime.errors import StartupError
+from custom_runtime.server.logs import configure_logs
 from custom_runtime.server.server import serve
 from custom_runtime.settings import ServingSettings
 
@@ -78,24 +74,6 @@ def banner(settings: Settings) -> str:
     )
 
 
-def configure_logs() -> None:
-    """Log events, and warnings of libraries, on stderr; events are JSON lines."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(asctime)s [%(name)s] %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("mlserver").propagate = False  # it has a handler of its own
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            add_traceback,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
 def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return f"{NAME} settings: " + "; ".join(
@@ -103,32 +81,3 @@ def _one_line(error: Exception) -> str:
             for problem in error.errors()
         )
     return " ".join(str(error).split())
-
-
-def describe(error: BaseException) -> str:
-    """Return the frames and the classes of an exception and of what caused it, outermost first."""
-    parts: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(parts) < 10:
-        frames = "".join(traceback.format_tb(cause.__traceback__))
-        parts.append(f"{type(cause).__module__}.{type(cause).__qualname__}\n{frames}")
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "caused by: ".join(parts)
-
-
-def add_traceback(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace exc_info by the traceback text; a structlog processor."""
-    error = event.pop("exc_info", None)
-    if error is True:
-        error = sys.exc_info()[1]
-    if isinstance(error, BaseException):
-        event["exception"] = describe(error)
-    return event
-
-
-class Formatter(logging.Formatter):
-    """The same traceback format for the log records of libraries."""
-
-    def formatException(self, ei: Any) -> str:
-        """Return the traceback without messages."""
-        return describe(ei[1]) if ei[1] is not None else ""

@@ -20,6 +20,7 @@ from custom_runtime.grpc.listener import GrpcListener
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.rest.listener import MetricsListener, RestListener
 from custom_runtime.runtime import TabularRuntime
+from custom_runtime.server.logs import take_over_mlserver_log
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class TabularServer(MLServer):  # type: ignore[misc]
         self._reloading: asyncio.Task[None] | None = None
         self._models_settings: list[ModelSettings] = []
         super().__init__(settings)
+        take_over_mlserver_log()
 
     def _create_servers(self) -> None:
         shared = (self._settings, self._data_plane, self._model_repository_handlers, self.models, self.serving)
@@ -168,6 +170,7 @@ def _server_settings(folder: Path) -> Settings:
     )
     settings = Settings.parse_file(str(file)) if file else Settings()
     settings.model_repository_root = str(folder)
+    _warn_of_unsupported(settings)
     # Always off: MLServer's worker processes lose requests, and its debug mode leaks tracebacks.
     settings.parallel_workers = 0
     settings.debug = False
@@ -175,3 +178,20 @@ def _server_settings(folder: Path) -> Settings:
     if METRICS_DIRECTORY in os.environ:
         settings.metrics_endpoint = None  # one of several workers: the supervisor adds their metrics up
     return settings
+
+
+def _warn_of_unsupported(settings: Settings) -> None:
+    """Name in the log what is set for MLServer and has no effect here."""
+    ignored = {
+        "kafka_enabled": "there is no Kafka listener",
+        "cache_enabled": "predictions are not cached: features change",
+        "gzip_enabled": "answers are not compressed",
+        "debug": "tracebacks are never sent to clients",
+        "parallel_workers": "scale with --workers or with pods",
+    }
+    given = settings.model_fields_set
+    for name, reason in ignored.items():
+        if name in given and getattr(settings, name):
+            log.warning(
+                "setting_ignored", setting=f"MLSERVER_{name.upper()}", value=getattr(settings, name), reason=reason
+            )

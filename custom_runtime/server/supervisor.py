@@ -24,7 +24,8 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from custom_runtime.errors import StartupError
 from custom_runtime.network.sockets import BACKLOG, bound_socket, refuse_handshakes
-from custom_runtime.server.process import banner, configure_logs
+from custom_runtime.server.logs import configure_logs
+from custom_runtime.server.process import banner
 from custom_runtime.server.worker import Worker, serve_metrics, start_worker
 from custom_runtime.settings import ServingSettings
 

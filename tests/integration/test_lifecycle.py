@@ -105,6 +105,20 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server:
     assert f"port {server.http_port} is not free" in done.stderr
 
 
+def test_every_line_of_the_log_is_json_and_settings_without_effect_are_named(world: World, tmp_path: Path) -> None:
+    set_in_vain = {"MLSERVER_KAFKA_ENABLED": "true", "MLSERVER_CACHE_ENABLED": "true"}
+    with serving(world.environment | set_in_vain | {"SERVING_DRAIN_DELAY_S": "0"}, tmp_path / "log") as server:
+        httpx.post(f"{server.rest}/v2/models/nope/infer", json={"inputs": []})
+        server.process.terminate()
+        server.process.wait(20)
+        lines = server.log.read_text().splitlines()
+    banner = ("REST ", "gRPC ", "metrics ", "try:")
+    events = [json.loads(line) for line in lines if not line.startswith(banner)]
+    assert all({"event", "level", "timestamp"} <= event.keys() for event in events), events
+    ignored = {event["setting"] for event in events if event["event"] == "setting_ignored"}
+    assert ignored == set(set_in_vain)
+
+
 def test_the_metadata_names_what_scores(world: World, server: Server, tmp_path: Path) -> None:
     assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "onnx"
     with serving(world.environment | {"SERVING_SCORER": "xgboost"}, tmp_path / "log") as other:
