@@ -73,7 +73,7 @@ class Session:
         """
         snapshot, _ = self.active()
         if command is not Command.ABORT:
-            read_state(snapshot.deployment.metadata.annotations)  # a lost record can be aborted, and nothing else
+            _recorded(snapshot)
         try:
             self.target.patch(command_patch(snapshot, command.value))
         except TargetError as error:
@@ -113,6 +113,19 @@ class Session:
     def _lock(self) -> Lock:
         holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         return Lock(self.target, self.clock, holder=holder, duration_s=self.lease_s)
+
+
+def _recorded(snapshot: Snapshot) -> RolloutState:
+    """Return the recorded rollout. Raises StateError: one whose record is lost can only be aborted."""
+    state = read_state(snapshot.deployment.metadata.annotations)
+    if state is None:
+        raise StateError(f"the record of this rollout is lost; `abort` returns all requests to {_stable(snapshot)}")
+    return state
+
+
+def _stable(snapshot: Snapshot) -> str:
+    derived = derive_state(snapshot.deployment)
+    return derived.stable if derived else snapshot.deployment.stable.name
 
 
 def _found(snapshot: Snapshot) -> RolloutState | None:

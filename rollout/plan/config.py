@@ -1,14 +1,18 @@
-"""rollout.yaml and the flags that override it, read into a Plan."""
+"""rollout.yaml and the flags that override it, read into a Plan by one strict model.
+
+Strict: no text becomes a number or a truth value, no truth value a number, no number is infinite, no key comes twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from rollout.analysis.gate_config import GateConfig
 from rollout.errors import PlanError
@@ -18,10 +22,28 @@ from rollout.plan.plan import DEFAULT_STEPS, OnDoubt, Plan, Step
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class StepSettings(BaseModel):
-    """One step; what is not given comes from `step_defaults`."""
+class Strict(BaseModel):
+    """What every part of the file is: nothing is converted, nothing unknown is taken."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _strict_model(default: Any) -> type[Strict]:
+    """Return a model of a gate's dataclass (and of the gates within), with the dataclass's own types and defaults."""
+    types = get_type_hints(type(default))
+    settings: dict[str, Any] = {}
+    for one in fields(default):
+        value = getattr(default, one.name)
+        kind = _strict_model(value) | None if is_dataclass(value) else types[one.name]
+        settings[one.name] = (kind, value)
+    return create_model(type(default).__name__, __base__=Strict, **settings)
+
+
+GateSettings = _strict_model(GateConfig())
+
+
+class StepSettings(Strict):
+    """One step; what is not given comes from `step_defaults`."""
 
     weight_percent: int
     min_duration_s: Seconds | None = None
@@ -30,10 +52,8 @@ class StepSettings(BaseModel):
     manual: bool | None = None
 
 
-class StepDefaults(BaseModel):
+class StepDefaults(Strict):
     """What every step has unless it says otherwise."""
-
-    model_config = ConfigDict(extra="forbid")
 
     min_duration_s: Seconds = Step(1).min_duration_s
     max_duration_s: Seconds = Step(1).max_duration_s
@@ -41,10 +61,8 @@ class StepDefaults(BaseModel):
     manual: bool = False
 
 
-class Settings(BaseModel):
-    """The file; every key is optional, and what is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid")
+class Settings(Strict):
+    """The file; every key is optional. judged: false lets a rollout go on by time and requests alone."""
 
     steps: tuple[int | StepSettings, ...] = tuple(step.weight_percent for step in DEFAULT_STEPS)
     step_defaults: StepDefaults = StepDefaults()
@@ -61,14 +79,15 @@ class Settings(BaseModel):
     on_inconclusive: OnDoubt = OnDoubt.HOLD
     on_sigterm: OnDoubt = OnDoubt.HOLD
     keep_failed_canary: bool = False
-    gates: dict[str, Any] = {}
+    gates: GateSettings = Field(default_factory=GateSettings)  # type: ignore[valid-type]
+    judged: bool = True
     evidence: str = ""
     webhook: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How to roll out, where the counts come from (`prometheus=URL`, `scrape`), and whom to tell."""
+    """How to roll out, where the counts come from (`prometheus=URL`, `scrape`), and which webhook is notified."""
 
     plan: Plan
     evidence: str
@@ -81,14 +100,18 @@ def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequ
     overrides: settings by name, `step_defaults` as a mapping of its own. manual: weights after which a person decides.
     """
     try:
-        data = yaml.safe_load(file.read_text()) or {} if file else {}
+        data = yaml.load(file.read_text(), _Loader) or {} if file else {}  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PlanError(f"{file} cannot be read: {error}") from error
     if not isinstance(data, dict):
-        raise PlanError(f"{file} is {type(data).__name__}; settings are wanted, such as: steps: [10, 30, 50, 100]")
-    step_defaults = {**(data.get("step_defaults") or {}), **overrides.get("step_defaults", {})}
+        raise PlanError(f"{file} is {type(data).__name__}; expected settings, such as: steps: [10, 30, 50, 100]")
+    step_defaults = data.get("step_defaults") or {}
+    if isinstance(step_defaults, Mapping):
+        step_defaults = {**step_defaults, **overrides.get("step_defaults", {})}
     try:
-        settings = Settings.model_validate({**data, **overrides, "step_defaults": step_defaults})
+        # As JSON, since strict Python input would have to hold tuples and enums already.
+        text = json.dumps({**data, **overrides, "step_defaults": step_defaults}, default=str)
+        settings = Settings.model_validate_json(text)
         return Config(_plan(settings, manual), settings.evidence, settings.webhook)
     except ValidationError as error:
         said = "; ".join(f"{path}: {message}" for path, message in field_errors(error))
@@ -109,10 +132,38 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
             values |= {"max_duration_s": max(values["max_duration_s"], values["min_duration_s"])}
         steps.append(Step(**values))
     if unknown := set(manual) - {step.weight_percent for step in steps}:
-        raise PlanError(f"a manual gate is wanted at {sorted(unknown)} %, where there is no step")
+        raise PlanError(f"--manual asks for a gate at {sorted(unknown)} %, where there is no step")
     same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in ("steps", "gates")}
+    gates = GateConfig.from_mapping(settings.gates.model_dump(exclude_unset=True))  # type: ignore[attr-defined]
+    if settings.judged and all(gate.dry_run for gate in gates.gates.values()):
+        raise PlanError(
+            f"nothing judges this rollout: {_named(gates)}; switch a gate on, or set `judged: false` to go on by time "
+            "and requests alone"
+        )
     return Plan(
         steps=tuple(steps),
-        gates=GateConfig.from_mapping(settings.gates),
+        gates=gates,
+        analyse=bool(gates.gates),
         **{name: getattr(settings, name) for name in same},
     )
+
+
+def _named(gates: GateConfig) -> str:
+    dry = ", ".join(gates.gates)
+    return f"every gate that is on only shows what it would say (dry_run): {dry}" if dry else "every gate is off"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys that are given twice: the last one would win, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Read a mapping. Raises ConstructorError for a key that is there already."""
+        found: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in found:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            found.add(key)
+        return super().construct_mapping(node, deep=deep)

@@ -11,6 +11,10 @@ from rollout.errors import PlanError
 from rollout.plan.config import read_config
 from rollout.plan.plan import PLAN_JSON, Plan, Step
 
+GATES = ("errors", "rejections", "latency", "slo_errors", "slo_latency", "drift")
+ALL_OFF = "gates: {" + ", ".join(f"{gate}: null" for gate in GATES) + "}"
+ALL_DRY = "gates: {" + ", ".join(f"{gate}: {{dry_run: true}}" for gate in GATES) + "}"
+
 
 @pytest.mark.parametrize("weights", [(), (10, 50), (50, 10, 100), (10, 10, 100)])
 def test_steps_grow_and_end_with_100(weights: Any) -> None:
@@ -61,10 +65,28 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
     [
         ("step: [10, 100]", "/step"),
         ("steps: [10, {weight: 100}]", "weight"),
-        ("steps: [10, 100]\ngates: {erorrs: {}}", "allowed: alpha"),
+        ("steps: [10, 100]\ngates: {erorrs: {}}", "/gates/erorrs"),
         ("interval_s: 0", "interval_s"),
-        ("- 10", "settings are wanted"),
+        ("- 10", "expected settings"),
         ("steps: [10", "cannot be read"),
+        ('gates: {errors: {dry_run: "false"}}', "/gates/errors/dry_run: .*boolean"),
+        ("gates: {errors: {dry_run: 0}}", "/gates/errors/dry_run: .*boolean"),
+        ('gates: {errors: {floor: "a"}}', "/gates/errors/floor: .*number"),
+        ("gates: {errors: {floor: true}}", "/gates/errors/floor: .*number"),
+        ("gates: {errors: {floor: .inf}}", "/gates/errors/floor: .*finite"),
+        ("gates: {errors: {floor: .nan}}", "/gates/errors/floor: .*finite"),
+        ("gates: {alpha: true}", "/gates/alpha: .*number"),
+        ("gates: {errors: {margin: 1.1, margin: 5}}", "'margin' is given twice"),
+        ("interval_s: 10\ninterval_s: 20", "'interval_s' is given twice"),
+        ("interval_s: .inf", "/interval_s: .*finite"),
+        ('interval_s: "10"', "/interval_s: .*number"),
+        ("keep_failed_canary: 1", "/keep_failed_canary: .*boolean"),
+        ("steps: [true, 100]", "/steps/0"),
+        ("on_inconclusive: promote", "'hold' or 'rollback'"),
+        ("gates: 5", "/gates"),
+        ("step_defaults: 5", "/step_defaults"),
+        (ALL_OFF, "nothing judges this rollout: every gate is off"),
+        (ALL_DRY, "nothing judges this rollout: every gate that is on only shows"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -> None:
@@ -77,3 +99,21 @@ def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -
 def test_a_manual_gate_needs_its_step() -> None:
     with pytest.raises(PlanError, match=r"\[25\] %, where there is no step"):
         read_config(None, {}, manual=[25])
+
+
+@pytest.mark.parametrize(("text", "analysed"), [(ALL_OFF, False), (ALL_DRY, True)])
+def test_a_rollout_that_nothing_judges_has_to_be_asked_for(tmp_path: Path, text: str, analysed: bool) -> None:
+    file = tmp_path / "rollout.yaml"
+    file.write_text(f"{text}\njudged: false\n")
+    assert read_config(file, {}).plan.analyse is analysed
+
+
+def test_one_setting_of_a_gate_leaves_its_others_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "rollout.yaml"
+    file.write_text("gates: {errors: {margin: 1.5}, drift: null}\n")
+    gates, default = read_config(file, {}).plan.gates, Plan().gates
+    assert gates.drift is None
+    assert gates.errors is not None
+    assert default.errors is not None
+    assert (gates.errors.margin, gates.errors.floor) == (1.5, default.errors.floor)
+    assert gates.latency == default.latency
