@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 setup: $(STAMP) ## Make the virtual environment from the hashed locks
 
 serve: $(STAMP) ## Train, import, load features and serve; whatever exists is not repeated
-	@$(BIN)/python scripts/serve.py --prepare
+	@$(BIN)/churn-serving serve --prepare
 
 test: $(STAMP) ## Run the suite, but for what takes long
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
@@ -68,7 +68,7 @@ image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-prot
 	$(MAKE) image IMAGE=churn-serving-seldon:latest LOCK=seldon.txt
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
-	$(BIN)/python scripts/image_test.py --report docs/image.md
+	$(BIN)/churn-serving image-test --report docs/image.md
 
 .PHONY: audit
 
@@ -78,7 +78,7 @@ audit: $(STAMP) ## Look the pod's packages up in the advisory database; what can
 .PHONY: canary-demo
 
 canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine
-	$(BIN)/python scripts/canary_demo.py
+	$(BIN)/churn-serving demo
 
 .PHONY: bench bench-quick
 
@@ -91,4 +91,4 @@ bench-quick: $(STAMP) ## One short round that only checks that the benchmark wor
 .PHONY: soak
 
 soak: $(STAMP) ## Ten minutes of mixed load with faults at random; SOAK_SECONDS= for less; a plot in var/soak/
-	$(BIN)/python scripts/soak.py
+	$(BIN)/churn-serving soak

@@ -119,13 +119,13 @@ def check_signature(registered: RegisteredModel) -> None:
     differences = [text for text in _differences(registered.signature) if text]
     if differences:
         raise ImportRefused(
-            f"the signature of {uri} is not the contract's: {'; '.join(differences)}; train again: scripts/train.py"
+            f"the signature of {uri} is not the contract's: {'; '.join(differences)}; train again: churn-serving train"
         )
     # The signature knows nothing of units and categories, the fingerprint does. A foreign model may have none.
     if registered.contract_fingerprint not in (None, FINGERPRINT):
         raise ImportRefused(
             f"{uri} was trained for contract {registered.contract_fingerprint}, this is {FINGERPRINT}: "
-            "units or categories have changed; train again: scripts/train.py"
+            "units or categories have changed; train again: churn-serving train"
         )
 
 

@@ -56,7 +56,7 @@ class RegisteredModel:
     """A downloaded version.
 
     signature: (name, MLflow type) of each input column, None when it was logged without one. contract_fingerprint,
-    defaults and reference (float32 [n, WIDTH]) are None where the run has none: scripts/train.py logs all three.
+    defaults and reference (float32 [n, WIDTH]) are None where the run has none: churn-serving train logs all three.
     """
 
     version: ModelVersion

@@ -94,7 +94,7 @@ def train(
     if metrics["auc"] < minimum_auc:
         raise TrainingRefused(
             f"held-out AUC is {metrics['auc']:.4f} on {len(truth)} rows of {dataset.source}; "
-            f"at least {minimum_auc:g} is wanted (scripts/train.py --min-auc)"
+            f"at least {minimum_auc:g} is wanted (churn-serving train --min-auc)"
         )
     return TrainedModel(flavor, model, dataset.source, parameters, metrics, defaults_of(rows), dataset.rows)
 

@@ -114,7 +114,7 @@ def down(store: LocalStore) -> list[int]:
             time.sleep(0.05)
         return []
     if not store.object_file.exists():
-        raise NotRunning(f"nothing runs of {store.directory}; start it: scripts/seldon_local.py up FILE")
+        raise NotRunning(f"nothing runs of {store.directory}; start it: churn-serving local up FILE")
     ended = clear(runtime)
     store.remove()
     return ended
@@ -149,4 +149,4 @@ def _holder(store: LocalStore) -> int:
 
 def _already(store: LocalStore) -> str:
     name = f"{store.directory.parent.name}/{store.directory.name}"
-    return f"{name} runs already (process {_holder(store)}); stop it: scripts/seldon_local.py down {name}"
+    return f"{name} runs already (process {_holder(store)}); stop it: churn-serving local down {name}"

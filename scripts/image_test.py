@@ -1,51 +1,6 @@
-"""Build the container image where no registry can be reached, run it as it says, and get a prediction from it."""
+"""`churn-serving image-test`, for pipelines that call it by this file."""
 
-from __future__ import annotations
-
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from handoff.console import OutputFormat, configure_log, fail_with_one_line
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@app.command(epilog="Example: python scripts/image_test.py --report docs/image.md")
-def image_test(
-    bundle: Annotated[Path, typer.Option(help="The bundle that is baked in, and mounted.")] = ROOT / "var" / "bundle",
-    features: Annotated[Path, typer.Option(help="The SQLite feature store.")] = ROOT / "var" / "features.db",
-    customer_id: Annotated[int, typer.Option(help="Whom to score.")] = 42,
-    storage: Annotated[Path, typer.Option(help="Where images are kept; a second run is quick.")] = ROOT / "var/image",
-    report: Annotated[Path | None, typer.Option(help="Write size and parts as Markdown.")] = None,
-    output: Annotated[OutputFormat, typer.Option("-o", "--output", help="What is printed.")] = "text",
-) -> None:
-    """Make a base with debootstrap, build the Dockerfile with buildah, and run the container's own command as its user.
-
-    Once with the model baked in, scored by ONNX Runtime, and once with it mounted, scored by XGBoost. Needs root.
-    """
-    configure_log()
-    with fail_with_one_line():
-        from custom_runtime.contract import KEY, NAME
-        from image.build import Buildah, require_programs
-        from image.proof import prove, render
-
-        require_programs()
-        body = {KEY: customer_id}
-        proof = prove(Buildah(storage), ROOT, bundle=bundle, features=features, model=NAME, body=body)
-        if report is not None:
-            report.write_text(render(proof), encoding="utf-8")
-    if output == "json":
-        typer.echo(json.dumps(asdict(proof)))
-        return
-    typer.echo(f"built in {proof.build_s:.0f} s: {proof.size_bytes / 1e6:.0f} MB, user {proof.user}")
-    for run in proof.runs:
-        typer.echo(f"{run.model}, {run.scorer}: ready after {run.ready_s:.1f} s, answered {json.dumps(run.prediction)}")
-
+from commands.main import main
 
 if __name__ == "__main__":
-    app()
+    main("image-test")

@@ -1,57 +1,6 @@
-"""Run the service for minutes under mixed traffic while its store and its workers fail, and account for everything.
+"""`churn-serving soak`, for pipelines that call it by this file."""
 
-Exit code 0: every request was answered or refused, and nothing grew; 1: something was lost or leaked, or nothing ran.
-"""
-
-from __future__ import annotations
-
-import asyncio
-import json
-from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.console import Console
-from rich.status import Status
-
-from benchmarks.errors import BenchmarkError
-from benchmarks.load.result import Output
-from benchmarks.soak.result import SoakResult, as_json, as_text
-from benchmarks.soak.soak import SoakPlan, soak
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-screen = Console(stderr=True)
-
-
-@app.command(epilog="Example: python scripts/soak.py --seconds 60 --qps 300")
-def main(
-    seconds: Annotated[float, typer.Option(help="How long.", min=5, envvar="SOAK_SECONDS")] = 600,
-    qps: Annotated[float, typer.Option(help="Requests a second, all protocols together.", min=1)] = 300,
-    workers: Annotated[int, typer.Option(help="Serving processes.", min=2)] = 2,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.", min=0)] = 0,
-    bundle: Annotated[Path, typer.Option(help="The model bundle.", envvar="SERVING_BUNDLE")] = Path("var/bundle"),
-    directory: Annotated[Path, typer.Option(help="Where logs and the plot go.")] = Path("var/soak"),
-    output: Annotated[Output, typer.Option("-o", "--output", help="What is printed.")] = Output.TEXT,
-) -> None:
-    """Kill, pause and restart the store, roll the workers, abandon requests; print a report and draw a plot."""
-    plan = SoakPlan(seconds, qps, bundle.resolve(), directory.resolve(), workers, seed)
-    try:
-        with Status("starting", console=screen) as status:
-            result = asyncio.run(soak(plan, lambda so_far: status.update(_line(so_far))))
-    except BenchmarkError as error:
-        screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    from benchmarks.soak.result import draw  # a second of imports that --help does not need
-
-    plot = directory / "soak.png"
-    draw(plot, result)
-    typer.echo(json.dumps(as_json(result, plot)) if output is Output.JSON else as_text(result, plot))
-    raise typer.Exit(1 if result.complaints else 0)
-
-
-def _line(result: SoakResult) -> str:
-    return f"{len(result.outcomes):,} requests, {result.lost} lost, {len(result.faults)} faults"
-
+from commands.main import main
 
 if __name__ == "__main__":
-    app()
+    main("soak")

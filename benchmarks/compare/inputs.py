@@ -73,7 +73,7 @@ async def _rows(url: str) -> Matrix:
     finally:
         await store.close()
     if not fetched.updated_at.all():
-        raise MeasurementError(f"{url} lacks reference customers; run scripts/load_features.py --store {url}")
+        raise MeasurementError(f"{url} lacks reference customers; run churn-serving features load --store {url}")
     return fetched.rows
 
 

@@ -110,7 +110,7 @@ class RedisStore:
         await self.table.release()
 
     def _check_contract(self, stored: list[str]) -> None:
-        load = f"load it: python scripts/load_features.py --store {self._label}"
+        load = f"load it: churn-serving features load --store {self._label}"
         if not stored:
             raise StoreError(f"feature store {self._label} holds no rows of {self._name!r}; {load}")
         if self._fingerprint not in stored:

@@ -200,7 +200,7 @@ class SQLiteFile:
 
 
 def _load_command(path: Path) -> str:
-    return f"load it: python scripts/load_features.py --store sqlite:///{path}"
+    return f"load it: churn-serving features load --store sqlite:///{path}"
 
 
 def _signature(path: Path) -> Signature:

@@ -76,7 +76,7 @@ def read_bundle(directory: Path) -> Bundle:
     except FileNotFoundError as error:
         raise BundleError(
             f"no bundle at {directory}: {MANIFEST} is missing; "
-            f"make one: scripts/import_model.py models:/churn@champion --output {directory}"
+            f"make one: churn-serving import models:/churn@champion --output {directory}"
         ) from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{manifest} cannot be read: {error}") from error

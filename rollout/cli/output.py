@@ -1,74 +1,22 @@
-"""What a command answers: text or JSON on standard output, and an exit code."""
+"""What a command prints: text or JSON on standard output."""
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from enum import IntEnum
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import structlog
 import typer
 from rich.console import Console
 
 from rollout.cli.driving import Driven
+from rollout.cli.exit_codes import exit_code
 from rollout.cli.options import Format
 from rollout.engine.session import RolloutTarget
-from rollout.engine.state import Phase, RolloutState
-from rollout.errors import PlanError, RolloutError
+from rollout.engine.state import RolloutState
 from rollout.plan.plan import PLAN_JSON, Plan
 from rollout.reporting.terminal import picture
 from rollout.targets.target import Operation
-
-
-class ExitCode(IntEnum):
-    """How a command ended, for a pipeline."""
-
-    PROMOTED = 0
-    ROLLED_BACK = 1
-    USAGE = 2
-    HELD = 3
-    ERROR = 4
-
-
-def exit_code(state: RolloutState) -> ExitCode:
-    """Return the code of a rollout that goes on no more; one that is neither over nor failed is held."""
-    ends = {
-        Phase.SUCCEEDED: ExitCode.PROMOTED,
-        Phase.ROLLED_BACK: ExitCode.ROLLED_BACK,
-        Phase.FAILED: ExitCode.ERROR,
-    }
-    return ends.get(state.phase, ExitCode.HELD)
-
-
-def answering(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with this package's errors as one line and an exit code; it must take `output`."""
-
-    @functools.wraps(command)
-    def answered(**given: Any) -> None:
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
-        try:
-            command(**given)
-        except RolloutError as error:
-            if given["output"] == "json":
-                typer.echo(json.dumps({"error": str(error), "code": type(error).__name__}))
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as error:  # 1 would say "rolled back"
-            traceback.print_exc()
-            typer.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
-            raise typer.Exit(ExitCode.ERROR) from error
-
-    return answered
 
 
 def print_state(state: RolloutState, output: Format, **more: Any) -> None:

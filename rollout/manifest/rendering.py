@@ -41,7 +41,7 @@ def bundle_version(directory: Path, *, model: str) -> str:
         name, version = str(stored["name"]), str(stored["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(
-            f"{path} cannot be read ({error}); make it: scripts/import_model.py models:/{model}@champion "
+            f"{path} cannot be read ({error}); make it: churn-serving import models:/{model}@champion "
             f"--output {directory}"
         ) from error
     if name != model:

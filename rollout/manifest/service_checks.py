@@ -112,7 +112,7 @@ def _model_uri(predictor: Predictor, path: str) -> Iterator[Problem]:
         yield error(
             f"{path}/graph/modelUri",
             f"{uri!r}: the storage initializer does not know the registry; "
-            "allowed: s3://, gs://, pvc://name/path, rclone remotes (import the model first: scripts/import_model.py)",
+            "allowed: s3://, gs://, pvc://name/path, rclone remotes (import the model first: churn-serving import)",
         )
 
 

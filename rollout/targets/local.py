@@ -1,4 +1,4 @@
-"""A SeldonDeployment on this machine (scripts/seldon_local.py): its files, and Envoy for the mesh."""
+"""A SeldonDeployment on this machine (churn-serving local): its files, and Envoy for the mesh."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ class LocalTarget:
         socket = self._store.runtime().get("admin_socket")
         if socket is None:
             if not self._store.object_file.exists():
-                raise NotFound(f"no SeldonDeployment in {self._store.directory}; run: scripts/seldon_local.py up FILE")
-            raise Unavailable(f"nothing runs of {self._store.directory}; run: scripts/seldon_local.py up FILE")
+                raise NotFound(f"no SeldonDeployment in {self._store.directory}; run: churn-serving local up FILE")
+            raise Unavailable(f"nothing runs of {self._store.directory}; run: churn-serving local up FILE")
         return envoy.EnvoyAdmin(socket)

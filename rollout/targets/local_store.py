@@ -154,7 +154,7 @@ class LocalStore:
     def _object(self) -> Document:
         if (live := read_json(self.object_file)) is None:
             name = f"{self.directory.parent.name}/{self.directory.name}"
-            raise NotFound(f"no SeldonDeployment {name} on this machine; start it: scripts/seldon_local.py up FILE")
+            raise NotFound(f"no SeldonDeployment {name} on this machine; start it: churn-serving local up FILE")
         return live
 
     def _store(self, document: Document, live: Mapping[str, Any], *, dry_run: bool = False) -> Document:

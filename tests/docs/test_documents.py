@@ -11,6 +11,7 @@ import pytest
 
 from custom_runtime import errors
 from custom_runtime.settings import ServingSettings
+from tests.support.commands import unknown_options
 from tests.support.programs import ROOT
 from tests.support.serving import Server
 
@@ -53,15 +54,9 @@ def test_every_target_of_the_readme_exists(target: str) -> None:
     assert f"make {target}" in listed
 
 
-@pytest.mark.parametrize("script", sorted(set(re.findall(r"python (scripts/\w+\.py)", README))))
-def test_every_script_of_the_readme_has_help_with_an_example(script: str) -> None:
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 0
-    if "canary_promote" in script:  # a command of commands: its parts have the examples
-        done = subprocess.run(
-            [sys.executable, script, "run", "--help"], cwd=ROOT, check=True, capture_output=True, text=True
-        )
-    assert "example" in done.stdout.lower()
+@pytest.mark.parametrize("call", re.findall(r"^[^`#\n]*\bchurn-serving ([a-z][^`#\n]*)", README, re.MULTILINE))
+def test_every_command_of_the_readme_exists_as_it_is_called(call: str) -> None:
+    assert unknown_options(*shlex.split(call)) == []
 
 
 def test_the_error_page_lists_every_error_with_its_codes() -> None:

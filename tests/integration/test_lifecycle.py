@@ -59,7 +59,7 @@ def empty(bundle: Path) -> None:
         (alter, r"was altered: sha256 is \w+"),
         (remove, r"cannot be read: No such file"),
         (other_contract, r"was made for contract 0{64}, this server has \w{64}"),
-        (empty, r"no bundle at .*make one: scripts/import_model.py"),
+        (empty, r"no bundle at .*make one: churn-serving import"),
     ],
 )
 def test_a_broken_bundle_ends_the_start_with_one_line_and_exit_code_1(

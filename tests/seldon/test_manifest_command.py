@@ -1,4 +1,4 @@
-"""scripts/manifest.py as a pipeline calls it."""
+"""churn-serving manifest as a pipeline calls it."""
 
 import json
 import subprocess

@@ -3,11 +3,9 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,17 +93,3 @@ def redis_cluster() -> Iterator[list[RedisServer]]:
 
             eventually(is_whole, within_s=30, what="the cluster is whole")
         yield servers
-
-
-@cache
-def help_of(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -1,4 +1,4 @@
-"""scripts/load_test.py as a pipeline runs it."""
+"""churn-serving load-test as a pipeline runs it."""
 
 import json
 import subprocess

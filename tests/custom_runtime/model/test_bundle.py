@@ -45,7 +45,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_directory_names_the_command_that_makes_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"make one: scripts/import_model.py models:/churn@champion --output"):
+    with pytest.raises(BundleError, match=r"make one: churn-serving import models:/churn@champion --output"):
         read_bundle(tmp_path)
 
 

@@ -77,5 +77,5 @@ def test_a_bundle_tells_the_version(tmp_path: Path) -> None:
     assert bundle_version(tmp_path, model="churn") == "7"
     with pytest.raises(ManifestError, match="is a bundle of 'churn'; the deployment serves 'fraud'"):
         bundle_version(tmp_path, model="fraud")
-    with pytest.raises(ManifestError, match=r"make it: scripts/import_model\.py models:/churn@champion"):
+    with pytest.raises(ManifestError, match=r"make it: churn-serving import models:/churn@champion"):
         bundle_version(tmp_path / "none", model="churn")

@@ -112,7 +112,7 @@ def test_events_are_kept_in_order_with_their_time(store: LocalStore) -> None:
 def test_a_deployment_that_does_not_exist_is_not_found_and_one_that_does_not_run_is_unavailable(
     tmp_path: Path, store: LocalStore
 ) -> None:
-    with pytest.raises(NotFound, match=r"scripts/seldon_local.py up FILE"):
+    with pytest.raises(NotFound, match=r"churn-serving local up FILE"):
         LocalTarget(LocalStore.of(tmp_path, "models", "other")).read()
     with pytest.raises(Unavailable, match="nothing runs of"):
         LocalTarget(store).read()

@@ -1,10 +1,8 @@
-"""scripts/canary_promote.py as people and pipelines use it: exit codes, output, signals, two processes at once."""
+"""churn-serving rollout as people and pipelines use it: exit codes, output, signals, two processes at once."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
 import shlex
 import signal
 import subprocess
@@ -15,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import structlog
-import typer
 from typer.testing import CliRunner, Result
 
+from commands.main import app
 from rollout.engine.session import Session
 from rollout.engine.state import Command
 from tests.support.programs import eventually
@@ -27,18 +25,6 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts/canary_promote.py"
 QUICK = "--interval 0.1 --min-duration 0.2 --max-duration 60 --bake 0.2 --lease 1"
 EXAMPLES = ["run", "start", "resume", "status", "plan", "pause", "promote", "abort", "undo"]
-
-
-@pytest.fixture(scope="module")
-def app() -> typer.Typer:
-    specification = importlib.util.spec_from_file_location("canary_promote", SCRIPT)
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["canary_promote"] = module
-    specification.loader.exec_module(module)
-    script: typer.Typer = module.app
-    return script
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +37,12 @@ def logging_of_the_next_test() -> Iterator[None]:
 class Shell:
     """The command line, in this process (`run`) or in one of its own (`begin`)."""
 
-    def __init__(self, app: typer.Typer, cluster: Cluster) -> None:
-        self.app = app
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._begun: list[subprocess.Popen[str]] = []
 
     def run(self, line: str) -> Result:
-        return CliRunner(env={"COLUMNS": "200"}).invoke(self.app, shlex.split(line))
+        return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["rollout", *shlex.split(line)])
 
     def begin(self, line: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(SCRIPT), *shlex.split(line)]
@@ -82,9 +67,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     monkeypatch.chdir(tmp_path)
-    with clustered(tmp_path) as cluster, closing(Shell(app, cluster)) as shell:
+    with clustered(tmp_path) as cluster, closing(Shell(cluster)) as shell:
         yield shell
 
 
@@ -246,12 +231,12 @@ def test_22_what_the_api_refuses_is_said_in_words(shell: Shell, status: int, sai
 
 @pytest.mark.parametrize("command", EXAMPLES)
 def test_help_ends_in_an_example_that_the_command_line_understands(
-    app: typer.Typer, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     runner = CliRunner(env={"COLUMNS": "200"})
-    shown = runner.invoke(app, [command, "--help"]).stdout
-    example = re.search(r"Example: scripts/canary_promote\.py (.+?)\n\n", shown, re.DOTALL)
+    shown = runner.invoke(app, ["rollout", command, "--help"]).stdout
+    _, _, example = shown.partition("Example:\n    churn-serving ")
     assert example, shown
-    done = runner.invoke(app, shlex.split(" ".join(example.group(1).split())))
+    done = runner.invoke(app, shlex.split(example.replace("\\\n", "")))
     assert done.exit_code == (0 if command == "plan" else 4), done.output  # 4: no cluster here, but no usage error

@@ -1,0 +1,165 @@
+"""`churn-serving load-test`: load a service in an open loop, and judge it by its latency bound."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.errors import BenchmarkError, UsageError
+from benchmarks.load.capacity import find_peak
+from benchmarks.load.open_loop import run_load
+from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Output
+from benchmarks.load.result import Progress as LoadProgress
+from benchmarks.load.target import Protocol, customer_bodies, parse_customers, parse_target, path_of
+
+screen = Console(stderr=True)
+
+DEFAULT_URLS = {
+    Protocol.PREDICT: "http://127.0.0.1:8080",
+    Protocol.V2_REST: "http://127.0.0.1:8080",
+    Protocol.V2_GRPC: "grpc://127.0.0.1:8081",
+}
+
+
+def load_test(
+    url: Annotated[str, typer.Option(help="Base URL: http(s):// or grpc(s)://host[:port][/prefix].")] = "",
+    protocol: Annotated[Protocol, typer.Option(help="How the service is asked.")] = Protocol.PREDICT,
+    qps: Annotated[float, typer.Option(help="Arrival rate; with --find-peak, where the search starts.", min=1)] = 1000,
+    duration: Annotated[float, typer.Option(help="Seconds measured, more where 512 requests take more.", min=1)] = 15,
+    find_peak_: Annotated[
+        bool, typer.Option("--find-peak", help="Search the highest rate that is VALID: the SLO capacity.")
+    ] = False,
+    precision: Annotated[
+        float, typer.Option(help="How close --find-peak comes: 0.05 is 5 %.", min=0.005, max=1)
+    ] = 0.05,
+    customers: Annotated[str, typer.Option(help="The customer ids to ask for.")] = "1-7043",
+    model: Annotated[str, typer.Option(help="The V2 model name.")] = "churn",
+    bound_ms: Annotated[float, typer.Option(help="The latency that P99 must not exceed.", min=0.1)] = 50,
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value', may be repeated.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
+    connections: Annotated[int, typer.Option(help="Connections kept open.", min=1, max=10_000)] = 64,
+    timeout_s: Annotated[float, typer.Option(help="A request without an answer by then has failed.", min=0.1)] = 2,
+    warmup: Annotated[float, typer.Option(help="Seconds before the measurement that do not count.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same arrivals.", min=0)] = 0,
+    cpu: Annotated[int | None, typer.Option(help="Pin the load client to this core.", min=0)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where the latency plot goes.")] = Path("var/load_test.png"),
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
+    output: Annotated[Output, typer.Option("-o", "--output", help="What is printed.")] = Output.TEXT,
+) -> None:
+    r"""Send requests for random customers at a given rate and report the latency percentiles.
+
+    An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
+    are answered, and each latency counts from the scheduled arrival. Exit code 0: VALID; 1: INVALID; 2: wrong usage.
+
+    Example:
+    churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \
+      -H 'Authorization: Bearer abc'
+    """
+    try:
+        target = parse_target(url or DEFAULT_URLS[protocol], header or [], verify=not insecure)
+        plan = LoadPlan(
+            target=target,
+            path=path_of(protocol, model),
+            bodies=tuple(customer_bodies(protocol, model, parse_customers(customers))),
+            is_grpc=protocol is Protocol.V2_GRPC,
+            qps=qps,
+            duration_s=duration,
+            bound_ms=bound_ms,
+            connections=connections,
+            timeout_s=timeout_s,
+            warmup_s=warmup,
+            seed=seed,
+            cpu=cpu,
+        )
+        trials: list[LoadResult] = []
+        at_least = False
+        if find_peak_:
+            # A trial only steers the search; the rate that it finds is confirmed over the whole duration.
+            trial = replace(plan, duration_s=max(1.0, duration / 3))
+            capacity = find_peak(
+                lambda rate: _run(replace(trial, qps=rate)),
+                lambda rate: _run(replace(plan, qps=rate)),
+                qps,
+                precision=precision,
+            )
+            trials = [trial.result for trial in capacity.trials]
+            at_least = capacity.at_least
+            result = capacity.peak.result if capacity.peak else trials[-1]
+        else:
+            result = _run(plan)
+    except BenchmarkError as error:
+        screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    plan = replace(plan, qps=result.qps)
+    picture = None if no_plot else plot
+    if picture is not None:
+        from benchmarks.load.latency_plot import draw  # a second of imports that --help does not need
+
+        draw(picture, f"{protocol.value} on {target.authority}{target.prefix}", result, trials, bound_ms=bound_ms)
+    _report(plan, result, trials, at_least=at_least, picture=picture, output=output)
+    raise typer.Exit(0 if result.valid else 1)
+
+
+def _run(plan: LoadPlan) -> LoadResult:
+    expected_s = max(plan.duration_s, MIN_QUERIES / plan.qps)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(
+        *columns, console=screen, refresh_per_second=4, transient=True, disable=not screen.is_terminal
+    ) as bar:
+        task = bar.add_task(f"{plan.qps:,.0f} requests/s", total=expected_s, figures="warming up")
+
+        def show(progress: LoadProgress) -> None:
+            recent = sorted(progress.recent_ms)
+            p99 = f"P99 {recent[int(len(recent) * 0.99)]:.2f} ms" if recent else "no answers"
+            failures = f", {progress.failures:,} errors" if progress.failures else ""
+            figures = f"{progress.requests:,} answers, {p99}{failures}"
+            bar.update(task, completed=progress.elapsed_s, figures=figures)
+
+        result = run_load(plan, show)
+    verdict = "VALID" if result.valid else "INVALID"
+    screen.print(f"{plan.qps:10,.1f} requests/s  P99 {result.summary.p99_ms:9.2f} ms  {verdict}", highlight=False)
+    return result
+
+
+def _report(
+    plan: LoadPlan,
+    result: LoadResult,
+    trials: list[LoadResult],
+    *,
+    at_least: bool,
+    picture: Path | None,
+    output: Output,
+) -> None:
+    from benchmarks.load.result import as_json, as_table
+
+    if output is Output.JSON:
+        report = as_json(plan, result) | {"plot": str(picture) if picture else None}
+        if trials:
+            tried = [{"qps": one.qps, "valid": one.valid, "p99_ms": one.summary.p99_ms} for one in trials]
+            report["slo_capacity"] = {"qps": plan.qps if result.valid else None, "at_least": at_least, "trials": tried}
+        typer.echo(json.dumps(report))
+        return
+    console = Console()
+    console.print(as_table(plan, result))
+    if result.bottleneck:
+        console.print(f"The client was the bottleneck: {result.bottleneck}. These figures are its own.", style="yellow")
+    if trials and result.valid:
+        bound = "at least " if at_least else ""
+        console.print(f"SLO capacity (P99 <= {plan.bound_ms:g} ms): {bound}{plan.qps:,.0f} requests/s", style="bold")
+        if at_least:
+            console.print("Beyond that the client, and not the service, was the bottleneck.", style="yellow")
+    elif trials:
+        console.print(f"No rate holds P99 <= {plan.bound_ms:g} ms.", style="red")
+    if picture:
+        console.print(f"plot: {picture}")

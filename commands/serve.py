@@ -1,0 +1,54 @@
+"""`churn-serving serve`: the process of the pod on a developer's machine, after its model is prepared if asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from custom_runtime.server.command import MODELS
+
+
+def serve(
+    models: Annotated[Path, typer.Option(help="Folder of models.")] = MODELS,
+    workers: Annotated[int, typer.Option(help="Processes that share the ports.", min=1)] = 1,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="First train, import and load features, where missing.")
+    ] = False,
+) -> None:
+    """Serve the model over REST and gRPC, in the foreground, until SIGTERM or Ctrl-C.
+
+    Exit code 0 after a signal, 1 when the model, the feature store or a port is not available (one line says why).
+
+    Ports: MLSERVER_HTTP_PORT (8080), MLSERVER_GRPC_PORT (8081), MLSERVER_METRICS_PORT (8082). Everything else is a
+    SERVING_* variable of custom_runtime/settings.py.
+
+    Example:
+    SERVING_MISSING_CUSTOMER=default churn-serving serve --workers 2
+    """
+    if prepare:
+        prepare_missing()
+    # A program of its own: training leaves hundreds of megabytes behind.
+    sys.stdout.flush()
+    options = ["--models", str(models), "--workers", str(workers)]
+    os.execv(sys.executable, [sys.executable, "-m", "custom_runtime.server", *options])  # noqa: S606 (no shell is wanted)
+
+
+def prepare_missing() -> None:
+    """Train, import and load features where something is missing; an error is one line and exit code 1."""
+    from custom_runtime.errors import StartupError
+    from custom_runtime.settings import ServingSettings
+    from handoff.errors import HandoffError
+    from handoff.loading import ensure_loaded
+    from handoff.prepare import prepare
+
+    settings = ServingSettings()
+    try:
+        prepare(settings.bundle)
+        ensure_loaded(settings.feature_store)
+    except (HandoffError, StartupError) as error:
+        typer.echo(f"churn-serving cannot prepare: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,40 @@
+"""The command of the pod: `python -m custom_runtime.server`, and scripts/serve.py in the image.
+
+It needs this package alone; `churn-serving serve` adds the preparation of a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+MODELS = Path(__file__).resolve().parents[2] / "model-settings" / "churn"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal; return the exit code. arguments: None for those of this process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m custom_runtime.server",
+        description="Serve the model over REST and gRPC, in the foreground, until SIGTERM or Ctrl-C.\n\n"
+        "Exit code 0 after a signal, 1 when the model, the feature store or a port is not available (one line says "
+        "why).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Ports: MLSERVER_HTTP_PORT (8080), MLSERVER_GRPC_PORT (8081), MLSERVER_METRICS_PORT (8082).\n"
+        "Everything else is a SERVING_* variable of custom_runtime/settings.py.\n\n"
+        "Example:\n  SERVING_MISSING_CUSTOMER=default python -m custom_runtime.server --workers 2",
+    )
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of models")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the ports")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}; allowed: 1 or more")
+    if options.workers > 1:
+        from custom_runtime.server.supervisor import supervise
+
+        worker = [sys.executable, "-m", "custom_runtime.server", "--models", str(options.models)]
+        return supervise(worker, workers=options.workers)
+    from custom_runtime.server.process import run  # seconds of imports that --help does not need
+
+    return run(options.models)

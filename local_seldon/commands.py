@@ -1,0 +1,257 @@
+"""`churn-serving local` and `churn-serving demo`: a SeldonDeployment on this machine, without a cluster or root.
+
+One server process per replica, Envoy in front. What takes long to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from local_seldon.errors import LocalSeldonError
+from rollout.errors import RolloutError
+
+if TYPE_CHECKING:
+    from local_seldon.demo.story import Story
+    from local_seldon.environment import Overrides
+    from rollout.targets.local_store import LocalStore
+
+ROOT = Path(__file__).parents[1]
+STATE_ROOT = Path("var/seldon")
+ERROR = 4
+
+File = Annotated[Path, typer.Argument(help="The manifest; it may hold other objects too.", exists=True, dir_okay=False)]
+Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME, or the manifest file.")]
+State = Annotated[Path, typer.Option("--state", help="Where state, sockets and logs are kept.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the errors of this package and of its target as one line and exit code 4."""
+
+    @functools.wraps(command)
+    def reported(**options: Any) -> None:
+        try:
+            command(**options)
+        except (LocalSeldonError, RolloutError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(ERROR) from error
+
+    return reported
+
+
+@one_line_errors
+def up(
+    file: File,
+    port: Annotated[int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.")] = 8080,
+    artifact: Annotated[
+        list[str] | None, typer.Option(help="IMAGE=DIR or MODELURI=DIR: the bundle that stands in for it. Repeatable.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for all, or PREDICTOR:NAME=VALUE; wins over the manifest. Repeatable."),
+    ] = None,
+    command: Annotated[str, typer.Option(help="What stands in for every image, run in the repository.")] = "",
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the deployment is Available.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="With --detach: the longest wait for Available.")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and start nothing.")] = False,
+    state: State = STATE_ROOT,
+    output: Output = "text",
+) -> None:
+    r"""Run the deployment until Ctrl-C or `down`; a change of FILE is applied at once.
+
+    Example:
+    churn-serving local up seldon/base/seldondeployment.yaml --artifact churn-serving:1=var/bundle \
+      --env SERVING_FEATURE_STORE=sqlite:///var/features.db
+    curl -d '{"customer_id": 42}' http://127.0.0.1:8080/seldon/default/churn/predict
+    """
+    from local_seldon import running
+    from local_seldon.operator import Options
+
+    overrides = _overrides(artifact or [], env or [])
+    argv = tuple(command.split()) if command else (sys.executable, "scripts/serve.py")
+    options = Options(command=argv, directory=ROOT, port=port, overrides=overrides)
+    store = running.store_of(file, state)
+    if dry_run:
+        plan = running.plan(file, options)
+        _print(plan, output, [f"{name}: {one['replicas']} x {' '.join(one['command'])}" for name, one in plan.items()])
+    elif detach:
+        argv = tuple(argument for argument in sys.argv if argument not in ("--detach", "-d"))
+        runtime = running.detach((sys.executable, *argv), store, timeout_s)
+        _print(runtime, output, [f"Available at {runtime['url']}; stop it: churn-serving local down {file}"])
+    else:
+        import structlog
+
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+        running.run(file, options, state)
+
+
+@one_line_errors
+def down(name: Name, state: State = STATE_ROOT, output: Output = "text") -> None:
+    """Drain and stop a deployment; logs and the audit trail stay.
+
+    Example:
+    churn-serving local down default/churn
+    """
+    from local_seldon import running
+
+    store = _store(name, state)
+    ended = running.down(store)
+    _print({"stopped": str(store.directory), "leftovers": ended}, output, [f"stopped {store.directory}"])
+
+
+@one_line_errors
+def control(
+    name: Name,
+    operator: Annotated[str, typer.Option(help="dead: its webhook refuses every change; or alive.")] = "",
+    replicas: Annotated[
+        list[str] | None, typer.Option(help="PREDICTOR=N: what its autoscaler asks for, within hpaSpec. Repeatable.")
+    ] = None,
+    image_pull_s: Annotated[
+        list[str] | None, typer.Option(help="PREDICTOR=SECONDS: how long a new pod waits to start. Repeatable.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget everything asked for before.")] = False,
+    state: State = STATE_ROOT,
+    output: Output = "text",
+) -> None:
+    """Make something happen to a running deployment: a dead operator, an autoscaler's decision, a slow image pull.
+
+    Example:
+    churn-serving local control default/churn --operator dead --replicas v2=3
+    """
+    from pydantic import ValidationError
+
+    from rollout.targets.local_store import Controls
+
+    store = _store(name, state)
+    store.read()  # NotFound where nothing runs
+    asked = {} if reset else store.controls().model_dump()
+    if operator:
+        if operator not in ("alive", "dead"):
+            raise typer.BadParameter(f"--operator is {operator!r}; allowed: alive, dead")
+        asked["operator_alive"] = operator == "alive"
+    for field, pairs in (("replicas", replicas), ("image_pull_s", image_pull_s)):
+        asked[field] = asked.get(field, {}) | dict(map(_pair, pairs or []))
+    try:
+        controls = Controls.model_validate(asked)
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors())) from error
+    store.control(controls)
+    _print(controls.model_dump(), output, [f"{field}: {value}" for field, value in controls.model_dump().items()])
+
+
+@one_line_errors
+def status(name: Name, state: State = STATE_ROOT, output: Output = "text") -> None:
+    """Show state, weights and replicas. Exit code 0: Available, 3: not yet.
+
+    Example:
+    churn-serving local status default/churn -o json
+    """
+    from rollout.targets.local import LocalTarget
+
+    store = _store(name, state)
+    snapshot = LocalTarget(store).read()
+    runtime = store.runtime()
+    found = {
+        "status": snapshot.manifest.get("status", {}),
+        "traffic": snapshot.deployment.traffic(),
+        "mesh_weights": dict(snapshot.mesh_weights),
+        "runtime": runtime,
+    }
+    if output == "json":
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(0 if snapshot.available else 3)
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where models, logs and reports go.")] = Path("var/demo"),
+    rate: Annotated[float, typer.Option(min=50, max=1000, help="Requests a second.")] = 250.0,
+) -> None:
+    """Promote a good release and roll back two bad ones, under load, on this machine: no cluster, no root.
+
+    Example:
+    churn-serving demo --rate 150
+    """
+    from rich.console import Console
+
+    from local_seldon.demo.story import Story
+
+    try:
+        asyncio.run(_run_until_signal(Story(Console(), directory.absolute(), rate)))
+    except asyncio.CancelledError:
+        typer.echo("ended early; nothing runs any more", err=True)
+        raise typer.Exit(130) from None
+    except (LocalSeldonError, RolloutError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+async def _run_until_signal(story: Story) -> None:
+    """Run the story; Ctrl-C and SIGTERM end it in order, since what it starts outlives its process."""
+    telling = asyncio.ensure_future(story.tell())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, telling.cancel)
+    await telling
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("predictor", "replica", "traffic", "in the mesh", "ready", "restarts", "http", "metrics", "pid")
+    if found["runtime"].get("operator") == "dead":
+        Console().print("the operator is dead: it refuses every change, and the state below is stale")
+    for name, replicas in found["runtime"].get("predictors", {}).items():
+        for one in replicas:
+            weights = [f"{found[key].get(name, '-')} %" for key in ("traffic", "mesh_weights")]
+            ready = one["waiting"] or ("yes" if one["ready"] else "no")
+            rest = [one[key] for key in ("restarts", "http", "metrics", "pid")]
+            table.add_row(name, str(one["replica"]), *weights, ready, *map(str, rest))
+    console = Console()
+    state = found["status"]
+    console.print(f"{state.get('state', 'Creating')} {state.get('description', '')} {found['runtime'].get('url', '')}")
+    console.print(table)
+
+
+def _overrides(artifacts: list[str], variables: list[str]) -> Overrides:
+    from local_seldon.environment import Overrides
+
+    env: dict[str, str] = {}
+    predictor_env: dict[str, dict[str, str]] = {}
+    for name, value in map(_pair, variables):
+        predictor, separator, variable = name.rpartition(":")
+        (predictor_env.setdefault(predictor, {}) if separator else env)[variable] = value
+    return Overrides(artifacts=dict(map(_pair, artifacts)), env=env, predictor_env=predictor_env)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise typer.BadParameter(f"{text!r}: NAME=VALUE is wanted")
+    return name, value
+
+
+def _store(name: str, state: Path) -> LocalStore:
+    from local_seldon import running
+    from rollout.targets.local_store import LocalStore
+
+    if Path(name).is_file():
+        return running.store_of(Path(name), state)
+    namespace, _, short = name.rpartition("/")
+    return LocalStore.of(state, namespace, short)
+
+
+def _print(found: dict[str, Any], output: str, lines: list[str]) -> None:
+    for line in [json.dumps(found, indent=2)] if output == "json" else lines:
+        typer.echo(line)

@@ -1,0 +1,137 @@
+"""`churn-serving manifest`: check SeldonDeployments as the operator does and better, render one for a version."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from rollout.errors import ManifestError
+from rollout.manifest.capacity import read_capacity
+from rollout.manifest.parsing import read_documents
+from rollout.manifest.problems import Problem, error
+from rollout.manifest.rendering import BASE, bundle_version, kustomized, rendered_objects
+from rollout.manifest.seldon import KIND
+from rollout.manifest.service_checks import find_problems
+
+Output = Literal["text", "json"]
+
+
+def validate(
+    files: Annotated[list[str], typer.Argument(help="Manifests; - is standard input. Other kinds are passed over.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="What is printed.")] = "text",
+) -> None:
+    """Print every problem with its path and what is allowed. Exit code 1 when there is an error.
+
+    Example:
+    kubectl kustomize seldon/overlays/production | churn-serving manifest validate -
+    """
+    found = [(file, name, problem) for file in files for name, problem in _findings_of(file)]
+    if output == "json":
+        typer.echo(json.dumps([{"file": file, "name": name} | problem.to_dict() for file, name, problem in found]))
+    else:
+        for file, name, problem in found:
+            typer.echo(": ".join(part for part in (file, name, str(problem)) if part))
+        errors = sum(problem.severity == "error" for _, _, problem in found)
+        typer.echo(f"{errors} errors, {len(found) - errors} warnings", err=True)
+    if any(problem.severity == "error" for _, _, problem in found):
+        raise typer.Exit(1)
+
+
+def render(
+    version: Annotated[str, typer.Option(help="The registered model version; default: the bundle's.")] = "",
+    image: Annotated[str, typer.Option(help="Default: the overlay's, with VERSION as its tag.")] = "",
+    model_uri: Annotated[str, typer.Option(help="s3://..., where the bundle is fetched from; none: baked in.")] = "",
+    bundle: Annotated[Path | None, typer.Option(help="A bundle directory, to take or check the version.")] = None,
+    namespace: Annotated[str, typer.Option(help="Default: the overlay's.")] = "",
+    overlay: Annotated[Path, typer.Option(help="The kustomization that is filled in.")] = BASE,
+    everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the one alone.")] = False,
+    output: Annotated[Literal["yaml", "json"], typer.Option("--output", "-o", help="What is printed.")] = "yaml",
+) -> None:
+    """Write the deployment of one model version to standard output. Exit code 1 when it would be refused.
+
+    Example:
+    churn-serving manifest render --version 7 --image churn-serving:7 --namespace churn
+    """
+    try:
+        version = _version(version, bundle)
+        objects = rendered_objects(
+            kustomized(overlay),
+            version=version,
+            image=image,
+            model_uri=model_uri,
+            namespace=namespace,
+        )
+    except ManifestError as wrong:
+        raise _failed(str(wrong)) from wrong
+    (deployment,) = (one for one in objects if one["kind"] == KIND)
+    refused = [str(problem) for problem in find_problems(deployment) if problem.severity == "error"]
+    if refused:
+        raise _failed("\n".join(refused))
+    chosen = list(objects) if everything else [deployment]
+    if output == "json":
+        typer.echo(json.dumps(chosen if everything else deployment, indent=2))
+    else:
+        typer.echo(yaml.safe_dump_all(chosen, sort_keys=False, width=120), nl=False)
+
+
+def capacity(
+    file: Annotated[Path, typer.Argument(help="The measured figures and the assumptions.")] = Path(
+        "seldon/capacity.yaml"
+    ),
+    output: Annotated[Output, typer.Option("--output", "-o", help="What is printed.")] = "text",
+) -> None:
+    """Derive the autoscaler's numbers from what one core measured.
+
+    Example:
+    churn-serving manifest capacity
+    """
+    try:
+        derived = read_capacity(file)
+    except ManifestError as wrong:
+        raise _failed(str(wrong)) from wrong
+    result = {
+        "usable_rps_per_pod": round(derived.usable_rps),
+        "minReplicas": derived.min_replicas,
+        "maxReplicas": derived.max_replicas,
+        "averageUtilization": derived.target_utilisation_percent,
+    }
+    typer.echo(
+        json.dumps(result) if output == "json" else "\n".join(f"{key}: {value}" for key, value in result.items())
+    )
+
+
+def _findings_of(file: str) -> list[tuple[str, Problem]]:
+    try:
+        text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        objects = [one for one in read_documents(text) if one.get("kind") == KIND]
+    except OSError as wrong:
+        return [("", error("", f"cannot be read: {wrong.strerror}"))]
+    except ManifestError as wrong:
+        return [("", error("", str(wrong)))]
+    if not objects:
+        return [("", error("", f"there is no {KIND} in it"))]
+    return [(_name(one), problem) for one in objects for problem in find_problems(one)]
+
+
+def _name(document: dict[str, Any]) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+
+
+def _version(version: str, bundle: Path | None) -> str:
+    imported = bundle_version(bundle, model="churn") if bundle is not None else version
+    if not imported:
+        raise ManifestError("no version: give --version 7, or --bundle var/bundle to take it from there")
+    if version and version != imported:
+        raise ManifestError(f"--version is {version}, the bundle {bundle} has version {imported}; give one of them")
+    return imported
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)
