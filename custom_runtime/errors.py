@@ -6,6 +6,11 @@
     |-- UnknownModel          404  unknown_model        no such model or version is served here
     |-- NotFound              404  not_found            no such route
     |-- MethodNotAllowed      405  method_not_allowed   the route exists, the method does not
+    |-- BadRequest            400  bad_request          the bytes are not a well-formed HTTP request
+    |-- RequestTimeout        408  request_timeout      the request's body did not arrive in time
+    |-- UnsupportedEncoding   415  unsupported_encoding the body is compressed
+    |-- HeadersTooLarge       431  headers_too_large    request line or headers beyond the limit
+    |-- ClientGone            499  client_gone          the caller left before its answer: counted, never sent
     |-- TooLarge              413  too_large            body bytes or batch rows beyond the limit
     |-- Forbidden             403  forbidden            the model repository API is locked
     |-- Unauthorized          401  unauthorized         a bearer token is required
@@ -77,6 +82,36 @@ class MethodNotAllowed(ServingError):
     """The route does not answer this HTTP method."""
 
     status, code, grpc = 405, "method_not_allowed", "UNIMPLEMENTED"
+
+
+class BadRequest(ServingError):
+    """The bytes are not a well-formed HTTP request."""
+
+    status, code, grpc = 400, "bad_request", "INVALID_ARGUMENT"
+
+
+class RequestTimeout(ServingError):
+    """The request's body did not arrive in time."""
+
+    status, code, grpc = 408, "request_timeout", "DEADLINE_EXCEEDED"
+
+
+class UnsupportedEncoding(ServingError):
+    """The body is compressed; this service unpacks nothing."""
+
+    status, code, grpc = 415, "unsupported_encoding", "UNIMPLEMENTED"
+
+
+class HeadersTooLarge(ServingError):
+    """The request line, the headers or their number are beyond the limit."""
+
+    status, code, grpc = 431, "headers_too_large", "RESOURCE_EXHAUSTED"
+
+
+class ClientGone(ServingError):
+    """The caller left before its answer was there: an outcome that is counted, and never sent."""
+
+    status, code, grpc = 499, "client_gone", "CANCELLED"
 
 
 class TooLarge(ServingError):

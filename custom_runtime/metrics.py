@@ -42,6 +42,9 @@ SCORE = Histogram("serving_score", "Predicted probabilities, in 20 equal bins.",
 INFLIGHT = Gauge("serving_inflight", "Requests in flight.", _COMMON, multiprocess_mode="livesum")
 _TASKS = Gauge("serving_event_loop_tasks", "Unfinished tasks of the event loop.", multiprocess_mode="livesum")
 _UNAUTHORIZED = Counter("serving_unauthorized", "Requests without a valid bearer token, by protocol.", ("protocol",))
+_REFUSED = Counter(
+    "serving_refused", "Requests that reached no model of ours, by protocol and error code.", ("protocol", "code")
+)
 
 
 class ServingMetrics:
@@ -97,3 +100,8 @@ def observe_event_loop() -> None:
 def count_unauthorized(protocol: str) -> None:
     """Count one request without a valid token; protocol: "rest" or "grpc"."""
     _UNAUTHORIZED.labels(protocol).inc()
+
+
+def count_refused(protocol: str, code: str) -> None:
+    """Count a request that has no model to be counted with; code is one of the error table's."""
+    _REFUSED.labels(protocol, code).inc()

@@ -100,6 +100,13 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             query = await asyncio.get_running_loop().run_in_executor(self.predictor.thread, v2.decode, tensors)
         return await self.predictor.predict(query, timeout_s=timeout_s)
 
+    def submit(self, tensors: list[v2.Tensor], *, timeout_s: float | None = None) -> asyncio.Future[Prediction]:
+        """Do the same without a coroutine where the rows are few. Raises ServingError, or the future does."""
+        rows = v2.rows_of(tensors)
+        if rows > self.predictor.offload_rows:
+            return asyncio.get_running_loop().create_task(self.infer(tensors, timeout_s=timeout_s))
+        return self.predictor.submit(v2.decode(tensors), timeout_s=timeout_s)
+
     async def answer(self, body: bytes) -> bytes:
         """Answer the body of POST /predict. Raises ServingError."""
         query: Query = predict_body.parse(body)

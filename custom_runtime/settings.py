@@ -54,6 +54,13 @@ class ServingSettings(BaseSettings):
     max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
     # A message of 8 MB took up to 180 MB of memory: 8 MiB are safe in a pod of 512 MiB, and hold 100,000 customer ids.
     max_body_bytes: int = Field(8_388_608, ge=1_024, description="The largest V2 body or gRPC message.")
+    max_bodies_bytes: int = Field(
+        33_554_432, ge=1_024, description="REST bodies held at once, all together; one more is shed with 503."
+    )
+    max_request_line_bytes: int = Field(8_192, ge=256, description="The longest path and query over REST.")
+    max_header_bytes: int = Field(16_384, ge=1_024, description="The largest head of a REST request.")
+    max_headers: int = Field(100, ge=8, description="The most headers of a REST request.")
+    max_connections: int = Field(4_096, ge=1, description="REST connections per process; one more gets a 503.")
     max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
     coalesce_rows: int = Field(128, ge=1, description="The most rows that waiting requests are joined into.")
     offload_rows: int = Field(64, ge=1, description="V2 batches with more rows than this go to the worker thread.")
@@ -75,17 +82,20 @@ class ServingSettings(BaseSettings):
     drain_delay_s: float = Field(
         3.0, ge=0, description="After SIGTERM: not ready, but serving, for this long; then in-flight requests finish."
     )
+    grpc_engine: Literal["http2", "grpcio"] = Field(
+        "http2", description="What carries gRPC: our own HTTP/2 engine, or grpcio's."
+    )
     grpc_max_waiting: int = Field(
         128,
         ge=1,
-        description="gRPC calls that wait for the event loop; gRPC cancels one more. A client's burst must fit in; "
-        "where the core is overloaded, 16 keep the wait below 50 ms.",
+        description="Engine grpcio only: calls that wait for the event loop; gRPC cancels one more. A client's burst "
+        "must fit in; where the core is overloaded, 16 keep the wait below 50 ms.",
     )
     grpc_connection_age_s: float = Field(
         10.0,
         ge=0,
-        description="A gRPC connection is asked to reconnect (GOAWAY) after this long, so that none loses a call when "
-        "the server stops; 0: never.",
+        description="Engine grpcio only: a connection is asked to reconnect (GOAWAY) after this long, so that none "
+        "loses a call when the server stops; 0: never.",
     )
     predictor: str = Field(
         "local",

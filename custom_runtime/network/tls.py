@@ -26,6 +26,17 @@ class Certificates:
         wanted = {"ssl_ca_certs": str(self.client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED} if self.client_ca else {}
         return {"ssl_certfile": str(self.cert), "ssl_keyfile": str(self.key), **wanted}
 
+    def for_http2(self) -> ssl.SSLContext:
+        """Return the context of our own HTTP/2 port."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.cert, self.key)
+        if self.client_ca is not None:
+            context.load_verify_locations(self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["h2"])
+        return context
+
     def for_grpc(self) -> grpc.ServerCredentials:
         """Return the credentials of the gRPC server."""
         return grpc.ssl_server_credentials(

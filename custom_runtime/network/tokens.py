@@ -26,7 +26,7 @@ _CHALLENGE = (b"www-authenticate", b"Bearer")
 _CLOSE = (b"connection", b"close")  # the body of an unauthorized request is not read
 _OPEN_METHODS = frozenset(
     f"/inference.GRPCInferenceService/{method}" for method in ("ServerLive", "ServerReady", "ModelReady")
-)
+) | {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 
 
 class Tokens:

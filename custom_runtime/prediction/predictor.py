@@ -91,23 +91,41 @@ class Predictor:
         Raises Overloaded at once when too many requests are in flight; TooLarge, UnknownCustomer, StoreUnavailable
         or DeadlineExceeded.
         """
+        if query.size <= self._offload_rows:
+            return await self.submit(query, timeout_s=timeout_s)
+        limit_s = self._admit(query, timeout_s)
+        self._inflight += 1
+        try:
+            return await self._big_batches.predict(query, limit_s)
+        finally:
+            self._leave()
+
+    def submit(self, query: Query, *, timeout_s: float | None = None) -> asyncio.Future[Prediction]:
+        """Do the same for at most `offload_rows` rows without a coroutine: the future is the coalescer's own.
+
+        Raises Overloaded; the future ends with what `predict` returns or raises. Cancel it when its caller is gone.
+        """
+        limit_s = self._admit(query, timeout_s)
+        coalescer = self._coalescer if query.needs_store else self._storeless
+        future = coalescer.submit(query, deadline=self._clock() + limit_s)
+        self._inflight += 1
+        future.add_done_callback(self._leave)
+        return future
+
+    def _admit(self, query: Query, timeout_s: float | None) -> float:
+        """Return the query's time limit in seconds, or raise Overloaded."""
         self.admit()
         coalescer = self._coalescer if query.needs_store else self._storeless
         if coalescer.expected_wait_s() > self._max_queue_s:
             raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
         allowed_s = self._deadline_s if query.size <= self._offload_rows else self._batch_deadline_s
-        limit_s = allowed_s if timeout_s is None else min(timeout_s, allowed_s)
-        deadline = self._clock() + limit_s
-        self._inflight += 1
-        try:
-            if query.size <= self._offload_rows:
-                return await coalescer.submit(query, deadline=deadline)
-            return await self._big_batches.predict(query, limit_s)
-        finally:
-            self._inflight -= 1
-            if not self._inflight:
-                self._idle.set()
-                self._metrics.set_inflight(0)
+        return allowed_s if timeout_s is None else min(timeout_s, allowed_s)
+
+    def _leave(self, _answered: object = None) -> None:
+        self._inflight -= 1
+        if not self._inflight:
+            self._idle.set()
+            self._metrics.set_inflight(0)
 
     def admit(self) -> None:
         """Raise Overloaded when the limit of requests in flight is reached. Cheap: called before a body is read."""

@@ -6,7 +6,9 @@ input of a hundred bytes, and 8 MB of them took 1.4 GB and 40 s of the event loo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,13 @@ _MOST_INPUTS = 100
 _DIMENSIONS = 8  # of a longer shape, enough to report that it is wrong
 _SOURCES = [source.encode() for source in FEATURE_SOURCES]
 _RAW_SOURCES = [len(source).to_bytes(_LENGTH_BYTES, "little") + source for source in _SOURCES]
+# Wire format: a tag, the length, the content. 0x42 is the eighth field of InferTensorContents, bytes_contents.
+_BYTES = [bytes((number,)) for number in range(0x80)]
+_TYPED_SOURCES = [b"\x42" + _BYTES[len(source)] + source for source in _SOURCES]
+_OUTPUT_HEADS = [
+    b"\x0a" + _BYTES[len(name)] + name.encode() + b"\x12" + _BYTES[len(kind)] + kind.encode()
+    for name, kind in v2.OUTPUTS
+]
 # The result for a message that cannot be parsed. Where a deserializer raises, gRPC answers UNKNOWN and logs.
 UNREADABLE = pb.ModelInferRequest()
 _parse = pb.ModelInferRequest.FromString
@@ -50,6 +59,69 @@ def read_tensors(request: Any) -> list[v2.Tensor]:
         v2.Tensor(given.name, given.datatype, given.shape[:_DIMENSIONS], _raw_values(given, content))
         for given, content in zip(inputs, raw, strict=True)
     ]
+
+
+def read_timeout_s(request: Any) -> float | None:
+    """Return the request's own `timeout`, microseconds as Triton's clients send it; None: it has none.
+
+    Raises InvalidInput.
+    """
+    if not request.parameters or "timeout" not in request.parameters:
+        return None
+    value = request.parameters["timeout"]
+    timeout_us = value.int64_param
+    if value.WhichOneof("parameter_choice") != "int64_param" or timeout_us < 0:
+        given = getattr(value, value.WhichOneof("parameter_choice") or "", None)
+        raise InvalidInput(f"parameter 'timeout' is {quoted(given)}; allowed: whole microseconds, 0 for none")
+    return timeout_us / 1e6 if timeout_us else None
+
+
+def write_response(
+    model: str, version: str, request_id: str, prediction: Prediction, requested: Sequence[str], *, raw: bool
+) -> bytes:
+    """Return the bytes of a ModelInferResponse, its contents raw where the request had them raw.
+
+    Written by hand: protobuf's objects take 9 us for one row, this takes 2.
+    """
+    rows = len(prediction.probabilities)
+    shape = b"\x1a" + _delimited(_written_varint(rows) + b"\x01")
+    content, after = b"", b""
+    if PROBABILITY in requested:
+        values = struct.pack(f"<{rows}d", *prediction.probabilities)
+        content += _output(0, shape, b"" if raw else b"\x3a" + _delimited(values))
+        after += b"\x32" + _delimited(values) if raw else b""
+    if v2.SOURCE in requested:
+        pieces = _RAW_SOURCES if raw else _TYPED_SOURCES
+        values = pieces[prediction.sources[0]] if rows == 1 else b"".join([pieces[each] for each in prediction.sources])
+        content += _output(1, shape, b"" if raw else values)
+        after += b"\x32" + _delimited(values) if raw else b""
+    return b"".join((_head(model, version), b"\x1a", _delimited(request_id.encode()), content, after))
+
+
+def _output(number: int, shape: bytes, contents: bytes) -> bytes:
+    typed = b"\x2a" + _delimited(contents) if contents else b""
+    return b"\x2a" + _delimited(_OUTPUT_HEADS[number] + shape + typed)
+
+
+@lru_cache(maxsize=256)
+def _head(model: str, version: str) -> bytes:
+    return b"\x0a" + _delimited(model.encode()) + b"\x12" + _delimited(version.encode())
+
+
+def _delimited(content: bytes) -> bytes:
+    """Return bytes with their length before them, as protobuf writes strings, messages and packed numbers."""
+    return _written_varint(len(content)) + content
+
+
+def _written_varint(number: int) -> bytes:
+    if number < 0x80:
+        return _BYTES[number]
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def _contents(given: Any) -> list[Any]:
@@ -80,26 +152,6 @@ def _raw_bytes(name: str, content: bytes) -> list[bytes]:
             raise InvalidInput(f"input {quoted(name)} has raw BYTES that end inside element {len(values)}")
         values.append(content[start:position])
     return values
-
-
-def proto_response(request: Any, version: str, prediction: Prediction, requested: Sequence[str]) -> Any:
-    """Return a ModelInferResponse with its contents raw where the request had them raw."""
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=version, id=request.id)
-    shape = (len(prediction.probabilities), 1)
-    for name, datatype in v2.OUTPUTS:
-        if name not in requested:
-            continue
-        output = response.outputs.add(name=name, datatype=datatype, shape=shape)
-        if name == PROBABILITY:
-            if request.raw_input_contents:
-                response.raw_output_contents.append(np.asarray(prediction.probabilities, "<f8").tobytes())
-            else:
-                output.contents.fp64_contents.extend(prediction.probabilities)
-        elif request.raw_input_contents:
-            response.raw_output_contents.append(b"".join(_RAW_SOURCES[source] for source in prediction.sources))
-        else:
-            output.contents.bytes_contents.extend(_SOURCES[source] for source in prediction.sources)
-    return response
 
 
 def read_request(message: bytes) -> Any:

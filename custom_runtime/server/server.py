@@ -16,7 +16,7 @@ from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings
 
 from custom_runtime.errors import StartupError
-from custom_runtime.grpc.listener import GrpcListener
+from custom_runtime.grpc.listener import grpc_listener
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.rest.listener import MetricsListener, RestListener
 from custom_runtime.runtime import TabularRuntime
@@ -45,7 +45,7 @@ class TabularServer(MLServer):  # type: ignore[misc]
     def _create_servers(self) -> None:
         shared = (self._settings, self._data_plane, self._model_repository_handlers, self.models, self.serving)
         self._rest_server = RestListener(*shared)
-        self._grpc_server = GrpcListener(*shared)
+        self._grpc_server = grpc_listener(*shared)
         self._kafka_server = None
         if self._settings.metrics_endpoint:
             self._metrics_server = MetricsListener(self._settings)
@@ -80,8 +80,7 @@ class TabularServer(MLServer):  # type: ignore[misc]
         self.models.draining = True
         await asyncio.sleep(delay_s)
         # REST does not wait for gRPC's connections or streams.
-        grpc_drained = self._grpc_server.wait_for_clients() if delay_s else asyncio.sleep(0)
-        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), grpc_drained)
+        await asyncio.gather(self._rest_server.stop(signal.SIGTERM), self._grpc_server.wait_for_clients())
         await self.stop(signal.SIGTERM)
         log.info("drained")
 

@@ -124,7 +124,7 @@ def share_within_50_ms(server: Server) -> float:
 def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_path: Path) -> None:
     program("h2load", package="nghttp2-client")
     (body,) = customer_bodies(Protocol.V2_GRPC, "churn", [42])
-    with serving(world.environment | {"SERVING_GRPC_MAX_WAITING": "16"}, tmp_path / "log") as server:
+    with serving(world.environment | {"SERVING_MAX_INFLIGHT": "64"}, tmp_path / "log") as server:
         target = parse_target(f"grpc://{server.grpc}")
         flooded = partial(run_h2load, target, GRPC_PATH, body, cpu=1)
         alone = flooded(duration_s=2, counted=partial(answers_of, server, 200)).requests_per_s

@@ -1,0 +1,72 @@
+"""What a gRPC method is to an engine: bytes in, bytes out. Knows neither an engine nor a message type."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from custom_runtime.errors import ServingError
+
+
+class CallInfo(NamedTuple):
+    """What a call says beside its messages. deadline: a time of time.monotonic()."""
+
+    deadline: float | None = None
+    request_id: str = ""
+    traceparent: str = ""
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds until the deadline, None where there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def is_late(self) -> bool:
+        """Return whether the deadline is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+class Pending(Protocol):
+    """Work that was begun without a task of its own."""
+
+    future: asyncio.Future[Any]
+
+    def finish(self) -> bytes:
+        """Return the answer, once the future has ended. Raises ServingError."""
+
+    def leave(self, *, is_late: bool) -> None:
+        """Stop, because the caller left; is_late: its deadline is over."""
+
+
+Unary = Callable[[bytes], Awaitable[bytes]]
+Begin = Callable[[bytes, CallInfo], Pending]
+Stream = Callable[[AsyncIterator[bytes], CallInfo], AsyncGenerator[bytes, None]]
+
+
+class Method(NamedTuple):
+    """One method; one of the three ways to answer is set. Each raises ServingError.
+
+    is_open: answered without a token. on_refused: takes an error that the engine itself answered before the method saw
+    a message.
+    """
+
+    path: str
+    unary: Unary | None = None
+    begin: Begin | None = None
+    stream: Stream | None = None
+    is_open: bool = False
+    on_refused: Callable[[ServingError], None] | None = None
+
+
+class MethodTable(Protocol):
+    """The methods of a server."""
+
+    @property
+    def by_path(self) -> Mapping[str, Method]:
+        """Path -> method."""
+
+    def close_streams(self) -> None:
+        """End the streams that would go on for ever: the port closes."""
+
+    def close(self) -> None:
+        """Free what the methods hold."""
