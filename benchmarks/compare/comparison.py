@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def compare(rounds: int, *, say: Callable[[str], None]) -> None:
     """Run the comparison; write docs/benchmarks.md and its plot. Raises BenchmarkError, having written nothing."""
-    make_environments(ROOT, ("fastapi", "bentoml", "kserve"), say=say)
+    make_environments(ROOT, ("fastapi", "bentoml", "kserve", "litserve"), say=say)
     directory = ROOT / "var" / "bench"
     inputs = prepare_inputs(ROOT, directory, say=say)
     durations = Durations(rounds=rounds)

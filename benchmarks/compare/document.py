@@ -45,7 +45,11 @@ PACKAGES = {
         None,
         ("mlserver", "uvicorn", "uvloop", "httptools", "pydantic", "onnxruntime", "xgboost", "grpcio"),
     ),
-    "FastAPI by hand, bare ASGI app": ("fastapi", ("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "xgboost")),
+    "FastAPI by hand, bare ASGI app": (
+        "fastapi",
+        ("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "xgboost", "onnxruntime"),
+    ),
+    "LitServe": ("litserve", ("litserve", "fastapi", "uvicorn", "pydantic", "onnxruntime")),
     "BentoML": ("bentoml", ("bentoml", "uvicorn", "pydantic", "xgboost")),
     "KServe": ("kserve", ("kserve", "fastapi", "uvicorn", "pydantic", "xgboost")),
 }

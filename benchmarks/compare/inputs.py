@@ -27,12 +27,16 @@ LOAD_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """rows: float32 [len(customers), WIDTH], in the customers' order. table: the peers' SQLite file. model: .ubj."""
+    """rows: float32 [len(customers), WIDTH], in the customers' order. table: the peers' SQLite file.
+
+    model, onnx: the same model as .ubj and as .onnx.
+    """
 
     customers: range
     rows: Matrix
     table: Path
     model: Path
+    onnx: Path
     version: str
 
 
@@ -54,7 +58,7 @@ def read_inputs(bundle: Path, store: str, directory: Path) -> Inputs:
     table = directory / "customers.db"
     _write_table(table, rows)
     served = read_bundle(bundle)
-    return Inputs(CUSTOMERS, rows, table, served.path("xgboost"), served.version)
+    return Inputs(CUSTOMERS, rows, table, served.path("xgboost"), served.path("onnx"), served.version)
 
 
 def load_features(root: Path, store: str) -> None:

@@ -23,6 +23,7 @@ PORTS = {"MLSERVER_HTTP_PORT": "{rest}", "MLSERVER_GRPC_PORT": "{grpc}", "MLSERV
 NO_DRAIN = {"SERVING_DRAIN_DELAY_S": "0"}
 PROJECT, PLAIN, STOCK, REDIS = "project", "plain", "stock", "redis"
 FASTAPI, BENTOML, KSERVE, BARE = "fastapi", "bentoml", "kserve", "bare"
+FASTAPI_ONNX, LITSERVE = "fastapi-onnx", "litserve"
 PEERS = Path(__file__).resolve().parents[1] / "peers"
 STAMP = ".lock-sha256"
 
@@ -117,7 +118,7 @@ def fastapi(root: Path, inputs: Inputs) -> Server:
 
 
 def peers(root: Path, inputs: Inputs) -> list[Server]:
-    """Return FastAPI by hand, BentoML and KServe."""
+    """Return FastAPI by hand with both engines, BentoML, LitServe and KServe."""
     return [
         fastapi(root, inputs),
         Server(
@@ -129,6 +130,24 @@ def peers(root: Path, inputs: Inputs) -> list[Server]:
             queries={"predict": query.bento_predict(inputs)},
             environment=_peer_environment(inputs)
             | {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(root / "var" / "peers" / "bentoml" / "home")},
+        ),
+        Server(
+            key=FASTAPI_ONNX,
+            title="FastAPI with ONNX Runtime",
+            command=(_peer_tool(root, "fastapi", "uvicorn"), "service:app", "--port", "{rest}", "--no-access-log"),
+            directory=PEERS / "fastapi_onnx",
+            ready_path="/ready",
+            queries={"predict": query.predict(inputs)},
+            environment=_peer_environment(inputs),
+        ),
+        Server(
+            key=LITSERVE,
+            title="LitServe with ONNX Runtime",
+            command=(_peer_tool(root, "litserve", "python"), "service.py", "{rest}"),
+            directory=PEERS / "litserve_service",
+            ready_path="/health",
+            queries={"predict": query.predict(inputs)},
+            environment=_peer_environment(inputs),
         ),
         Server(
             key=KSERVE,
@@ -151,7 +170,11 @@ def _mlserver_settings(root: Path) -> dict[str, str]:
 
 
 def _peer_environment(inputs: Inputs) -> dict[str, str]:
-    return {"PEER_MODEL": str(inputs.model.resolve()), "PEER_FEATURES": str(inputs.table.resolve())}
+    return {
+        "PEER_MODEL": str(inputs.model.resolve()),
+        "PEER_ONNX": str(inputs.onnx.resolve()),
+        "PEER_FEATURES": str(inputs.table.resolve()),
+    }
 
 
 def _peer_tool(root: Path, peer: str, tool: str) -> str:

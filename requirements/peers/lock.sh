@@ -2,7 +2,7 @@
 # Compile the locks of the benchmark's peers, each for an environment of its own under var/peers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-for peer in fastapi bentoml kserve; do
+for peer in fastapi bentoml kserve litserve; do
     # XGBoost's wheel asks for NVIDIA's collective library (345 MB), which a CPU never loads: no lock names it.
     "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
         --no-header --no-emit-package nvidia-nccl-cu12 --no-emit-package nvidia-nccl-cu13 ${UPGRADE---upgrade} \
