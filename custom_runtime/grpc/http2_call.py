@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -27,7 +27,7 @@ from custom_runtime.errors import (
     quoted,
 )
 from custom_runtime.grpc.framing import CONTENT_TYPE, Headers, MessageReader, check_encoding, parse_timeout
-from custom_runtime.grpc.method import CallInfo, Method, Pending, Stream
+from custom_runtime.grpc.method import CallInfo, Method, Pending, Stream, Unary
 from custom_runtime.metrics import count_unauthorized
 from custom_runtime.network.tokens import Tokens
 
@@ -189,7 +189,7 @@ class Call:
             self._pending = method.begin(message, self.head.info)
             self._pending.future.add_done_callback(self._answered)
         elif method.unary is not None:
-            self._task = asyncio.get_running_loop().create_task(self._run_unary(method.unary(message)))
+            self._task = asyncio.get_running_loop().create_task(self._run_unary(method.unary, message))
         self._message = None
 
     def _hold(self, size: int) -> None:
@@ -251,10 +251,10 @@ class Call:
             return
         self._connection.answer(self, message)
 
-    async def _run_unary(self, work: Awaitable[bytes]) -> None:
+    async def _run_unary(self, unary: Unary, message: bytes) -> None:
         try:
             async with asyncio.timeout(self.head.info.remaining_s()):
-                answer = await work
+                answer = await unary(message)
         except ServingError as error:
             self._connection.end(self, error)
         except TimeoutError:
