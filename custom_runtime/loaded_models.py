@@ -11,6 +11,8 @@ class LoadedModels:
 
     def __init__(self) -> None:
         self._runtimes: dict[str, list[TabularRuntime]] = {}
+        # Models of MLServer's other runtimes, which its own routes answer.
+        self._foreign: dict[str, int] = {}
         self.draining = False
 
     def add(self, runtime: TabularRuntime) -> None:
@@ -25,6 +27,18 @@ class LoadedModels:
             self._runtimes[runtime.name] = remaining
         else:
             self._runtimes.pop(runtime.name, None)
+
+    def add_foreign(self, name: str) -> None:
+        """Take the name of a model that another runtime serves; once more for each of its versions."""
+        self._foreign[name] = self._foreign.get(name, 0) + 1
+
+    def remove_foreign(self, name: str) -> None:
+        """Forget one of them."""
+        self._foreign[name] = self._foreign.get(name, 1) - 1
+
+    def is_foreign(self, name: str | None) -> bool:
+        """Whether MLServer's own routes answer for this name."""
+        return name is not None and name not in self._runtimes and self._foreign.get(name, 0) > 0
 
     def names(self) -> list[str]:
         """Return the names of all models, ready or not."""

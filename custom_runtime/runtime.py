@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -34,6 +35,7 @@ from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
 from custom_runtime.protocol.mlserver_messages import RefusedRequest, body_of, render, route_of, tensor_of
+from custom_runtime.protocol.v2_json import timeout_s_of
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
@@ -90,7 +92,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             await self.store.close()
         return True
 
-    async def infer(self, tensors: list[v2.Tensor], *, timeout_s: float | None = None) -> Prediction:
+    async def infer(self, tensors: Sequence[v2.Tensor], *, timeout_s: float | None = None) -> Prediction:
         """Answer V2 inputs; big ones are decoded on the worker thread. Raises ServingError."""
         rows = v2.rows_of(tensors)
         self.predictor.check_rows(rows)
@@ -118,7 +120,8 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         status = 200
         try:
             requested = v2.check_outputs([output.name for output in payload.outputs or ()])
-            prediction = await self.infer([tensor_of(given) for given in payload.inputs])
+            timeout_s = timeout_s_of(getattr(payload.parameters, "timeout", None))
+            prediction = await self.infer([tensor_of(given) for given in payload.inputs], timeout_s=timeout_s)
         except ServingError as error:
             status = error.status
             raise RefusedRequest(error) from None

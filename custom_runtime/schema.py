@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 # V2 datatypes of an optional input named after the feature.
-NUMERIC_DATATYPES = ("FP32", "FP64")
+NUMERIC_DATATYPES = ("FP32", "FP64", "INT32", "INT64", "BOOL")
 CATEGORY_DATATYPE = "BYTES"
 
 

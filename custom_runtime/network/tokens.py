@@ -1,7 +1,7 @@
-"""Bearer tokens: reads them from the settings, and checks them on REST (ASGI middleware) and gRPC (interceptor).
+"""Bearer tokens: reads them from the settings, and checks them.
 
-Both checks are installed only where a token is set. Liveness and readiness need no token, because a kubelet sends none;
-the metrics port never needs one.
+Where a token is set, the HTTP protocol asks for it over REST, and TokenInterceptor over gRPC. Open without a token:
+liveness and readiness (a kubelet has none), and the metrics port.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from grpc import aio
 
 from custom_runtime.errors import StartupError, Unauthorized
 from custom_runtime.metrics import count_unauthorized
-from custom_runtime.network.asgi import App, Receive, Scope, Send, error_answer, header, reply
 from custom_runtime.settings import ServingSettings
 
 _SCHEME = b"bearer "
 # 16 characters of base64 are 96 bits: they cannot be guessed over a network.
 _SHORTEST = 16
-_CHALLENGE = (b"www-authenticate", b"Bearer")
-_CLOSE = (b"connection", b"close")  # the body of an unauthorized request is not read
 _OPEN_METHODS = frozenset(
     f"/inference.GRPCInferenceService/{method}" for method in ("ServerLive", "ServerReady", "ModelReady")
 ) | {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
@@ -82,38 +79,8 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-class TokenGate:
-    """ASGI middleware: passes a request with a token, or to a health route, to `app`, and rejects every other."""
-
-    def __init__(self, app: App, tokens: Tokens, *, root_path: str = "") -> None:
-        self._app = app
-        self._tokens = tokens
-        self._root_path = root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection."""
-        if scope["type"] == "http" and not _is_health(scope["path"].removeprefix(self._root_path)):
-            try:
-                self._tokens.check(header(scope, b"authorization"))
-            except Unauthorized as error:
-                count_unauthorized("rest")
-                answer = error_answer(error)
-                await reply(send, answer._replace(headers=(*answer.headers, _CHALLENGE, _CLOSE)))
-                return
-        await self._app(scope, receive, send)
-
-
-def _is_health(path: str) -> bool:
-    match path.split("/"):
-        case ["", "v2", "health", "live" | "ready"]:
-            return True
-        case ["", "v2", "models", _, "ready"] | ["", "v2", "models", _, "versions", _, "ready"]:
-            return True
-    return False
-
-
 class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
-    """The same for gRPC: the token is in the metadata `authorization`."""
+    """Lets a call with a token through, and the health methods: the token comes as the metadata `authorization`."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens

@@ -46,7 +46,9 @@ class RefusedRequest(MLServerError):  # type: ignore[misc]
         self.error = error
 
 
-def render(error: ServingError) -> tuple[bytes, int, dict[str, str] | None]:
+def render(error: ServingError) -> tuple[bytes, int, dict[str, str]]:
     """Return an error's body, HTTP status and headers."""
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return predict_body.render_error(error), error.status, headers

@@ -1,7 +1,8 @@
 """V2 tensors <-> queries and predictions: the inference protocol's values, without a transport.
 
-Inputs: `customer_id` INT64 [n] or [n, 1]; optional inputs named after the features, of the same n: FP32 or FP64 for
-numbers, BYTES for categories. Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1].
+Inputs: `customer_id` INT64 (or INT32) [n] or [n, 1]; optional inputs named after the features, of the same n: FP32,
+FP64, INT32, INT64 or BOOL for numbers, BYTES for categories.
+Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1].
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
 from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES
 
 KEY_DATATYPE = "INT64"
+_KEY_DATATYPES = (KEY_DATATYPE, "INT32")
 SOURCE = "features"
 OUTPUTS = ((PROBABILITY, "FP64"), (SOURCE, "BYTES"))
-_DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: (KEY_DATATYPE,)} | {
+_DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: _KEY_DATATYPES} | {
     feature.name: (CATEGORY_DATATYPE,) if feature.is_category else NUMERIC_DATATYPES for feature in FEATURES
 }
 _MAX_DIMENSIONS = 2
+# What a list of a numeric datatype may hold; a bool is an int to Python, and no number here.
+_NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "FP32": ((int, float), "a number"),
+    "FP64": ((int, float), "a number"),
+    "INT32": ((int,), "an integer"),
+    "INT64": ((int,), "an integer"),
+    "BOOL": ((bool,), "true or false"),
+}
 
 
 class Tensor(NamedTuple):
@@ -75,7 +85,7 @@ def decode(tensors: Sequence[Tensor]) -> Query:
         if feature.is_category:
             values = [_text(feature.name, value) for value in values]
         elif not isinstance(values, np.ndarray):
-            _check_types(feature.name, values, (int, float), "a number")
+            _check_types(feature.name, values, *_NUMBERS[tensor.datatype])
         given[position] = encode_column(feature, values)
     return Query(customer_ids, given)
 
@@ -133,6 +143,8 @@ def _flat(tensor: Tensor, rows: int) -> Any:
 
 
 def _customer_ids(values: Any) -> list[int]:
+    if isinstance(values, np.ndarray) and (not len(values) or values.min() >= 0):
+        return values.tolist()  # type: ignore[no-any-return]
     ids: list[int] = values.tolist() if isinstance(values, np.ndarray) else values
     for row, customer_id in enumerate(ids):
         # bool is a subclass of int, but True is not a customer id.

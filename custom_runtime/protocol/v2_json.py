@@ -1,56 +1,107 @@
-"""V2 bodies as JSON: the plain form that almost every request has, read without Pydantic models."""
+"""V2 bodies as JSON: what real clients send, read without a model of it, and the answers to it.
+
+tritonclient, KServe's client and MLServer's codecs send an id, `parameters` and requested `outputs` beside the inputs.
+What has a field that is not known here is left to MLServer's own route, which explains what it refuses.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
-from custom_runtime.errors import InvalidInput
+from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.query import Prediction
-from custom_runtime.protocol import v2
+from custom_runtime.protocol import v2, v2_binary
 
-_TENSOR_FIELDS = {"name", "shape", "datatype", "data"}
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
 )
-# A parsed list or object takes up to 70 times its two bytes, so a body with more of them is rejected before parsing.
+_FIELDS = ("id", "inputs", "outputs", "parameters")
+_REQUEST_FIELDS = frozenset(_FIELDS)
+_PLAIN_TENSOR = frozenset(("name", "shape", "datatype", "data"))
+_TENSOR_FIELDS = _PLAIN_TENSOR | {"parameters"}
+_OUTPUT_FIELDS = frozenset(("name", "parameters"))
+# Parsed, a list or an object takes up to 70 times its two bytes: what has more of them is refused before that.
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
 _ALL_OUTPUTS = v2.check_outputs(())
+_NO_PARAMETERS: Mapping[str, Any] = {}
 
 
-def read_plain(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
-    """Read a V2 body of the plain form: an optional id, and inputs without parameters. None: any other form."""
+class InferRequest(NamedTuple):
+    """A V2 request as it came.
+
+    requested: output names in the model's order; binary: those of them that are wanted as raw bytes; timeout_s: the
+    parameter `timeout`, which Triton's clients send in microseconds.
+    """
+
+    id: str | None
+    tensors: Sequence[v2.Tensor]
+    requested: Sequence[str]
+    binary: frozenset[str]
+    timeout_s: float | None
+
+
+def read_request(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
+    """Read a V2 body; json_bytes: how much of it is JSON, where raw tensors follow (Inference-Header-Content-Length).
+
+    None: a shape of body that MLServer's own route must explain. Raises InvalidInput.
+    """
+    if json_bytes is None:
+        return _read(body, None)
+    if json_bytes > len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {json_bytes}; allowed: at most the body's {len(body)} bytes"
+        )
+    request = _read(body[:json_bytes], v2_binary.Contents(memoryview(body)[json_bytes:]))
+    if request is None:
+        raise InvalidInput(
+            f"the first {json_bytes} bytes are no V2 request; allowed: a JSON object of {', '.join(_FIELDS)}"
+        )
+    return request
+
+
+def _read(body: bytes, raw: v2_binary.Contents | None) -> InferRequest | None:
     try:
         request: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    if type(request) is not dict or not request.keys() <= {"id", "inputs"}:
+    if type(request) is not dict or not request.keys() <= _REQUEST_FIELDS:
         return None
     request_id, inputs = request.get("id"), request.get("inputs")
     if type(inputs) is not list or not (request_id is None or type(request_id) is str):
         return None
+    parameters = _parameters(request)
+    if parameters is None:
+        return None
     tensors = []
     for given in inputs:
-        if type(given) is not dict or given.keys() != _TENSOR_FIELDS:
+        tensor = _read_tensor(given, raw)
+        if tensor is None:
             return None
-        name, shape, datatype, data = given["name"], given["shape"], given["datatype"], given["data"]
-        if type(name) is not str or type(shape) is not list or type(data) is not list:
+        tensors.append(tensor)
+    requested: Sequence[str] = _ALL_OUTPUTS
+    binary = frozenset[str]()
+    outputs = request.get("outputs")
+    if parameters or outputs is not None:
+        wanted = _read_outputs(
+            [] if outputs is None else outputs, binary_by_default=parameters.get("binary_data_output") is True
+        )
+        if wanted is None:
             return None
-        if type(datatype) is not str or datatype not in _DATATYPES:
-            return None
-        if any(type(length) is not int for length in shape):
-            return None
-        tensors.append(v2.Tensor(name, datatype, shape, data))
-    return request_id, tensors
+        requested, binary = wanted
+    if raw is not None:
+        raw.check_end()
+    return InferRequest(request_id, tensors, requested, binary, timeout_s_of(parameters.get("timeout")))
 
 
-def read_big(body: bytes) -> tuple[str | None, list[v2.Tensor]] | None:
-    """Do the same for a big body, and check first that its parts fit in memory. Raises InvalidInput."""
-    _check_size(body)
-    return read_plain(body)
+def read_big(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
+    """Do the same with a body that could fill the memory. Raises InvalidInput."""
+    _check_size(body if json_bytes is None else body[:json_bytes])
+    return read_request(body, json_bytes)
 
 
 def check_parts(body: bytes) -> None:
@@ -74,17 +125,94 @@ def check_parts(body: bytes) -> None:
                 raise InvalidInput(f"a shape has {len(shape)} dimensions; allowed: [n] or [n, 1]")
 
 
+def render(
+    model: str, version: str, request: InferRequest, request_id: str, prediction: Prediction
+) -> tuple[bytes, int | None]:
+    """Return the body of the answer, field by field as MLServer's own route renders it, and how much of it is JSON.
+
+    None: all of it is, which needs no header.
+    """
+    outputs = v2.encode_outputs(prediction, request.requested)
+    raw = v2_binary.take_out(outputs, request.binary) if request.binary else ()
+    head = orjson.dumps(
+        {"model_name": model, "model_version": version, "id": request_id, "parameters": {}, "outputs": outputs}
+    )
+    return (b"".join((head, *raw)), len(head)) if raw else (head, None)
+
+
+def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None:
+    if type(given) is not dict:
+        return None
+    fields = given.keys()
+    if fields == _PLAIN_TENSOR:
+        parameters = _NO_PARAMETERS
+    elif fields <= _TENSOR_FIELDS:
+        readable = _parameters(given)
+        if readable is None:
+            return None
+        parameters = readable
+    else:
+        return None
+    name, shape, datatype, data = given.get("name"), given.get("shape"), given.get("datatype"), given.get("data")
+    if type(name) is not str or type(shape) is not list:
+        return None
+    if type(datatype) is not str or datatype not in _DATATYPES:
+        return None
+    for length in shape:
+        if type(length) is not int:
+            return None
+    size = parameters.get("binary_data_size")
+    if raw is not None and size is not None:
+        if data is not None:
+            raise InvalidInput(f"input {quoted(name)} has both data and binary_data_size; allowed: one of them")
+        data = raw.read(name, datatype, size)
+    elif type(data) is not list:
+        return None
+    return v2.Tensor(name, datatype, shape, data)
+
+
+def _read_outputs(outputs: Any, *, binary_by_default: bool) -> tuple[Sequence[str], frozenset[str]] | None:
+    if type(outputs) is not list or len(outputs) > _MOST_ELEMENTS:
+        return None
+    names: list[str] = []
+    binary = set(_ALL_OUTPUTS) if binary_by_default else set()
+    for output in outputs:
+        if type(output) is not dict or not output.keys() <= _OUTPUT_FIELDS or type(output.get("name")) is not str:
+            return None
+        parameters = _parameters(output)
+        if parameters is None:
+            return None
+        name = output["name"]
+        names.append(name)
+        wanted = parameters.get("binary_data")
+        if wanted is True:
+            binary.add(name)
+        elif wanted is False:
+            binary.discard(name)
+    requested = v2.check_outputs(names)
+    return requested, frozenset(binary.intersection(requested))
+
+
+def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the parameters of a request, an input or an output; None: what only MLServer's own route explains."""
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if type(parameters) is not dict or "headers" in parameters:
+        return None
+    content_type = parameters.get("content_type")
+    return parameters if content_type is None or type(content_type) is str else None
+
+
+def timeout_s_of(microseconds: Any) -> float | None:
+    """Return the parameter `timeout` in seconds, None where none is set. Raises InvalidInput."""
+    if microseconds is None or microseconds == 0:
+        return None
+    if type(microseconds) not in (int, float) or not microseconds > 0:
+        raise InvalidInput(f"parameter 'timeout' is {quoted(microseconds)}; allowed: microseconds, a positive number")
+    return float(microseconds) / 1e6
+
+
 def _check_size(body: bytes) -> None:
     if body.count(b"{") > _MOST_OBJECTS or body.count(b"[") > _MOST_LISTS:
         raise InvalidInput(f"the body has too many parts; allowed: {_MOST_OBJECTS} objects and {_MOST_LISTS} lists")
-
-
-def json_response(model: str, version: str, request_id: str, prediction: Prediction) -> dict[str, Any]:
-    """Return the response to a plain request, with the same fields as MLServer's own route."""
-    return {
-        "model_name": model,
-        "model_version": version,
-        "id": request_id,
-        "parameters": {},
-        "outputs": v2.encode_outputs(prediction, _ALL_OUTPUTS),
-    }

@@ -28,7 +28,7 @@ from custom_runtime.protocol.mlserver_messages import render
 log = structlog.get_logger()
 
 # What the fast routes say with their errors, too.
-_GUARDS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_GUARDS = {"X-Content-Type-Options": "nosniff"}
 
 
 def unify_errors(app: Any) -> None:
@@ -36,7 +36,7 @@ def unify_errors(app: Any) -> None:
 
     async def refuse(_request: Request, error: Exception) -> Response:
         body, status, headers = render(translate(error))
-        return Response(body, status, (headers or {}) | _GUARDS, "application/json")
+        return Response(body, status, headers | _GUARDS, "application/json")
 
     for kind in (MLServerError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refuse)

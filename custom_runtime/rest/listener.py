@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -19,19 +20,17 @@ from mlserver.settings import Settings
 
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import observe_event_loop
-from custom_runtime.network.asgi import App
-from custom_runtime.network.slow_clients import SlowClients
+from custom_runtime.network.cors import read_cors
 from custom_runtime.network.sockets import BACKLOG, is_inherited, listener_socket, refuse_handshakes
 from custom_runtime.network.tls import read_certificates
-from custom_runtime.network.tokens import TokenGate, read_tokens
+from custom_runtime.network.tokens import read_tokens
 from custom_runtime.rest.error_translation import unify_errors
-from custom_runtime.rest.routes import FastRoutes
+from custom_runtime.rest.hot_routes import HotRoutes
+from custom_runtime.rest.http_protocol import HttpProtocol
+from custom_runtime.rest.http_service import HttpService
+from custom_runtime.rest.routes import Routes
 from custom_runtime.settings import ServingSettings
 
-# Load balancers keep idle connections for a minute; the side that closes first should not be ours.
-KEEP_ALIVE_S = 75
-# A client on a bad line sends the head of a request in one or two packets; one that takes this long means harm.
-HEADERS_S = 10.0
 # uvicorn closes connections without a request at once; what a client has just sent on one needs a moment to be read.
 LAST_REQUESTS_S = 0.25
 # uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
@@ -41,10 +40,10 @@ SHUTDOWN_S = 15
 class _Uvicorn(uvicorn.Server):
     """uvicorn without signal handlers of its own; tells when its port answers."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, service: HttpService) -> None:
         super().__init__(config)
         self.answering = asyncio.Event()
-        self._slow_clients = SlowClients(headers_s=HEADERS_S, idle_s=KEEP_ALIVE_S)
+        self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port."""
@@ -66,7 +65,9 @@ class _Uvicorn(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
         if counter % 10 == 0:
-            self._slow_clients.sweep(self.server_state.connections, asyncio.get_running_loop().time())  # type: ignore[arg-type]
+            now_s = self._service.clock()
+            for connection in list(self.server_state.connections):
+                connection.sweep(now_s)  # type: ignore[union-attr]
             observe_event_loop()
         return await super().on_tick(counter)
 
@@ -86,24 +87,29 @@ class RestListener(RESTServer):  # type: ignore[misc]
         unify_errors(self._app)
         _close_side_doors(self._app)
         tokens, certificates = read_tokens(serving), read_certificates(serving)
-        app: App = FastRoutes(self._app, models, serving, root_path=settings.root_path)
-        if tokens is not None:
-            app = TokenGate(app, tokens, root_path=settings.root_path)
+        service = HttpService(
+            settings=serving,
+            models=models,
+            hot=HotRoutes(models) if serving.fast_routes else None,
+            tokens=tokens,
+            cors=read_cors(settings),
+            root_path=settings.root_path,
+        )
         config = uvicorn.Config(
-            app,
+            Routes(self._app, models, serving, root_path=settings.root_path),
+            http=partial(HttpProtocol, service=service),  # type: ignore[arg-type]
             log_config=None,
             access_log=False,
             server_header=False,
             ws="none",
             proxy_headers=False,  # nobody here asks for the client's address
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
             root_path=settings.root_path,
             **(certificates.for_rest() if certificates else {}),
             **(settings._custom_rest_server_settings or {}),
         )
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, service)
         self.started = self._server.answering
 
     async def start(self) -> None:
@@ -116,8 +122,10 @@ class MetricsListener(MetricsServer):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Serve until stop()."""
+        service = HttpService(settings=ServingSettings(), models=LoadedModels())
         config = uvicorn.Config(
             self._app,
+            http=partial(HttpProtocol, service=service),  # type: ignore[arg-type]
             host=self._settings.host,
             port=self._settings.metrics_port,
             log_config=None,
@@ -125,7 +133,7 @@ class MetricsListener(MetricsServer):  # type: ignore[misc]
             server_header=False,
             ws="none",
         )
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, service)
         await self._server.serve()
 
 

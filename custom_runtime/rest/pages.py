@@ -16,14 +16,17 @@ _CSP = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
 class Pages:
     """Answers GET requests that are not MLServer's."""
 
-    def __init__(self, models: LoadedModels, *, docs: bool) -> None:
+    def __init__(self, models: LoadedModels, *, docs: bool, root_path: str = "") -> None:
         self._models = models
         self._docs = docs
+        self._root_path = root_path
 
     def get(self, path: str) -> Answer | None:
         """Return the answer for a path; None: it is not one of these pages."""
         if path == "/v2/health/live":
             return Answer(200, b"{}")
+        if path == "/" and self._docs:
+            return Answer(307, b"", ((b"location", f"{self._root_path}/docs".encode()),))
         if path == "/v2/health/ready":
             return self._readiness()
         parts = path.split("/")
@@ -39,7 +42,9 @@ class Pages:
                 return asset and Answer(200, asset[0], ((b"content-type", asset[1].encode()), _CSP))
         return None
 
-    def _readiness(self, name: str | None = None, version: str | None = None) -> Answer:
+    def _readiness(self, name: str | None = None, version: str | None = None) -> Answer | None:
+        if self._models.is_foreign(name):
+            return None
         try:
             self._models.check_ready(name, version)
         except ServingError as error:

@@ -119,6 +119,8 @@ class TabularServer(MLServer):  # type: ignore[misc]
         if _is_tabular_runtime(model):
             model.observed_at_edge = True
             self.models.add(model)
+        else:
+            self.models.add_foreign(model.name)
         return await super().add_custom_handlers(model)
 
     async def reload_custom_handlers(self, old_model: Any, new_model: Any) -> Any:
@@ -126,13 +128,18 @@ class TabularServer(MLServer):  # type: ignore[misc]
         if _is_tabular_runtime(new_model):
             new_model.observed_at_edge = True
             self.models.add(new_model)
+        else:
+            self.models.add_foreign(new_model.name)
         await self._rest_server.add_custom_handlers(new_model)
         await self._rest_server.delete_custom_handlers(old_model)
         return new_model
 
     async def remove_custom_handlers(self, model: Any) -> Any:
         """Remove an unloaded model."""
-        self.models.remove(model)
+        if _is_tabular_runtime(model):
+            self.models.remove(model)
+        else:
+            self.models.remove_foreign(model.name)
         return await super().remove_custom_handlers(model)
 
 

@@ -1,6 +1,9 @@
 """The error table of the service: every row, over REST, V2 REST and V2 gRPC."""
 
+import contextlib
 import json
+import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from tests.support.certificates import Authority
+from tests.support.programs import eventually, is_listening
 from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
@@ -58,7 +63,7 @@ V2 = [
     ([KEY, KEY], 422, "invalid_input", "INVALID_ARGUMENT", "'customer_id' is given twice"),
     ([KEY, tensor("tenure_months", "FP32", [1.0, 2.0])], 422, "invalid_input", "INVALID_ARGUMENT", "has 2 rows, 'customer_id' has 1"),
     ([KEY, tensor("tenure_months", "FP32", [-1.0])], 422, "invalid_input", "INVALID_ARGUMENT", "tenure_months[0] is -1; allowed"),
-    ([KEY, tensor("tenure_months", "INT64", [1])], 422, "invalid_input", "INVALID_ARGUMENT", "allowed: FP32 or FP64"),
+    ([KEY, tensor("tenure_months", "BYTES", ["1"])], 422, "invalid_input", "INVALID_ARGUMENT", "allowed: FP32 or FP64"),
     ([KEY, tensor("contract", "BYTES", ["Weekly"])], 422, "invalid_input", "INVALID_ARGUMENT", "contract[0] is 'Weekly'"),
     ([KEY, tensor("colour", "BYTES", ["red"])], 422, "invalid_input", "INVALID_ARGUMENT", "unknown input 'colour'"),
     ([tensor("customer_id", "INT64", [42, 987654321])], 404, "unknown_customer", "NOT_FOUND", "customer_id[1] 987654321 is not in"),
@@ -203,26 +208,68 @@ def test_plain_mlserver_start_refuses_predict_bodies_alike(client: httpx.Client,
                 assert theirs.content == client.post("/predict", content=body).content
 
 
-def test_plain_routes_answer_byte_for_byte_as_the_fast_ones(client: httpx.Client, world: World, tmp_path: Path) -> None:
+def raw_answer(
+    server: Server, path: str, body: bytes, tls: ssl.SSLContext | None = None
+) -> tuple[bytes, list[bytes], bytes]:
+    """Return the status line, the headers, sorted, and the body, as they came over the wire.
+
+    Left out: the date, and the CloudEvents headers that only MLServer's own route adds.
+    """
+    with contextlib.ExitStack() as stack:
+        connection: socket.socket = stack.enter_context(socket.create_connection(("127.0.0.1", server.http_port), 30))
+        if tls is not None:
+            connection = stack.enter_context(tls.wrap_socket(connection, server_hostname="127.0.0.1"))
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    lines, _, content = answer.partition(b"\r\n\r\n")
+    status, *headers = lines.split(b"\r\n")
+    return status, sorted(line for line in headers if not line.startswith((b"date:", b"ce-"))), content
+
+
+def test_plain_routes_answer_byte_for_byte_as_the_protocol_does_over_tls_too(
+    server: Server, client: httpx.Client, world: World, tmp_path: Path
+) -> None:
     good = [
         {"id": "a", "inputs": [KEY]},
         {"id": "a", "inputs": [tensor("customer_id", "INT64", [[1], [2]], [2, 1])]},
         {"id": "a", "inputs": [KEY, tensor("tenure_months", "FP64", [3]), tensor("contract", "BYTES", ["One year"])]},
         {"id": "a", "inputs": [tensor("customer_id", "INT64", list(range(1, 500)))]},
         {"id": "é", "inputs": [KEY], "outputs": [{"name": "churn_probability"}]},
+        {"id": "", "inputs": [KEY], "outputs": [], "parameters": None},
+        {"id": "a", "inputs": [{**KEY, "parameters": {"content_type": "np"}}], "parameters": {"content_type": "np"}},
+        {"id": "a", "inputs": [KEY], "outputs": [{"name": "features", "parameters": {"binary_data": False}}]},
+        {"id": "a", "inputs": [KEY], "parameters": {"timeout": 400_000, "priority": 1, "anything": [1]}},
+        {"id": "a", "inputs": [KEY, tensor("tenure_months", "INT32", [3]), tensor("monthly_charges", "INT64", [70])]},
+        {"id": "a", "inputs": [tensor("customer_id", "INT32", [7]), tensor("total_charges", "BOOL", [True])]},
+        {"id": "a", "inputs": [KEY], "more": 1},
     ]
     bad = [{"id": "a", "inputs": inputs} for inputs, *_ in V2] + [{"inputs": [{"name": 3}]}, {"id": 4}, []]
+    wrong_parameters: list[object] = [[], "x", {"content_type": 1}, {"timeout": -1}]
+    wrong_outputs: list[object] = [3, [3], [{"name": "x"}], [{"more": 1}]]
+    bad += [{"id": "a", "inputs": [KEY], "parameters": wrong} for wrong in wrong_parameters]
+    bad += [{"id": "a", "inputs": [KEY], "outputs": wrong} for wrong in wrong_outputs]
+    bad += [{"id": "a", "inputs": [{**KEY, "parameters": []}]}, {"id": "a", "inputs": [{**KEY, "data": None}]}]
+    authority = Authority(tmp_path)
+    pair = authority.issue("server")
+    over_tls = {"SERVING_TLS_CERT": str(pair.cert), "SERVING_TLS_KEY": str(pair.key)}
+    tls = ssl.create_default_context(cafile=str(authority.pair.cert))
     with (
         serving(world.environment | {"SERVING_FAST_ROUTES": "0"}, tmp_path / "log") as slow_server,
+        serving(world.environment | over_tls, tmp_path / "log-tls", ready=False) as tls_server,
         httpx.Client(base_url=slow_server.rest) as slow,
     ):
-        for request in good + bad:
-            fast = client.post("/v2/models/churn/infer", content=json.dumps(request))
-            theirs = slow.post("/v2/models/churn/infer", content=json.dumps(request))
-            assert (theirs.status_code, theirs.content) == (fast.status_code, fast.content)
-        for body in [row[0] for row in PREDICT] + [b'{"customer_id": 7}', b'{"customer_id": 7, "partner": "Yes"}']:
-            fast, theirs = (each.post("/predict", content=body) for each in (client, slow))
-            assert (theirs.status_code, theirs.content) == (fast.status_code, fast.content)
+        eventually(lambda: is_listening(tls_server.http_port), within_s=60)
+        requests = [("/v2/models/churn/infer", json.dumps(request).encode()) for request in good + bad]
+        requests += [("/predict", row[0]) for row in PREDICT if len(row[0]) < 100_000]
+        requests += [("/predict", b'{"customer_id": 7}'), ("/predict", b'{"customer_id": 7, "partner": "Yes"}')]
+        for path, body in requests:
+            plainly = raw_answer(slow_server, path, body)
+            assert raw_answer(server, path, body) == plainly, body
+            assert raw_answer(tls_server, path, body, tls) == plainly, body
+        assert [raw_answer(server, *request)[0] for request in requests[: len(good)]] == [b"HTTP/1.1 200 OK"] * len(
+            good
+        )
         fresh = [each.post("/v2/models/churn/infer", json={"inputs": [KEY]}).json() for each in (client, slow)]
         assert len(fresh[0].pop("id")) == len(fresh[1].pop("id")) == 36
         assert fresh[0] == fresh[1]

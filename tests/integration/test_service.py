@@ -91,7 +91,9 @@ def test_every_request_is_counted_once_with_its_route_and_code(client: httpx.Cli
     client.post("/v2/models/churn/infer", json={"inputs": [KEY]})
     client.post("/v2/models/churn/infer", json={"inputs": [KEY], "parameters": {}})  # answered by MLServer's route
     client.post("/v2/models/churn/infer", content=b"{broken")
+    nobody = server.samples("serving_refused_total", code="unknown_model")
     client.post("/v2/models/nobody/infer", json={"inputs": [KEY]})
+    assert server.samples("serving_refused_total", code="unknown_model") == nobody + 1
     with grpc.insecure_channel(server.grpc) as channel:
         request = pb.ModelInferRequest(model_name="churn")
         request.inputs.add(name="customer_id", datatype="INT64", shape=[2]).contents.int64_contents.extend([1, 2])

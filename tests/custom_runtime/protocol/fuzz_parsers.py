@@ -8,6 +8,7 @@ protobuf types and tritonclient's have the same names.
 
 import contextlib
 import sys
+from collections.abc import Sequence
 
 import atheris
 import numpy as np
@@ -27,7 +28,7 @@ def predict(data: bytes) -> None:
     assert query.size == 1
 
 
-def _decode(tensors: list[v2.Tensor]) -> Query:
+def _decode(tensors: Sequence[v2.Tensor]) -> Query:
     if v2.rows_of(tensors) > MOST_ROWS:
         raise TooLarge("as the runtime refuses it, before it touches the data")
     query = v2.decode(tensors)
@@ -41,7 +42,7 @@ def json_body(data: bytes) -> None:
     v2_json.check_parts(data)
     request = v2_json.read_big(data)
     if request is not None:
-        _decode(request[1])
+        _decode(request.tensors)
 
 
 def protobuf(data: bytes) -> None:

@@ -1,0 +1,112 @@
+"""The hot routes, POST /predict and V2 infer, without a transport: a request's body -> a future, and what it becomes.
+
+Nothing is decided twice: a V2 body that is not of a known shape goes, untouched, to MLServer's own route, and what that
+answers (an error, mostly) is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from custom_runtime.loaded_models import LoadedModels
+from custom_runtime.network.asgi import Answer
+from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.protocol import predict_json, v2, v2_json
+from custom_runtime.protocol.v2_json import InferRequest
+from custom_runtime.rest.request_head import RequestHead, Route
+from custom_runtime.runtime import TabularRuntime
+
+# A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
+_BIG_BODY_BYTES = 100_000
+_BINARY = (b"content-type", b"application/octet-stream")
+
+
+class Pending(NamedTuple):
+    """A request under way. render: what the future ends with -> the JSON body, or an answer with headers of its own.
+
+    render returns None where MLServer's own route must answer.
+    """
+
+    future: asyncio.Future[Any]
+    render: Callable[[Any], bytes | Answer | None]
+    runtime: TabularRuntime
+
+
+class HotRoutes:
+    """Begins the answer to a request whose body is there."""
+
+    def __init__(self, models: LoadedModels) -> None:
+        self._models = models
+        # Unique ids without uuid4's 2 us: a random prefix for this process, then a counter.
+        prefix = os.urandom(10).hex()
+        self._id_prefix = f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-"
+        self._ids = itertools.count(1)
+
+    def begin(self, route: Route, head: RequestHead, body: bytes) -> Pending | None:
+        """Begin to answer; None: MLServer's own route must. Raises ServingError."""
+        if route.name is None:
+            runtime = self._models.find()
+            query = predict_json.parse(body)
+            return Pending(runtime.predictor.submit(query), partial(runtime.body.render, query), runtime)
+        if self._models.is_foreign(route.name):
+            return None
+        runtime = self._models.find(route.name, route.version)
+        runtime.predictor.admit()
+        if len(body) > _BIG_BODY_BYTES:
+            answering = self._answer_big(runtime, body, head.json_bytes)
+            return Pending(asyncio.get_running_loop().create_task(answering), _as_it_is, runtime)
+        request = v2_json.read_request(body, head.json_bytes)
+        if request is None:
+            return None
+        rows = v2.rows_of(request.tensors)
+        runtime.predictor.check_rows(rows)
+        if rows > runtime.predictor.offload_rows:
+            answering = self._answer_many_rows(runtime, request)
+            return Pending(asyncio.get_running_loop().create_task(answering), _as_it_is, runtime)
+        query = v2.decode(request.tensors)
+        future = runtime.predictor.submit(query, timeout_s=request.timeout_s)
+        return Pending(future, partial(self._render, runtime, request), runtime)
+
+    async def _answer_many_rows(self, runtime: TabularRuntime, request: InferRequest) -> bytes | Answer:
+        prediction = await runtime.infer(request.tensors, timeout_s=request.timeout_s)
+        return self._render(runtime, request, prediction)
+
+    async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> bytes | Answer | None:
+        """Answer a body that takes long to parse, and grows by parsing: one of them at a time, on the worker thread.
+
+        Parsed lists never wait for their turn in memory; what waits is the body, or the arrays made of it.
+        """
+        loop, predictor = asyncio.get_running_loop(), runtime.predictor
+        read = await loop.run_in_executor(predictor.thread, _read_and_decode, runtime, body, json_bytes)
+        if read is None:
+            return None
+        request, query = read
+        prediction = await predictor.predict(query, timeout_s=request.timeout_s)
+        return await loop.run_in_executor(predictor.thread, self._render, runtime, request, prediction)
+
+    def _render(self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction) -> bytes | Answer:
+        request_id = request.id
+        if request_id is None:
+            request_id = f"{self._id_prefix}{next(self._ids) & 0xFFFFFFFFFFFF:012x}"
+        body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, request_id, prediction)
+        if json_bytes is None:
+            return body
+        return Answer(200, body, (_BINARY, (b"inference-header-content-length", b"%d" % json_bytes)))
+
+
+def _read_and_decode(runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> tuple[InferRequest, Query] | None:
+    request = v2_json.read_big(body, json_bytes)
+    if request is None:
+        return None
+    runtime.predictor.check_rows(v2.rows_of(request.tensors))
+    query = v2.decode(request.tensors)
+    return request._replace(tensors=()), query
+
+
+def _as_it_is(answer: bytes | Answer | None) -> bytes | Answer | None:
+    return answer

@@ -1,0 +1,25 @@
+"""HTTP/1.1 answers read one by one from a stream that may hold several."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Reply(NamedTuple):
+    """One answer; code is the service's own error code, empty for none."""
+
+    status: int
+    code: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+async def read_reply(reader: asyncio.StreamReader) -> Reply:
+    """Read one answer that tells its length, and not a byte more."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in head[1:] if line)
+    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    status = int(head[0].split(" ")[1])
+    return Reply(status, "" if status < 400 else json.loads(body)["code"], body, headers)
