@@ -299,6 +299,8 @@ class Executor:
         self._name = snapshot.deployment.name
         state = self._write(snapshot, decision)
         self.announce(decision, results)
+        if decision.action is Action.COMPLETE:
+            self._forget(state.stable)
         return state
 
     def roll_back(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...] = ()) -> RolloutState:
@@ -319,7 +321,15 @@ class Executor:
             self.announce(Decision(Action.ROLL_BACK, decision.state, "RollbackNotRecorded", str(error)))
             raise
         self.announce(Decision(Action.ROLL_BACK, final, final.phase.value, final.message))
+        if final.phase is Phase.ROLLED_BACK and not final.plan.keep_failed_canary:
+            self._forget(final.canary)
         return final
+
+    def _forget(self, predictor: str) -> None:
+        try:
+            self._target.forget(predictor)
+        except TargetError as error:  # what is left behind does no harm
+            log.warning("left_behind", predictor=predictor, detail=str(error))
 
     def stop(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
         """Do what the plan wants when the process gets a signal to end, and return the state that is left."""

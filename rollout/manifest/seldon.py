@@ -151,7 +151,11 @@ class SeldonDeployment(Part):
     def service_name(self, predictor: str) -> str:
         """Return the Service in front of one predictor's pods."""
         found = self.predictor(predictor)
-        return found.annotations.get(SERVICE_NAME) or _hashed_when_long(f"{self.name}-{predictor}")
+        return found.annotations.get(SERVICE_NAME) or self.default_service_name(predictor)
+
+    def default_service_name(self, predictor: str) -> str:
+        """Return what the Service of a predictor is called, present or removed, unless an annotation names it."""
+        return _hashed_when_long(f"{self.name}-{predictor}")
 
     def deployment_names(self, predictor: str) -> tuple[str, ...]:
         """Return the Deployments of one predictor, one a component spec (the HPA has the same name)."""

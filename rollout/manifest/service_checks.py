@@ -22,7 +22,15 @@ from rollout.manifest.webhook_rules import runs_in_own_container, webhook
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # DNS-1123
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035: what a Service is called starts with a letter
 PORTS = ("http", "grpc", "metrics")
-OPERATORS_ENV = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT")
+OPERATORS_ENV = (
+    "MLSERVER_HTTP_PORT",
+    "MLSERVER_GRPC_PORT",
+    "MLSERVER_MODEL_URI",
+    "PREDICTIVE_UNIT_HTTP_SERVICE_PORT",
+    "PREDICTIVE_UNIT_GRPC_SERVICE_PORT",
+    "PREDICTIVE_UNIT_PARAMETERS",
+)
+"""What the operator looks for before it adds its own; it replaces the whole list where it finds one of them."""
 REGISTRY_SCHEMES = ("models:", "mlflow:", "runs:")
 LIVE_PATH = "/v2/health/live"
 V2_PROTOCOLS = ("v2", "kfserving")
@@ -149,7 +157,7 @@ def _environment(container: Container, path: str) -> Iterator[Problem]:
         if variable.name in OPERATORS_ENV:
             yield error(
                 f"{path}/env/{index}",
-                f"{variable.name} is the operator's: set here, it wipes the environment before it; "
+                f"{variable.name} is the operator's: set here, all other variables of the container are lost; "
                 "declare the ports http, grpc and metrics instead",
             )
 

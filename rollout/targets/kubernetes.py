@@ -1,7 +1,8 @@
 """A SeldonDeployment in a cluster, through the official client.
 
 Needs no more than seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService, one
-Lease, Events. Readiness comes from the SeldonDeployment's own status, weights from the VirtualService's routes.
+Lease, Events, delete of DestinationRules. Readiness comes from the SeldonDeployment's own status, weights from the
+VirtualService's routes.
 
 The weights in an Istio VirtualService, as Seldon's operator writes it: one HTTP route for REST, one for gRPC.
 """
@@ -57,6 +58,29 @@ class KubernetesTarget:
         services = {deployment.service_name(name): name for name in deployment.traffic()}
         name = deployment.virtual_service_name
         self._patch(ISTIO, name, reweighted(self._get(ISTIO, name), services, weights))
+
+    def forget(self, predictor: str) -> None:
+        """Delete the predictor's DestinationRule, which the operator never does. Raises TargetError.
+
+        A VirtualService that still names its subset would answer 503 without it, so it stays until nothing does.
+        """
+        snapshot = self.read()
+        deployment = snapshot.deployment
+        service = deployment.default_service_name(predictor)
+        present = predictor in {one.name for one in deployment.predictors}
+        routed = {_service(host) for host in snapshot.mesh_weights}
+        if present or not routed or routed & {predictor, service}:
+            return
+        try:
+            self._connection.call(
+                f"delete destinationrules {service}",
+                client.CustomObjectsApi.delete_namespaced_custom_object,
+                **ISTIO | {"plural": "destinationrules"},
+                namespace=self._namespace,
+                name=service,
+            )
+        except NotFound:
+            return
 
     def publish(self, event: Event) -> None:
         """Create an Event about the SeldonDeployment; `kubectl describe` and `kubectl events` show it."""
@@ -215,4 +239,8 @@ def reweighted(
 
 def _predictor(destination: Mapping[str, Any], services: Mapping[str, str]) -> str:
     host = str(destination["destination"]["host"])
-    return services.get(host.partition(".")[0], host)
+    return services.get(_service(host), host)
+
+
+def _service(host: str) -> str:
+    return host.partition(".")[0]

@@ -37,6 +37,9 @@ class LocalTarget:
         """
         envoy.route(self._store.directory, self._admin(), weights)
 
+    def forget(self, predictor: str) -> None:
+        """Do nothing: the local operator leaves nothing behind."""
+
     def publish(self, event: Event) -> None:
         """Append one line to events.jsonl."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")

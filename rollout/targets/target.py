@@ -111,6 +111,9 @@ class Target(Protocol):
         A predictor that is not named gets no traffic. Raises Denied where the promoter may not do this.
         """
 
+    def forget(self, predictor: str) -> None:
+        """Delete what the operator leaves behind of a removed predictor; nothing while the mesh still routes to it."""
+
     def publish(self, event: Event) -> None:
         """Add an event to the deployment's audit trail."""
 

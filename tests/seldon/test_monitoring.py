@@ -21,6 +21,7 @@ ELSEWHERE = {
     "kube_horizontalpodautoscaler_status_current_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_status_desired_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_spec_max_replicas": {"namespace", "horizontalpodautoscaler"},
+    "kube_pod_container_status_waiting_reason": {"namespace", "pod", "container", "reason"},
     "serving_rollout_phase": {"namespace", "deployment", "phase"},
 }
 TARGET_LABELS = {"namespace", "pod", "container", "job", "instance"}  # what the PodMonitor adds
@@ -114,7 +115,9 @@ def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read() -> None:
     assert {alert["alert"] for alert in alerts} == tested
     for alert in alerts:
         assert alert["labels"]["severity"] in ("page", "ticket")
-        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+        place = f"/docs/runbook.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook_url"].startswith("https://")
+        assert alert["annotations"]["runbook_url"].endswith(place)
 
 
 def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require: Callable[[str, str], str]) -> None:
@@ -180,7 +183,8 @@ def test_the_pod_monitor_scrapes_the_port_and_path_that_the_pods_have(
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     container = deployment("production")["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert (endpoint["portNumber"], endpoint["path"]) == (ports["metrics"], "/prometheus")
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/prometheus")
+    assert endpoint["port"] in ports
     assert monitor["spec"]["selector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
 
 

@@ -1,6 +1,7 @@
 """Every overlay builds, passes the schemas with unknown fields refused, and keeps the promises of the design."""
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,18 @@ def test_the_network_lets_in_callers_and_prometheus_and_out_to_redis_and_dns(
     assert spec["podSelector"] == {"matchLabels": {"seldon-deployment-id": "churn"}}
     assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
     ports = [sorted(str(port["port"]) for port in rule["ports"]) for rule in (*spec["ingress"], *spec["egress"])]
-    assert ports == [["grpc", "http"], ["metrics"], ["6379"], ["53", "53"]]
+    assert ports == [["grpc", "http"], ["metrics"], ["6379"], ["53", "53"], ["6378", "6379", "6380"]]
     peers = [peer for rule in spec["ingress"] for peer in rule["from"]]
     assert all(set(peer) == {"namespaceSelector", "podSelector"} for peer in peers)
+    _, dns, managed = spec["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]  # NodeLocal DNSCache
+    assert [ip_network(peer["ipBlock"]["cidr"]).is_private for peer in managed["to"]] == [True, True, True]
+
+
+def test_the_image_can_come_from_a_private_registry(built: Callable[[str], tuple[dict[str, Any], ...]]) -> None:
+    accounts = {one["metadata"]["name"]: one for one in of_kind(built("overlays/production"), "ServiceAccount")}
+    assert accounts["churn"]["imagePullSecrets"] == [{"name": "churn-registry"}]
+    assert "imagePullSecrets" not in accounts["churn-promoter"]
 
 
 def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(
@@ -177,6 +187,7 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(
         ("seldondeployments", "patch"): ["churn"],
         ("virtualservices", "get"): ["churn"],
         ("virtualservices", "patch"): ["churn"],
+        ("destinationrules", "delete"): None,
         ("leases", "create"): None,
         ("leases", "get"): ["churn-rollout"],
         ("leases", "update"): ["churn-rollout"],

@@ -147,6 +147,7 @@ def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
     for resource, kind in (
         ("machinelearning.seldon.io/v1/seldondeployments", "SeldonDeployment"),
         ("networking.istio.io/v1beta1/virtualservices", "VirtualService"),
+        ("networking.istio.io/v1beta1/destinationrules", "DestinationRule"),
         ("coordination.k8s.io/v1/leases", "Lease"),
         ("events.k8s.io/v1/events", "Event"),
     ):

@@ -1,5 +1,6 @@
 """The workflows: linted, pinned, with few rights, and calling commands that exist as they are called."""
 
+import json
 import os
 import re
 import shlex
@@ -115,4 +116,101 @@ def test_commands_have_the_options_that_the_workflows_give_them(call: list[str])
 
 
 def test_calls_were_found() -> None:
+<<<<<<< HEAD
     assert {call[0] for call in calls()} >= {"import", "manifest", "rollout", "features", "load-test"}
+=======
+    assert {call[0] for call in calls()} >= {
+        "scripts/import_model.py",
+        "scripts/manifest.py",
+        "scripts/canary_promote.py",
+        "scripts/load_features.py",
+        "scripts/load_test.py",
+    }
+
+
+def run_of(name: str) -> str:
+    (script,) = (step["run"] for step in steps(load("deploy.yml")) if step.get("name") == name)
+    return str(script)
+
+
+def deploy_step(tmp_path: Path, name: str, *, kubectl: str) -> subprocess.CompletedProcess[str]:
+    """Run a step of deploy.yml as the runner does, with programs in place of kubectl, yq and the project's own."""
+    programs = {
+        "kubectl": kubectl,
+        "yq": "cat",
+        ".venv/bin/python": "true",
+        ".venv/bin/churn-serving": "true",
+    }
+    for program, body in programs.items():
+        file = tmp_path / program
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/bash\n{body}\n")
+        file.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "NAMESPACE": "churn",
+        "VERSION": "7",
+        "REFERENCE": "registry.example/churn@sha256:1",
+        "RUNNER_TEMP": str(tmp_path),
+        "GITHUB_ENV": str(tmp_path / "env"),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+    }
+    command = ["bash", "-e", "-o", "pipefail", "-c", run_of(name)]
+    return subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+APPLIED = 'if [[ $* == *apply* ]]; then echo "apply $*" >>applied; cat >/dev/null; exit 0; fi\n'
+
+
+@pytest.mark.parametrize(
+    ("get", "code", "first"),
+    [
+        ("echo seldondeployment.machinelearning.seldon.io/churn", 0, "first=false"),
+        ("true", 0, "first=true"),
+        ("echo 'the server is currently unable to handle the request' >&2; exit 1", 1, None),
+    ],
+    ids=["there", "not there", "no answer"],
+)
+def test_only_an_answer_that_there_is_none_makes_it_the_first_deployment(
+    tmp_path: Path, get: str, code: int, first: str | None
+) -> None:
+    done = deploy_step(tmp_path, "Apply what surrounds the predictors", kubectl=f"{APPLIED}{get}")
+    assert done.returncode == code, done.stderr
+    said = tmp_path / "output"
+    assert (said.read_text().strip() if said.exists() else None) == first
+    assert (tmp_path / "applied").exists() == (first is not None)
+
+
+def test_the_promoters_kubeconfig_has_no_credential_but_its_own(tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        message = "jq is not installed; run: apt-get install jq"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+    admin = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "k", "cluster": {"server": "https://k.example"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "admin", "namespace": "churn"}}],
+        "users": [{"name": "admin", "user": {"token": "of-the-administrator"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(admin))
+    kubectl = f"if [[ $* == *'create token'* ]]; then echo of-the-promoter; else echo '{json.dumps(admin)}'; fi"
+    done = deploy_step(tmp_path, "Become the promoter, who may do less", kubectl=kubectl)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "kubeconfig").exists()
+    promoter = yaml.safe_load((tmp_path / "promoter-kubeconfig").read_text())
+    assert promoter["users"] == [{"name": "promoter", "user": {"token": "of-the-promoter"}}]
+    assert promoter["contexts"][0]["context"]["user"] == "promoter"
+    assert promoter["clusters"] == admin["clusters"]
+    assert (tmp_path / "promoter-kubeconfig").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "env").read_text() == f"KUBECONFIG={tmp_path}/promoter-kubeconfig\n"
+
+
+def test_the_promoter_gets_the_signal_of_a_cancelled_run() -> None:
+    lines = run_of("Promote the canary").replace("\\\n", " ").strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("exec .venv/bin/")
+>>>>>>> 0c4936d (Manifests and deploy workflow hold on one tested row of versions)

@@ -20,6 +20,7 @@ def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world: W
     assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
     assert world.predictors == ["v8"]
     assert world.target.mesh_weights == {"v8": 100}
+    assert world.target.forgotten == ["v7"]
     changes = [event for event in world.diary.events if event != "Analysing"]
     assert changes == ["WaitingForCanary", *["WeightsRaised"] * 3, "Baking", "Baked", "Promoted"]
     seen = [record.weights_percent["v8"] for record in world.diary.records]
@@ -57,6 +58,7 @@ def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world: World, be
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
     assert outcome.state.rollback_stage == "weights"
+    assert world.target.forgotten == ["v8"]
     assert "errors" in outcome.state.message
     assert world.predictors == ["v7"]
     assert world.target.mesh_weights == {"v7": 100}

@@ -45,6 +45,19 @@ GAPS = {
         f"{CONTAINER}/env/3",
         "MLSERVER_GRPC_PORT is the operator's",
     ),
+    **{
+        f"{name} in env": (
+            [add(f"{CONTAINER}/env/-", {"name": name, "value": "1"})],
+            f"{CONTAINER}/env/3",
+            f"{name} is the operator's",
+        )
+        for name in (
+            "MLSERVER_MODEL_URI",
+            "PREDICTIVE_UNIT_HTTP_SERVICE_PORT",
+            "PREDICTIVE_UNIT_GRPC_SERVICE_PORT",
+            "PREDICTIVE_UNIT_PARAMETERS",
+        )
+    },
     "readiness missing": (
         [remove(f"{CONTAINER}/readinessProbe")],
         f"{CONTAINER}/readinessProbe",

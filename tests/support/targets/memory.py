@@ -62,6 +62,7 @@ class MemoryTarget:
         self.unready: set[str] = set()
         self.operator_alive = True
         self.events: list[Event] = []
+        self.forgotten: list[str] = []
         self.before: Callable[[str], None] = lambda method: None
 
     def read(self) -> Snapshot:
@@ -87,6 +88,11 @@ class MemoryTarget:
         """Write the mesh itself."""
         self.before("route")
         self.mesh_weights = dict(weights)
+
+    def forget(self, predictor: str) -> None:
+        """Record that somebody asked."""
+        self.before("forget")
+        self.forgotten.append(predictor)
 
     def publish(self, event: Event) -> None:
         """Keep the event."""
