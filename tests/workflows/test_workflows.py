@@ -116,16 +116,7 @@ def test_commands_have_the_options_that_the_workflows_give_them(call: list[str])
 
 
 def test_calls_were_found() -> None:
-<<<<<<< HEAD
     assert {call[0] for call in calls()} >= {"import", "manifest", "rollout", "features", "load-test"}
-=======
-    assert {call[0] for call in calls()} >= {
-        "scripts/import_model.py",
-        "scripts/manifest.py",
-        "scripts/canary_promote.py",
-        "scripts/load_features.py",
-        "scripts/load_test.py",
-    }
 
 
 def run_of(name: str) -> str:
@@ -213,4 +204,3 @@ def test_the_promoter_gets_the_signal_of_a_cancelled_run() -> None:
     lines = run_of("Promote the canary").replace("\\\n", " ").strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("exec .venv/bin/")
->>>>>>> 0c4936d (Manifests and deploy workflow hold on one tested row of versions)
