@@ -6,14 +6,14 @@ What has a field that is not known here is left to MLServer's own route, which e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.query import Prediction
-from custom_runtime.protocol import v2, v2_binary
+from custom_runtime.protocol import big_json, v2, v2_binary
 
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
@@ -45,18 +45,20 @@ class InferRequest(NamedTuple):
     timeout_s: float | None
 
 
-def read_request(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
+def read_request(
+    body: bytes, json_bytes: int | None = None, *, parse: Callable[[bytes], Any] = orjson.loads
+) -> InferRequest | None:
     """Read a V2 body; json_bytes: how much of it is JSON, where raw tensors follow (Inference-Header-Content-Length).
 
     None: a shape of body that MLServer's own route must explain. Raises InvalidInput.
     """
     if json_bytes is None:
-        return _read(body, None)
+        return _read(body, None, parse)
     if json_bytes > len(body):
         raise InvalidInput(
             f"Inference-Header-Content-Length is {json_bytes}; allowed: at most the body's {len(body)} bytes"
         )
-    request = _read(body[:json_bytes], v2_binary.Contents(memoryview(body)[json_bytes:]))
+    request = _read(body[:json_bytes], v2_binary.Contents(memoryview(body)[json_bytes:]), parse)
     if request is None:
         raise InvalidInput(
             f"the first {json_bytes} bytes are no V2 request; allowed: a JSON object of {', '.join(_FIELDS)}"
@@ -64,9 +66,9 @@ def read_request(body: bytes, json_bytes: int | None = None) -> InferRequest | N
     return request
 
 
-def _read(body: bytes, raw: v2_binary.Contents | None) -> InferRequest | None:
+def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], Any]) -> InferRequest | None:
     try:
-        request: Any = orjson.loads(body)
+        request: Any = parse(body)
     except orjson.JSONDecodeError:
         return None
     if type(request) is not dict or not request.keys() <= _REQUEST_FIELDS:
@@ -99,9 +101,9 @@ def _read(body: bytes, raw: v2_binary.Contents | None) -> InferRequest | None:
 
 
 def read_big(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
-    """Do the same with a body that could fill the memory. Raises InvalidInput."""
+    """Do the same with a big body, whose parts are counted first and parsed in pieces. Raises InvalidInput."""
     _check_size(body if json_bytes is None else body[:json_bytes])
-    return read_request(body, json_bytes)
+    return read_request(body, json_bytes, parse=big_json.loads)
 
 
 def check_parts(body: bytes) -> None:

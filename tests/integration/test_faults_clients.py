@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.closed_loop import run_h2load
+from benchmarks.compare.closed_loop import Loop, closed_loop, run_h2load
 from benchmarks.errors import MeasurementError
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import LoadPlan
@@ -165,6 +165,26 @@ def file_limit(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_wide_bodies_do_not_delay_the_others(world: World, tmp_path: Path) -> None:
+    # Numbers in one list, and 300,000 lists in lists: either kept the interpreter's lock for 100 ms and more.
+    rows = 100_000
+    wide = {name: [1.5] * rows for name in ("tenure_months", "monthly_charges", "total_charges")}
+    numbers = [{"name": "customer_id", "shape": [rows], "datatype": "INT64", "data": [*range(1, 7001)] * 15}]
+    numbers[0]["data"] = numbers[0]["data"][:rows]
+    numbers += [{"name": name, "shape": [rows], "datatype": "FP32", "data": data} for name, data in wide.items()]
+    nested = [{"name": "customer_id", "shape": [rows, 1], "datatype": "INT64", "data": [[1]] * rows}]
+    bodies = [json.dumps({"inputs": inputs}).encode() for inputs in (numbers, nested)]
+    with serving(world.environment, tmp_path / "log") as server:
+        target = parse_target(server.rest)
+        plan = LoadPlan(target, "/predict", (BODY,), is_grpc=False, qps=500, duration_s=4)
+        loop = Loop(target, "/v2/models/churn/infer", tuple(bodies), connections=1, cpu=1)
+        with closed_loop(loop) as batches:
+            beside = run_load(plan)
+        assert not beside.failures, beside.example
+        assert beside.summary.p99_ms < 50, beside.summary
+        assert batches[0].requests_per_s > 0
 
 
 async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave_nothing_behind(
