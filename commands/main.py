@@ -16,6 +16,8 @@ PROGRAM = "churn-serving"
 COMMANDS = {
     "train": ("Train the model on a table of customers and register it.", "handoff.commands:train"),
     "import": ("Convert a registered model into the bundle that is served.", "handoff.commands:import_model"),
+    "evaluate": ("Measure a registered model beside the champion.", "handoff.commands:evaluate"),
+    "promote": ("Make a model the champion unless it is worse.", "handoff.commands:promote"),
     "serve": ("Serve the model over REST and gRPC until SIGTERM or Ctrl-C.", "commands.serve:serve"),
     "load-test": ("Load a service in an open loop and judge its P99.", "benchmarks.load.command:load_test"),
     "soak": ("Serve under mixed traffic and faults, and count every loss.", "benchmarks.soak.command:soak"),

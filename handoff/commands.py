@@ -1,4 +1,4 @@
-"""The commands of the hand-off: train, import a registered model, load features.
+"""The commands of the hand-off: train, import and evaluate a registered model, promote it, load features.
 
 Results go to stdout, events to stderr; an error is one line and exit code 1. What takes long to import is imported by
 the command that needs it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from custom_runtime.errors import StartupError
-from handoff.errors import HandoffError
+from handoff.errors import DataError, HandoffError, TrainingRefused
 
 OutputFormat = Literal["text", "json"]
 Flavor = Literal["xgboost", "sklearn"]
@@ -31,9 +31,11 @@ Table = Annotated[
 def train(
     data: Table = None,
     flavor: Annotated[Flavor, typer.Option(help="What to train.")] = "xgboost",
-    alias: Annotated[str, typer.Option(help="The alias that points at the new version; '' for none.")] = "champion",
+    alias: Annotated[str, typer.Option(help="The alias that points at the new version; '' for none.")] = "challenger",
     min_auc: Annotated[float, typer.Option(help="Register nothing below this held-out AUC.", min=0, max=1)] = 0.83,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 7,
+    refit: Annotated[bool, typer.Option(help="Fit on all rows once the evaluation is done.")] = True,
+    report: Annotated[Path, typer.Option(help="Where the evaluation is written.")] = Path("var/evaluation"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and measure; register nothing.")] = False,
     output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What is printed.")] = "text",
 ) -> None:
@@ -42,36 +44,52 @@ def train(
     The registry is MLFLOW_TRACKING_URI, or the SQLite file var/mlflow.db.
 
     Example:
-    churn-serving train --flavor sklearn --alias challenger
+    churn-serving train --flavor sklearn
     """
     configure_log()
     with fail_with_one_line():
+        from handoff.registered import CHAMPION
+
+        if alias == CHAMPION:
+            raise TrainingRefused(
+                "the alias champion moves only by churn-serving promote, which compares the two models first; "
+                "register as challenger and promote"
+            )
         # Imported here, so that --help does not wait for MLflow and scikit-learn.
         from handoff import training
         from handoff.dataset import read_dataset
 
-        trained = training.train(read_dataset(data), flavor, seed=seed, minimum_auc=min_auc)
-        version = None
+        trained = training.train(read_dataset(data), flavor, seed=seed, minimum_auc=min_auc, refit=refit)
+        version = page = None
         if not dry_run:
+            from handoff.evaluation.versions import evaluate_version, write_evaluation
             from handoff.registry import Registry
 
-            version = Registry().register(trained, alias=alias or None)
+            registry = Registry()
+            version = registry.register(trained, alias=alias or None)
+            evaluation = evaluate_version(registry, version.uri)
+            page, document = write_evaluation(evaluation, report, version)
+            registry.log_evaluation(version, [page, document], evaluation.metrics)
     result = {
         "model": asdict(version) | {"uri": version.uri, "alias": alias or None} if version else None,
         "flavor": trained.flavor,
         "data": trained.source,
-        "rows": len(trained.reference),
+        "rows": len(trained.reference.rows),
         "metrics": dict(trained.metrics),
+        "refitted": trained.refitted,
+        "data_digest": trained.data_digest,
+        "evaluation": None if page is None else str(page),
     }
     if output == "json":
         typer.echo(json.dumps(result))
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in trained.metrics.items())
-    typer.echo(f"{flavor} on {len(trained.reference):,} rows of {trained.source}; held-out {scores}")
+    typer.echo(f"{flavor} on {len(trained.reference.rows):,} rows of {trained.source}; held-out {scores}")
     if version is None:
         typer.echo("dry run: nothing was registered")
     else:
         typer.echo(f"registered {version.uri}" + (f" as models:/{version.name}@{alias}" if alias else ""))
+        typer.echo(f"evaluation: {page}")
 
 
 def import_model(
@@ -80,15 +98,21 @@ def import_model(
     reference: Annotated[
         Path | None, typer.Option(help="CSV or Parquet rows to compare on; default: those logged with the run.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled rows to evaluate on; default: the held-out rows logged with the run.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the evaluation is written; default: evaluation/ beside the bundle.")
+    ] = None,
     stock: Annotated[
         Path | None, typer.Option(help="Also write the file for MLServer's own runtime into this directory.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compare; write nothing.")] = False,
     output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
 ) -> None:
-    """Resolve, download, check against the contract, convert, compare on every reference row, and write the bundle.
+    """Resolve, check against the contract, convert, compare on every reference row, write the bundle, and evaluate.
 
-    Refuses, and leaves the directory as it is, when the signature differs or any probability is off by more than 1e-5.
+    Refuses, and leaves the directory as it is, when the signature differs or any answer is off by more than 1e-5.
 
     Example:
     churn-serving import models:/churn@champion --output var/bundle
@@ -96,15 +120,25 @@ def import_model(
     configure_log()
     with fail_with_one_line():
         # Imported here, so that --help does not wait for MLflow and ONNX.
+        from handoff.evaluation.versions import evaluate_registered, write_evaluation
         from handoff.importing import check_model
         from handoff.registry import Registry
         from handoff.training import write_stock
 
-        checked = check_model(Registry(), model_uri, reference=reference)
-        stock_file = None
+        registry = Registry()
+        checked = check_model(registry, model_uri, reference=reference)
+        stock_file = page = None
+        not_evaluated = ""
         if not dry_run:
             checked.write(directory)
-            stock_file = write_stock(checked.registered.model, stock) if stock is not None else None
+            version = checked.registered.version
+            try:
+                evaluation = evaluate_registered(registry, checked.registered, data=data)
+                page, document = write_evaluation(evaluation, report or directory.parent / "evaluation", version)
+                registry.log_evaluation(version, [page, document], evaluation.metrics)
+            except DataError as error:
+                not_evaluated = str(error)
+            stock_file = write_stock(checked.model, stock) if stock is not None else None
     version, parity = checked.registered.version, checked.parity
     result = {
         "source": version.uri,
@@ -114,6 +148,8 @@ def import_model(
         "rows": parity.rows,
         "max_abs_difference": parity.max_abs_difference,
         "tolerance": parity.tolerance,
+        "costs_us": {name: dict(costs) for name, costs in checked.costs_us.items()},
+        "evaluation": None if page is None else str(page),
         "bundle": None if dry_run else str(directory),
         "stock": None if stock_file is None else str(stock_file),
     }
@@ -124,11 +160,106 @@ def import_model(
         f"{version.uri} ({checked.registered.flavor}): ONNX agrees within {parity.max_abs_difference:.2g} "
         f"on {parity.rows:,} rows (allowed: {parity.tolerance:g})"
     )
+    typer.echo(f"one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
     typer.echo("dry run: nothing was written" if dry_run else f"wrote {directory}" + _and(stock_file))
+    if page is not None:
+        typer.echo(f"evaluation: {page}")
+    elif not_evaluated:
+        typer.echo(f"not evaluated: {not_evaluated}")
+
+
+def _costs(costs: Mapping[int, float]) -> str:
+    first, *others = costs.items()
+    return f"{first[1]:g} us" + "".join(f", {size} rows {cost:g} us" for size, cost in others)
+
+
+def _beside(costs: Mapping[str, Mapping[int, float]]) -> str:
+    return f"; its last step alone, on encoded rows: {_costs(costs['encoded'])}" if "encoded" in costs else ""
 
 
 def _and(path: Path | None) -> str:
     return "" if path is None else f" and {path}"
+
+
+def evaluate(
+    model_uri: Annotated[str, typer.Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled CSV or Parquet rows; default: the held-out rows logged with the run.")
+    ] = None,
+    report: Annotated[Path, typer.Option(help="Where the page and the JSON are written.")] = Path("var/evaluation"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the files; log nothing to the run.")] = False,
+    output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What is printed.")] = "text",
+) -> None:
+    """Measure a model on held-out rows, per segment, and beside the champion on the same rows with 95 % intervals.
+
+    Example:
+    churn-serving evaluate models:/churn@challenger
+    """
+    configure_log()
+    with fail_with_one_line():
+        # Imported here, so that --help does not wait for MLflow and scikit-learn.
+        from handoff.evaluation.versions import evaluate_registered, write_evaluation
+        from handoff.registry import Registry
+
+        registry = Registry()
+        registered = registry.download(registry.resolve(model_uri))
+        evaluation = evaluate_registered(registry, registered, data=data)
+        page, document = write_evaluation(evaluation, report, registered.version)
+        if not dry_run:
+            registry.log_evaluation(registered.version, [page, document], evaluation.metrics)
+    if output == "json":
+        typer.echo(evaluation.model_dump_json())
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
+    typer.echo(f"{evaluation.model} on {evaluation.rows:,} rows of {evaluation.source}: {scores}")
+    if evaluation.comparison is not None:
+        for found in evaluation.comparison.differences:
+            typer.echo(
+                f"{found.metric} {found.difference:+.4f} beside the champion {evaluation.comparison.champion} "
+                f"(95 % interval {found.low:+.4f} to {found.high:+.4f}): {found.verdict}"
+            )
+    typer.echo(f"wrote {page} and {document}")
+
+
+def promote(
+    model_uri: Annotated[str, typer.Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled rows to compare on; default: the held-out rows logged with the run.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote it also when it is worse or not comparable.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare; move no alias.")] = False,
+    output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What is printed.")] = "text",
+) -> None:
+    """Compare a model with the champion on the same rows, and move the alias champion to it.
+
+    Refused when a 95 % interval of a difference (AUC, log loss) lies wholly on the worse side. What is served changes
+    with the next import.
+
+    Example:
+    churn-serving promote models:/churn@challenger
+    """
+    configure_log()
+    with fail_with_one_line():
+        # Imported here, so that --help does not wait for MLflow and scikit-learn.
+        from handoff.evaluation.versions import promote as move_champion
+        from handoff.registry import Registry
+
+        promotion = move_champion(Registry(), model_uri, data=data, force=force, dry_run=dry_run)
+    if output == "json":
+        result = {
+            "champion": asdict(promotion.version),
+            "previous": None if promotion.previous is None else asdict(promotion.previous),
+            "moved": not dry_run and promotion.version != promotion.previous,
+        }
+        typer.echo(json.dumps(result))
+        return
+    before = "there was none" if promotion.previous is None else f"before: {promotion.previous.uri}"
+    if promotion.version == promotion.previous:
+        typer.echo(f"{promotion.version.uri} is the champion already")
+    elif dry_run:
+        typer.echo(f"dry run: {promotion.version.uri} would become the champion ({before})")
+    else:
+        typer.echo(f"{promotion.version.uri} is the champion ({before})")
 
 
 def load_features(
@@ -145,6 +276,9 @@ def load_features(
     in_place: Annotated[
         bool,
         typer.Option("--in-place", help="SQLite: update the served rows batch by batch, as with Redis."),
+    ] = False,
+    row_numbers: Annotated[
+        bool, typer.Option("--row-numbers", help="Load a table that has no usable key column under its row numbers.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every row; write nothing.")] = False,
     output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What is printed.")] = "text",
@@ -175,6 +309,7 @@ def load_features(
                 as_of=None if as_of is None else as_of.replace(tzinfo=as_of.tzinfo or UTC).timestamp(),
                 in_place=in_place,
                 dry_run=dry_run,
+                row_numbers=row_numbers,
                 progress=lambda rows: bar.update(task, completed=rows),
             )
     if output == "json":

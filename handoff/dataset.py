@@ -56,17 +56,22 @@ def read_dataset(path: Path | None = None) -> Dataset:
     return Dataset(table.source, np.concatenate(ids), np.concatenate(rows), np.concatenate(labels))
 
 
-def iter_chunks(path: Path | None = None, rows: int = CHUNK_ROWS) -> Iterator[tuple[Ids, Matrix]]:
+def iter_chunks(
+    path: Path | None = None, rows: int = CHUNK_ROWS, *, row_numbers: bool = True
+) -> Iterator[tuple[Ids, Matrix]]:
     """Yield (customer_ids int64 [n], rows float32 [n, WIDTH]) with n <= rows, never holding the whole file.
 
     customer_ids are the key column where it holds non-negative integers; where the table has none, or text such as
-    7590-VHVEG, they are row numbers starting at 1, and a log line says so. Labels are not needed. Raises DataError.
+    7590-VHVEG, they are row numbers starting at 1, and a log line says so; without `row_numbers` such a table is
+    refused, except the reference table, whose keys are its row numbers. Labels are not needed. Raises DataError.
     """
-    for ids, matrix, _ in _chunks(open_table(path), rows, label=None):
+    for ids, matrix, _ in _chunks(open_table(path), rows, label=None, row_numbers=row_numbers or path is None):
         yield ids, matrix
 
 
-def _chunks(table: Table, rows: int, *, label: str | None) -> Iterator[tuple[Ids, Matrix, Labels]]:
+def _chunks(
+    table: Table, rows: int, *, label: str | None, row_numbers: bool = True
+) -> Iterator[tuple[Ids, Matrix, Labels]]:
     columns = match_columns(table.names, source=table.source)
     key = columns.key
     start = 0  # rows before this chunk
@@ -76,7 +81,7 @@ def _chunks(table: Table, rows: int, *, label: str | None) -> Iterator[tuple[Ids
             continue
         chunk = _Chunk(table.source, start, batch)
         if start == 0:
-            key = _usable_key(chunk, key)
+            key = _usable_key(chunk, key, row_numbers=row_numbers)
         ids = np.arange(start + 1, start + count + 1) if key is None else chunk.read(key, cells.customer_ids)
         matrix = np.empty((count, WIDTH), dtype=np.float32)
         for position, column in enumerate(columns.features):
@@ -107,12 +112,17 @@ class _Chunk:
             raise DataError(f"{self.source}: {name} has type {values.type}; allowed: text or numbers") from error
 
 
-def _usable_key(chunk: _Chunk, key: str | None) -> str | None:
+def _usable_key(chunk: _Chunk, key: str | None, *, row_numbers: bool) -> str | None:
     first = "" if key is None else chunk.read(key, cells.as_text)[0].as_py()
     # Only text that is not a number means that the ids are of another kind. A blank, -1 or 1.5 among numbers is an
     # error, because row numbers instead would load features under the wrong customers.
     if key is not None and (not first or cells.is_number(first)):
         return key
     reason = f"no column {KEY}" if key is None else f"{key} is {first!r}, no integer"
+    if not row_numbers:
+        raise DataError(
+            f"{chunk.source}: {reason}; features would be loaded under row numbers, which nobody asks for. "
+            f"Name the key column {KEY}, or load them under row numbers with --row-numbers"
+        )
     log.info("customer_ids", table=chunk.source, ids="row numbers from 1", reason=reason)
     return None

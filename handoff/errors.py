@@ -4,6 +4,7 @@
     |-- DataError         the table cannot be read, lacks a column, or has a value that the contract does not allow
     |-- TrainingRefused   the model trained, and is not good enough to register
     |-- RegistryError     the registry cannot be reached, or does not hold what was asked for
+    |-- PromotionRefused  the challenger is worse than the champion, or cannot be compared with it
     |-- ImportRefused     the registered model is not what the contract says, or its ONNX form does not agree with it
     `-- ImageError        the container image cannot be built here, or does not run as it says
 
@@ -28,6 +29,10 @@ class TrainingRefused(HandoffError):
 
 class RegistryError(HandoffError):
     """The registry cannot be reached, or does not hold what was asked for."""
+
+
+class PromotionRefused(HandoffError):
+    """The challenger is significantly worse than the champion, or cannot be compared with it."""
 
 
 class ImportRefused(HandoffError):

@@ -1,34 +1,35 @@
 """The import: a registered model version -> a checked, converted and compared bundle on disk.
 
-The reference rows of a registered model: what an import compares its conversion on, kept beside the run.
-
-Whether a registered model takes what the contract sends: names, order and types of its input columns.
+The signature is checked before the model is loaded: loading may run code that the file brings along.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.contract import FEATURES, FINGERPRINT, LABEL_NEGATIVE, LABEL_POSITIVE, PROBABILITY
 from custom_runtime.model.bundle import Bundle, Parity, write_bundle
-from custom_runtime.model.encoding import Matrix
-from handoff.conversion import compare, convert
+from custom_runtime.model.encoding import WIDTH, Matrix
+from handoff.conversion.convert import PRECISIONS, Converted, Target, answers_of, convert, convert_last_step
+from handoff.conversion.inputs import ModelInput, match_signature
+from handoff.conversion.parity import compare, costs_us
 from handoff.dataset import iter_chunks
 from handoff.errors import ImportRefused
 from handoff.registered import ModelVersion, RegisteredModel
 from handoff.training import defaults_of
 
-REFERENCE = "reference.npz"
-# MLflow's names of the column types that hold a float32 without loss.
-ALLOWED_TYPES = ("float", "double")
+TARGET = Target(
+    "binary", PROBABILITY, (LABEL_NEGATIVE, LABEL_POSITIVE), spellings={"0": 0, "1": 1, "false": 0, "true": 1}
+)
+# A logged input example is a handful of rows; rows drawn from the contract's values fill up to this many.
+FEWEST_ROWS = 1024
+COST_ROWS = (1, 16)
 
 
 class ModelSource(Protocol):
@@ -38,24 +39,31 @@ class ModelSource(Protocol):
         """Return the version that a URI names."""
 
     def download(self, version: ModelVersion) -> RegisteredModel:
-        """Return what is registered as a version."""
+        """Return what is registered as a version; the model itself is loaded when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """A registered model that fits the contract, and its ONNX form that agrees with it on the reference rows."""
+    """A registered model that fits the contract, and its ONNX form that agrees with it on the reference rows.
+
+    costs_us: "served", and where the model is a pipeline "encoded" (its last step alone, on rows that are encoded
+    already) -> rows in a batch -> microseconds.
+    """
 
     registered: RegisteredModel
+    model: Any
+    inputs: ModelInput
     onnx: bytes
     parity: Parity
     defaults: dict[str, float | str]
+    costs_us: Mapping[str, Mapping[int, float]]
 
     def write(self, directory: Path) -> Bundle:
-        """Write the bundle atomically: ONNX, and XGBoost's own file where the model is one."""
+        """Write the bundle atomically: ONNX, and XGBoost's own file where it takes the packed row as it is."""
         version = self.registered.version
         contents = {"onnx": self.onnx}
-        if isinstance(self.registered.model, XGBClassifier):
-            contents["xgboost"] = bytes(self.registered.model.get_booster().save_raw("ubj"))
+        if isinstance(self.model, XGBClassifier) and self.inputs.is_packed_row(FEATURES):
+            contents["xgboost"] = bytes(self.model.get_booster().save_raw("ubj"))
         return write_bundle(
             directory,
             contents,
@@ -76,70 +84,75 @@ def check_model(source: ModelSource, uri: str, *, reference: Path | None = None)
     Raises RegistryError or ImportRefused (or DataError, for the reference file).
     """
     registered = source.download(source.resolve(uri))
-    check_signature(registered)
-    rows = _reference_rows(registered, reference)
-    onnx = convert(registered.model)
-    parity = compare(onnx, registered.model, rows)
-    return CheckedModel(registered, onnx, parity, dict(registered.defaults or defaults_of(rows)))
+    inputs = check_signature(registered)
+    rows = _reference_rows(registered, inputs, reference)
+    model = registered.load()
+    converted, parity = _convert(model, inputs, rows)
+    graphs = {"served": converted.onnx}
+    costs = costs_us(graphs, rows, COST_ROWS)
+    last = convert_last_step(model, inputs, rows)
+    if last is not None:
+        costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
+    defaults = dict(registered.defaults or defaults_of(rows))
+    return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs)
 
 
-def _reference_rows(registered: RegisteredModel, reference: Path | None) -> Matrix:
-    if reference is not None:
-        return np.concatenate([rows for _, rows in iter_chunks(reference)])
-    if registered.reference is None:
-        raise ImportRefused(
-            f"the run of {registered.version.uri} has no reference rows to compare on; give some with --reference FILE"
-        )
-    return registered.reference
-
-
-def log_reference(client: Any, run_id: str, rows: Matrix) -> None:
-    """Keep encoded rows (float32, one column per feature) as an artifact of the run; client: MLflow's."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / REFERENCE
-        np.savez_compressed(path, rows=rows)
-        client.log_artifact(run_id, str(path))
-
-
-def read_reference(client: Any, run_id: str) -> Matrix | None:
-    """Return a run's rows, None where it has none: a version may also have been registered without a run ("")."""
-    if not run_id or not any(file.path == REFERENCE for file in client.list_artifacts(run_id)):
-        return None
-    with tempfile.TemporaryDirectory() as directory:
-        path = client.download_artifacts(run_id, REFERENCE, directory)
-        with np.load(path, allow_pickle=False) as archive:
-            return np.ascontiguousarray(archive["rows"], dtype=np.float32)
-
-
-def check_signature(registered: RegisteredModel) -> None:
-    """Raise ImportRefused, naming each column that differs, when the model was made for another contract."""
+def check_signature(registered: RegisteredModel) -> ModelInput:
+    """Return what the model takes. Raises ImportRefused, naming each column that differs."""
     uri = registered.version.uri
     if registered.signature is None:
-        raise ImportRefused(f"{uri} was registered without a signature; log it with one: a float column per feature")
-    differences = [text for text in _differences(registered.signature) if text]
-    if differences:
         raise ImportRefused(
-            f"the signature of {uri} is not the contract's: {'; '.join(differences)}; train again: churn-serving train"
+            f"{uri} was registered without a signature; log it with one: log_model(..., input_example=X.head())"
         )
+    inputs = match_signature(registered.signature, FEATURES, uri=uri)
     # The signature knows nothing of units and categories, the fingerprint does. A foreign model may have none.
     if registered.contract_fingerprint not in (None, FINGERPRINT):
         raise ImportRefused(
             f"{uri} was trained for contract {registered.contract_fingerprint}, this is {FINGERPRINT}: "
             "units or categories have changed; train again: churn-serving train"
         )
+    return inputs
 
 
-def _differences(signature: Sequence[tuple[str, str]]) -> list[str]:
-    pairs = zip_longest([feature.name for feature in FEATURES], signature)
-    return [_difference(place, wanted, found) for place, (wanted, found) in enumerate(pairs, start=1)]
+def _convert(model: Any, inputs: ModelInput, rows: Matrix) -> tuple[Converted, Parity]:
+    """Convert, and compare; what other converters wrote is tried in float64 too when float32 is not exact enough."""
+    expected = answers_of(model, inputs, TARGET, rows)
+    for precision in PRECISIONS:
+        converted = convert(model, inputs, TARGET, width=WIDTH, precision=precision)
+        try:
+            return converted, compare(converted.onnx, expected, rows)
+        except ImportRefused:
+            if not converted.has_spliced_parts or precision == PRECISIONS[-1]:
+                raise
+    raise AssertionError("unreachable: the last precision returns or raises")
 
 
-def _difference(place: int, wanted: str | None, found: tuple[str, str] | None) -> str:
-    if found is None:
-        return f"column {place} is missing, wanted: {wanted}"
-    name, kind = found
-    if wanted is None:
-        return f"column {place} is {name}, wanted: no such column"
-    if name != wanted:
-        return f"column {place} is {name}, wanted: {wanted}"
-    return "" if kind in ALLOWED_TYPES else f"column {place} ({name}) is {kind}, wanted: {' or '.join(ALLOWED_TYPES)}"
+def _reference_rows(registered: RegisteredModel, inputs: ModelInput, reference: Path | None) -> Matrix:
+    if reference is not None:
+        return np.concatenate([rows for _, rows in iter_chunks(reference)])
+    if registered.reference is not None:
+        return registered.reference.rows
+    example = registered.load_example()
+    if example is None or not len(example):
+        raise ImportRefused(
+            f"the run of {registered.version.uri} has no reference rows to compare on, and the model no input example; "
+            "give some with --reference FILE"
+        )
+    return _drawn(inputs.packed(example, FEATURES))
+
+
+def _drawn(rows: Matrix) -> Matrix:
+    """Return an example's rows and others like them: every category, numbers between the least and the greatest."""
+    random = np.random.default_rng(0)
+    count = max(0, FEWEST_ROWS - len(rows))
+    drawn = np.empty((count, rows.shape[1]), dtype=np.float32)
+    for place, feature in enumerate(FEATURES):
+        if feature.is_category:
+            drawn[:, place] = random.integers(len(feature.categories), size=count)
+        else:
+            column = rows[:, place][~np.isnan(rows[:, place])]
+            low, high = (column.min(), column.max()) if len(column) else (feature.minimum, feature.maximum)
+            if low == high:
+                low, high = feature.minimum, feature.maximum
+            drawn[:, place] = np.round(random.uniform(low, high, size=count), 2)
+    return np.concatenate([rows, drawn])

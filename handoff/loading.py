@@ -49,10 +49,12 @@ def load_features(
     as_of: float | None = None,
     in_place: bool = False,
     dry_run: bool = False,
+    row_numbers: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Loaded:
     """Load a table (None: the reference table) into the store.
 
+    row_numbers: load a table without usable keys under its row numbers; without, it is refused.
     as_of: when the rows were computed, unix seconds; now by default. dry_run: read and check all rows, write none.
     progress: called after each batch with the rows done so far. Raises DataError, StoreError.
     """
@@ -60,7 +62,7 @@ def load_features(
 
     load = open_load(store_url, in_place=in_place)
     started = time.monotonic()
-    chunks = iter_chunks(data, batch_rows)
+    chunks = iter_chunks(data, batch_rows, row_numbers=row_numbers)
     job = job_of(data, as_of=as_of)
     if dry_run:
         rows, resumed_at = _count(chunks, progress), 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from custom_runtime.contract import FINGERPRINT, NAME
 from custom_runtime.errors import StartupError
 from custom_runtime.model.bundle import read_bundle
+from handoff.errors import HandoffError
 from handoff.registered import CHALLENGER, CHAMPION, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
@@ -59,8 +60,14 @@ def prepare(
     _register_missing(registry, say)
     written = []
     for alias in ALIASES:
-        checked = check_model(registry, f"models:/{NAME}@{alias}")
-        written.append(write_stock(checked.registered.model, stock).name)
+        try:
+            checked = check_model(registry, f"models:/{NAME}@{alias}")
+        except HandoffError as error:
+            if alias == CHAMPION:
+                raise
+            say(f"left out {alias}: {error}")  # what is served is the champion
+            continue
+        written.append(write_stock(checked.model, stock).name)
         parity = f"within {checked.parity.max_abs_difference:.1g} on {checked.parity.rows:,} rows"
         if alias == CHAMPION:
             checked.write(bundle)

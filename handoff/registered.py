@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from custom_runtime.contract import NAME
 from custom_runtime.model.encoding import Matrix
@@ -52,20 +55,43 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """Rows that were logged with a run: what an import compares on, and what an evaluation measures on.
+
+    rows: float32 [n, WIDTH]. labels: [n], int8 (the class) or float64 (the value), None where none were logged.
+    held_out: bool [n], the rows that the model's evaluation did not train on. held_out_answers: float64
+    [held-out rows, outputs], what the model that was fitted without them answers; the registered one may have been
+    fitted on all rows since.
+    """
+
+    rows: Matrix
+    labels: NDArray[Any] | None = None
+    held_out: NDArray[np.bool_] | None = None
+    held_out_answers: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A downloaded version.
+    """A registered version. Nothing of it is unpickled before `load` is called.
 
     signature: (name, MLflow type) of each input column, None when it was logged without one. contract_fingerprint,
-    defaults and reference (float32 [n, WIDTH]) are None where the run has none: churn-serving train logs all three.
+    defaults and reference are None where the run has none: churn-serving train logs all three. load: returns the model.
+    load_example: returns the logged input example as a frame, None where there is none.
     """
 
     version: ModelVersion
     flavor: str
-    model: Any
+    load: Callable[[], Any]
     signature: tuple[tuple[str, str], ...] | None
     contract_fingerprint: str | None
     defaults: Mapping[str, float | str] | None
-    reference: Matrix | None
+    reference: Reference | None
+    load_example: Callable[[], Any] = lambda: None
+
+    @property
+    def model(self) -> Any:
+        """The model, loaded now if it is not yet."""
+        return self.load()
 
 
 def tracking_uri() -> str:

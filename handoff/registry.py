@@ -6,12 +6,18 @@ Only this file knows MLflow. Importing it takes seconds, so commands import it w
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import sklearn
 import xgboost
 
@@ -29,20 +35,28 @@ import mlflow
 import mlflow.sklearn
 import mlflow.xgboost
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import infer_signature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-from mlflow.types import ColSpec, Schema
 
 from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
 from handoff.errors import RegistryError
-from handoff.importing import log_reference, read_reference
-from handoff.registered import CHAMPION, ModelUri, ModelVersion, RegisteredModel, sqlite_file, tracking_uri
-from handoff.training import TrainedModel
+from handoff.registered import (
+    CHALLENGER,
+    ModelUri,
+    ModelVersion,
+    Reference,
+    RegisteredModel,
+    sqlite_file,
+    tracking_uri,
+)
+from handoff.training import TrainedModel, git_revision
 
-COLUMN_TYPE = "float"  # MLflow's name of float32
 FINGERPRINT_KEY = "contract_fingerprint"
 DEFAULTS_KEY = "defaults"
-FLAVORS = {"xgboost": mlflow.xgboost, "sklearn": mlflow.sklearn}
+REVISION_KEY = "git_revision"
+REFERENCE_FILE = "reference.npz"
+EXAMPLE_ROWS = 5
+FLAVORS = ("xgboost", "lightgbm", "catboost", "sklearn")
 
 
 class Registry:
@@ -57,14 +71,22 @@ class Registry:
         with _translated(self.uri):
             self._client = mlflow.MlflowClient(self.uri, self.uri)
 
-    def register(self, trained: TrainedModel, *, name: str = NAME, alias: str | None = CHAMPION) -> ModelVersion:
+    def register(self, trained: TrainedModel, *, name: str = NAME, alias: str | None = CHALLENGER) -> ModelVersion:
         """Log a run with the model, its metrics and reference rows; register it; point `alias` at the new version."""
         with self._current(), mlflow.start_run(experiment_id=self._experiment(name)) as run:
             run_id = run.info.run_id
-            mlflow.log_params({**trained.parameters, "flavor": trained.flavor, "data": trained.source})
+            mlflow.log_params(
+                {
+                    **trained.parameters,
+                    "flavor": trained.flavor,
+                    "data": trained.source,
+                    "data_digest": trained.data_digest,
+                    "refitted": trained.refitted,
+                }
+            )
             mlflow.log_metrics(dict(trained.metrics))
-            mlflow.set_tag(FINGERPRINT_KEY, FINGERPRINT)
-            log_reference(self._client, run_id, trained.reference)
+            mlflow.set_tags({FINGERPRINT_KEY: FINGERPRINT, REVISION_KEY: git_revision()})
+            _log_reference(self._client, run_id, trained.reference)
             logged = _log_model(trained)
             self._ensure_name(name)
             tags = {FINGERPRINT_KEY: FINGERPRINT}
@@ -83,6 +105,22 @@ class Registry:
                 found = self._client.get_model_version(wanted.name, wanted.version)
         return ModelVersion(found.name, str(found.version), str(found.run_id or ""))
 
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Point an alias at a version; whatever it pointed at before stays registered."""
+        with _translated(self.uri, wanted=version.uri):
+            self._client.set_registered_model_alias(version.name, alias, version.version)
+
+    def log_evaluation(self, version: ModelVersion, files: Sequence[Path], metrics: Mapping[str, float]) -> bool:
+        """Keep an evaluation's files and metrics with the version's run; return whether it has one."""
+        if not version.run_id:
+            return False
+        with _translated(self.uri, wanted=version.uri):
+            for file in files:
+                self._client.log_artifact(version.run_id, str(file), "evaluation")
+            for name, value in metrics.items():
+                self._client.log_metric(version.run_id, f"evaluation.{name}", value)
+        return True
+
     def contract_of(self, name: str, alias: str) -> str | None:
         """Return the contract fingerprint of the version behind an alias, "" when it tells none, None without alias."""
         with _translated(self.uri):
@@ -92,26 +130,44 @@ class Registry:
             return str(self._client.get_model_version_by_alias(name, alias).tags.get(FINGERPRINT_KEY, ""))
 
     def download(self, version: ModelVersion) -> RegisteredModel:
-        """Download a version. A scikit-learn model may be a pickle: import only what your own registry holds."""
+        """Describe a version; the model is downloaded and loaded when `load` is called.
+
+        A scikit-learn model may be a pickle, which runs code when it is loaded: import what your own registry holds.
+        """
         with self._current(wanted=version.uri):
             info = mlflow.models.get_model_info(version.uri)
             flavor = next((flavor for flavor in FLAVORS if flavor in info.flavors), None)
             if flavor is None:
                 raise RegistryError(
-                    f"{version.uri} has the flavors {', '.join(info.flavors)}; allowed: xgboost, sklearn"
+                    f"{version.uri} has the flavors {', '.join(info.flavors)}; allowed: {', '.join(FLAVORS)}"
                 )
-            model = FLAVORS[flavor].load_model(version.uri)
-            reference = read_reference(self._client, version.run_id)
+            reference = _read_reference(self._client, version.run_id)
         metadata = info.metadata or {}
         return RegisteredModel(
             version=version,
             flavor=flavor,
-            model=model,
+            load=cache(partial(self._load, version, flavor)),
+            load_example=partial(self._example, version),
             signature=None if info.signature is None else tuple(_columns(info.signature.inputs)),
             contract_fingerprint=metadata.get(FINGERPRINT_KEY),
             defaults=metadata.get(DEFAULTS_KEY),
             reference=reference,
         )
+
+    def _load(self, version: ModelVersion, flavor: str) -> Any:
+        with self._current(wanted=version.uri):
+            try:
+                return importlib.import_module(f"mlflow.{flavor}").load_model(version.uri)
+            except ModuleNotFoundError as error:
+                raise RegistryError(
+                    f"{version.uri} needs the package {error.name}, which is not installed here; "
+                    f"run: pip install {error.name}"
+                ) from error
+
+    def _example(self, version: ModelVersion) -> Any:
+        with self._current(wanted=version.uri):
+            example = mlflow.models.Model.load(version.uri).load_input_example()
+        return example if isinstance(example, pd.DataFrame) else None
 
     @contextmanager
     def _current(self, *, wanted: str = "") -> Iterator[None]:
@@ -138,9 +194,14 @@ class Registry:
 
 
 def _log_model(trained: TrainedModel) -> Any:
+    example = pd.DataFrame(
+        trained.reference.rows[:EXAMPLE_ROWS], columns=[feature.name for feature in FEATURES], dtype=np.float32
+    )
+    outputs = np.asarray(trained.model.predict(example.to_numpy()))
     common: dict[str, Any] = {
         "name": "model",
-        "signature": ModelSignature(inputs=Schema([ColSpec(COLUMN_TYPE, feature.name) for feature in FEATURES])),
+        "signature": infer_signature(example, outputs),
+        "input_example": example,
         "metadata": {FINGERPRINT_KEY: FINGERPRINT, DEFAULTS_KEY: dict(trained.defaults)},
     }
     # Requirements are given, or MLflow would start a second process only to guess them.
@@ -148,10 +209,30 @@ def _log_model(trained: TrainedModel) -> Any:
         requirements = [f"xgboost=={xgboost.__version__}"]
         return mlflow.xgboost.log_model(trained.model, pip_requirements=requirements, **common)
     requirements = [f"scikit-learn=={sklearn.__version__}"]
-    # skops, unlike the pickle that MLflow offers too, runs no code when it is loaded.
+    # skops, unlike the pickle that MLflow offers too, loads only types that it knows.
     return mlflow.sklearn.log_model(
         trained.model, pip_requirements=requirements, serialization_format="skops", **common
     )
+
+
+def _log_reference(client: Any, run_id: str, reference: Reference) -> None:
+    """Keep reference rows as an artifact of the run; client: MLflow's."""
+    arrays = {name: getattr(reference, name) for name in Reference.__slots__}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / REFERENCE_FILE
+        np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
+        client.log_artifact(run_id, str(path))
+
+
+def _read_reference(client: Any, run_id: str) -> Reference | None:
+    """Return a run's rows, None where it has none: a version may also have been registered without a run ("")."""
+    if not run_id or not any(file.path == REFERENCE_FILE for file in client.list_artifacts(run_id)):
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        path = client.download_artifacts(run_id, REFERENCE_FILE, directory)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in Reference.__slots__ if name in archive.files}
+    return Reference(**{**arrays, "rows": np.ascontiguousarray(arrays["rows"], dtype=np.float32)})
 
 
 def _columns(inputs: Any) -> Iterator[tuple[str, str]]:

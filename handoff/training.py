@@ -8,8 +8,10 @@ the positive class. The scikit-learn file is a pickle: serve it only when it com
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -29,6 +32,7 @@ from custom_runtime.contract import FEATURES, NAME
 from custom_runtime.model.encoding import Matrix, decode_row
 from handoff.dataset import Dataset
 from handoff.errors import TrainingRefused
+from handoff.registered import Reference
 
 Flavor = Literal["xgboost", "sklearn"]
 FLAVORS: tuple[Flavor, ...] = get_args(Flavor)
@@ -55,8 +59,10 @@ SKLEARN_FILE = f"{NAME}-sklearn.joblib"
 class TrainedModel:
     """A fitted classifier and what is to be known about it.
 
-    metrics: auc, log_loss and brier on held-out rows that the model has never seen. defaults: the training rows'
-    medians and modes as contract values. reference: every row of the table, float32 [n, WIDTH].
+    metrics: auc, log_loss and brier on held-out rows that the measured model has never seen; with `refitted`, `model`
+    was fitted again on all rows afterwards. defaults: the training rows' medians and modes as contract values.
+    reference: every row of the table with its label, and what the measured model answered on the held-out ones.
+    data_digest: sha256 (hex) of the encoded rows and labels.
     """
 
     flavor: Flavor
@@ -65,14 +71,22 @@ class TrainedModel:
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float]
     defaults: Mapping[str, float | str]
-    reference: Matrix
+    reference: Reference
+    data_digest: str
+    refitted: bool
 
 
 def train(
-    dataset: Dataset, flavor: Flavor = "xgboost", *, seed: int = SEED, minimum_auc: float = MINIMUM_AUC
+    dataset: Dataset,
+    flavor: Flavor = "xgboost",
+    *,
+    seed: int = SEED,
+    minimum_auc: float = MINIMUM_AUC,
+    refit: bool = True,
 ) -> TrainedModel:
-    """Fit on a stratified 80 %, measure on the rest. The same data and seed give the same model.
+    """Fit on a stratified 80 %, measure on the rest, then fit on all rows. The same data and seed give the same model.
 
+    refit: without, the measured model is the one that is returned.
     Raises TrainingRefused when the labels cannot be split, or the held-out AUC is below `minimum_auc`.
     """
     counts = np.bincount(dataset.labels, minlength=2)
@@ -80,12 +94,13 @@ def train(
         raise TrainingRefused(
             f"{dataset.source} has {counts[1]} positive and {counts[0]} negative rows; at least 5 of each are needed"
         )
-    rows, held_out, labels, truth = train_test_split(
-        dataset.rows, dataset.labels, test_size=HELD_OUT_FRACTION, stratify=dataset.labels, random_state=seed
+    chosen, held_out = train_test_split(
+        np.arange(len(dataset.labels)), test_size=HELD_OUT_FRACTION, stratify=dataset.labels, random_state=seed
     )
+    rows, truth = dataset.rows[chosen], dataset.labels[held_out]
     model, parameters = _classifier(flavor, seed)
-    model.fit(rows, labels)
-    scores = model.predict_proba(held_out)[:, 1]
+    model.fit(rows, dataset.labels[chosen])
+    scores = model.predict_proba(dataset.rows[held_out])[:, 1]
     metrics = {
         "auc": float(roc_auc_score(truth, scores)),
         "log_loss": float(log_loss(truth, scores)),
@@ -96,7 +111,40 @@ def train(
             f"held-out AUC is {metrics['auc']:.4f} on {len(truth)} rows of {dataset.source}; "
             f"at least {minimum_auc:g} is wanted (churn-serving train --min-auc)"
         )
-    return TrainedModel(flavor, model, dataset.source, parameters, metrics, defaults_of(rows), dataset.rows)
+    if refit:
+        model, _ = _classifier(flavor, seed)
+        model.fit(dataset.rows, dataset.labels)
+    mask = np.zeros(len(dataset.labels), dtype=bool)
+    mask[held_out] = True
+    order = np.argsort(held_out)  # answers stand in the order of the table
+    return TrainedModel(
+        flavor,
+        model,
+        dataset.source,
+        parameters,
+        metrics,
+        defaults_of(rows),
+        Reference(dataset.rows, dataset.labels, mask, scores[order].astype(np.float64)[:, None]),
+        digest_of(dataset.rows, dataset.labels),
+        refit,
+    )
+
+
+def digest_of(rows: Matrix, labels: NDArray[Any]) -> str:
+    """Return the sha256 (64 hex digits) of encoded rows and labels: the same digest is the same training data."""
+    digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+    digest.update(np.ascontiguousarray(labels, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def git_revision(directory: Path | None = None) -> str:
+    """Return the commit of the working tree, with "-dirty" after it when it has changes; "" outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def defaults_of(rows: Matrix) -> dict[str, float | str]:

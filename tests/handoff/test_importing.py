@@ -8,29 +8,39 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import skops.io
 import xgboost
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from xgboost import XGBClassifier
 
 from custom_runtime.contract import FEATURES
 from custom_runtime.model.bundle import read_bundle
 from handoff import importing
-from handoff.conversion import compare
+from handoff.conversion.convert import Converted
+from handoff.conversion.parity import compare
 from handoff.dataset import Dataset
 from handoff.errors import ImportRefused
 from handoff.importing import check_model
 from handoff.training import FLAVORS, TrainedModel
 from tests.handoff.conftest import Registered
+from tests.support.model_kinds import RAW, ordinal
 
 
 def perturbed(graph: bytes, by: float) -> bytes:
     """Shift the margin of every row by a little, as a converter that gets base_score wrong would."""
     model = onnx.load_from_string(graph)
-    node = next(node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier")
-    weights = next(attribute for attribute in node.attribute if attribute.name == "class_weights")
-    first_tree = next(attribute for attribute in node.attribute if attribute.name == "class_treeids").ints
+    node = next(node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+    weights = next(attribute for attribute in node.attribute if attribute.name == "target_weights")
+    first_tree = next(attribute for attribute in node.attribute if attribute.name == "target_treeids").ints
     for place, tree in enumerate(first_tree):
         if tree == 0:
             weights.floats[place] += by
     return model.SerializeToString()
+
+
+def probabilities(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    return model.predict_proba(rows)[:, 1:].astype(np.float64)
 
 
 def example_table(directory: Path) -> Path:
@@ -77,7 +87,8 @@ def test_a_graph_that_scores_otherwise_is_refused_by_how_much(
     checked = check_model(registered.registry, "models:/churn@champion")
     checked.write(tmp_path)
     before = (tmp_path / "bundle.json").read_bytes()
-    monkeypatch.setattr(importing, "convert", lambda model: perturbed(checked.onnx, 0.001))
+    graph = Converted(perturbed(checked.onnx, 0.001), has_spliced_parts=False)
+    monkeypatch.setattr(importing, "convert", lambda *_, **__: graph)
     # A margin off by 0.001 moves a probability by at most a quarter of that, where it is one half.
     with pytest.raises(ImportRefused, match=r"differ by 0\.000250? on reference row \d+ .* allowed: 1e-05"):
         check_model(registered.registry, "models:/churn@champion")
@@ -88,9 +99,10 @@ def test_a_difference_at_the_tolerance_decides(
     registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset
 ) -> None:
     graph = check_model(registered.registry, "models:/churn@champion").onnx
-    assert compare(perturbed(graph, 2e-5), trained["xgboost"].model, dataset.rows).max_abs_difference < 1e-5
+    expected = probabilities(trained["xgboost"].model, dataset.rows)
+    assert compare(perturbed(graph, 2e-5), expected, dataset.rows).max_abs_difference < 1e-5
     with pytest.raises(ImportRefused):
-        compare(perturbed(graph, 6e-5), trained["xgboost"].model, dataset.rows)
+        compare(perturbed(graph, 6e-5), expected, dataset.rows)
 
 
 def test_nan_never_passes_for_agreement(
@@ -98,43 +110,45 @@ def test_nan_never_passes_for_agreement(
 ) -> None:
     graph = check_model(registered.registry, "models:/churn@champion").onnx
     with pytest.raises(ImportRefused, match="differ by inf"):
-        compare(perturbed(graph, float("nan")), trained["xgboost"].model, dataset.rows)
+        compare(perturbed(graph, float("nan")), probabilities(trained["xgboost"].model, dataset.rows), dataset.rows)
 
 
-def test_a_signature_with_two_columns_swapped_is_refused(
-    registered: Registered, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    swapped = (FEATURES[1], FEATURES[0], *FEATURES[2:])
-    monkeypatch.setattr("handoff.registry.FEATURES", swapped)
-    version = registered.registry.register(trained["sklearn"], alias=None)
-    wanted = (
-        f"column 1 is {FEATURES[1].name}, wanted: {FEATURES[0].name}; "
-        f"column 2 is {FEATURES[0].name}, wanted: {FEATURES[1].name}; train again"
-    )
-    with pytest.raises(ImportRefused, match=wanted):
-        check_model(registered.registry, version.uri)
+def test_columns_in_another_order_are_found_by_name(registered: Registered, dataset: Dataset) -> None:
+    """The same forest under reordered names: what stood first is last."""
+    found = registered.registry.download(registered.versions["xgboost"])
+    reordered = XGBClassifier(n_estimators=20, max_depth=3, n_jobs=1)
+    reordered.fit(dataset.rows[:, ::-1], dataset.labels)
+    changed = dataclasses.replace(found, signature=(found.signature or ())[::-1], load=lambda: reordered)
+    checked = check_model(Holding(changed), "models:/churn/1")
+    assert checked.parity.rows == 7043
+    assert not checked.inputs.is_packed_row(FEATURES)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda columns: columns[:-1], f"column {len(FEATURES)} is missing, wanted: {FEATURES[-1].name}"),
+        (lambda columns: columns[:-1], f"contract's: {FEATURES[-1].name} is missing; allowed, in any order: a column"),
+        (lambda columns: (*columns, ("extra", "float")), "contract's: extra is no feature of the contract; allowed"),
+        (lambda columns: (*columns, columns[0]), f"contract's: {FEATURES[0].name} stands there twice"),
         (
-            lambda columns: (*columns, ("extra", "float")),
-            f"column {len(FEATURES) + 1} is extra, wanted: no such column",
+            lambda columns: (("gender", "datetime"), *columns[1:]),
+            r"gender is datetime, wanted: string, or the code as float, double, integer, long",
         ),
         (
-            lambda columns: (("gender", "string"), *columns[1:]),
-            r"column 1 \(gender\) is string, wanted: float or double",
+            lambda columns: (*columns[:-1], (FEATURES[-1].name, "string")),
+            f"{FEATURES[-1].name} is string, wanted: float, double, integer, long",
         ),
         (lambda _: None, "was registered without a signature"),
     ],
 )
-def test_a_signature_that_differs_is_refused_column_by_column(
+def test_a_signature_that_differs_is_refused_before_the_model_is_loaded(
     registered: Registered, change: Any, message: str
 ) -> None:
+    def load() -> Any:
+        raise AssertionError("a model of another signature was loaded")
+
     found = registered.registry.download(registered.versions["xgboost"])
-    changed = dataclasses.replace(found, signature=change(found.signature))
+    changed = dataclasses.replace(found, signature=change(found.signature), load=load)
     with pytest.raises(ImportRefused, match=message):
         check_model(Holding(changed), "models:/churn/1")
 
@@ -150,9 +164,12 @@ def test_a_model_of_another_contract_is_refused(
 
 def test_a_run_without_reference_rows_needs_a_file(registered: Registered, tmp_path: Path) -> None:
     found = dataclasses.replace(
-        registered.registry.download(registered.versions["xgboost"]), reference=None, defaults=None
+        registered.registry.download(registered.versions["xgboost"]),
+        reference=None,
+        defaults=None,
+        load_example=lambda: None,
     )
-    with pytest.raises(ImportRefused, match="no reference rows to compare on; give some with --reference FILE"):
+    with pytest.raises(ImportRefused, match=r"no reference rows to compare on, .* give some with --reference FILE"):
         check_model(Holding(found), "models:/churn/1")
     checked = check_model(Holding(found), "models:/churn/1", reference=example_table(tmp_path))
     assert checked.parity.rows == 3
@@ -161,7 +178,7 @@ def test_a_run_without_reference_rows_needs_a_file(registered: Registered, tmp_p
 
 def test_a_model_that_is_no_classifier_is_refused(registered: Registered) -> None:
     found = registered.registry.download(registered.versions["xgboost"])
-    booster = dataclasses.replace(found, model=found.model.get_booster())
+    booster = dataclasses.replace(found, load=found.model.get_booster)
     with pytest.raises(ImportRefused, match="the model is a Booster; wanted: a classifier with predict_proba"):
         check_model(Holding(booster), "models:/churn/1")
 
@@ -186,6 +203,43 @@ def test_a_model_that_others_logged_as_a_pickle_is_imported_too(
     client.create_model_version("foreign", info.model_uri)
     bundle = check_model(registry, "models:/foreign/1", reference=example_table(tmp_path)).write(tmp_path / "bundle")
     assert (bundle.source, bundle.flavor, bundle.run_id) == ("models:/foreign/1", "sklearn", info.run_id)
+
+
+@pytest.mark.parametrize("serialization", ["skops", "cloudpickle"])
+def test_a_pipeline_over_raw_columns_is_imported_as_mlflow_logs_it(
+    registered: Registered, dataset: Dataset, tmp_path: Path, serialization: str
+) -> None:
+    """Plain MLflow calls of a data scientist: no reference rows, no defaults, only the input example."""
+    registry = registered.registry
+    name = f"raw-{serialization}"
+    frame, labels = RAW.frame(dataset.rows)[::-1], np.where(dataset.labels[::-1] == 1, "Yes", "No")
+    frame = frame[frame.columns[::-1]]
+    model = ordinal(HistGradientBoostingClassifier(max_iter=20)).fit(frame, labels)
+    mlflow.set_tracking_uri(registry.uri)
+    with mlflow.start_run(experiment_id=registry._experiment("churn")):
+        info = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            serialization_format=serialization,
+            skops_trusted_types=trusted_types(model),
+            pip_requirements=[],
+            input_example=frame.head(),
+        )
+    client = mlflow.MlflowClient(registry.uri, registry.uri)
+    client.create_registered_model(name)
+    client.create_model_version(name, info.model_uri, info.run_id)
+    checked = check_model(registry, f"models:/{name}/1")
+    assert checked.parity.rows == importing.FEWEST_ROWS
+    assert checked.costs_us.keys() == {"served", "encoded"}
+    bundle = checked.write(tmp_path)
+    assert bundle.files.keys() == {"onnx"}
+    scores = onnxruntime.InferenceSession(bundle.path("onnx")).run(None, {"features": dataset.rows[::-1].copy()})[0]
+    np.testing.assert_allclose(scores[:, 0], model.predict_proba(frame)[:, 1], atol=1e-5)
+
+
+def trusted_types(model: Any) -> list[str]:
+    """What a team writes into log_model after skops has named it."""
+    return skops.io.get_untrusted_types(data=skops.io.dumps(model))
 
 
 class Holding:

@@ -103,6 +103,25 @@ def test_the_reference_table_is_the_default(url: str) -> None:
     assert loaded.rows == count(url) == seen[-1] == 7_043
 
 
+@pytest.mark.parametrize("kind", ["sqlite"])
+@pytest.mark.parametrize("keys", [None, "7590-VHVEG"])
+def test_a_table_without_usable_keys_is_loaded_only_when_row_numbers_are_asked_for(
+    url: str, tmp_path: Path, keys: str | None
+) -> None:
+    columns = table(30)
+    if keys is None:
+        del columns[KEY]
+    else:
+        columns[KEY] = [keys] * 30
+    data = write(tmp_path / "t.parquet", columns)
+    with pytest.raises(DataError, match=f"Name the key column {KEY}, or load them under row numbers with --row-numb"):
+        load_features(url, data)
+    with pytest.raises(DataError, match="row numbers"):
+        load_features(url, data, dry_run=True)
+    load_features(url, data, row_numbers=True)
+    assert fetch(url, [1, 30]).rows.shape == (2, len(FEATURES))
+
+
 def test_loading_twice_changes_nothing(url: str, tmp_path: Path, in_place: bool) -> None:
     data = write(tmp_path / "t.parquet", table(ROWS))
     for _ in range(2):

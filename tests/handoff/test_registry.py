@@ -1,15 +1,19 @@
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import numpy as np
 import pytest
+from mlflow.pyfunc import scoring_server
 
 from custom_runtime.contract import FEATURES, FINGERPRINT
 from handoff.dataset import Dataset
 from handoff.errors import RegistryError
 from handoff.registry import Registry
-from handoff.training import FLAVORS, TrainedModel
+from handoff.training import FLAVORS, TrainedModel, git_revision
 from tests.handoff.conftest import Registered
 
 
@@ -32,7 +36,12 @@ def test_a_downloaded_version_is_what_was_registered(
     assert found.signature == tuple((feature.name, "float") for feature in FEATURES)
     assert found.contract_fingerprint == FINGERPRINT
     assert found.defaults == trained[flavor].defaults
-    np.testing.assert_array_equal(found.reference, dataset.rows)
+    assert found.reference is not None
+    assert found.reference.held_out is not None
+    assert found.reference.held_out_answers is not None
+    np.testing.assert_array_equal(found.reference.rows, dataset.rows)
+    np.testing.assert_array_equal(np.asarray(found.reference.labels), dataset.labels)
+    assert found.reference.held_out_answers.shape == (int(found.reference.held_out.sum()), 1)
     np.testing.assert_array_equal(
         found.model.predict_proba(dataset.rows), trained[flavor].model.predict_proba(dataset.rows)
     )
@@ -71,3 +80,36 @@ def test_two_registries_in_one_process_do_not_mix(
 def test_what_the_registry_does_not_hold_is_named(registered: Registered, uri: str, message: str) -> None:
     with pytest.raises(RegistryError, match=message):
         registered.registry.resolve(uri)
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+async def test_mlflow_serves_the_registered_model_by_its_signature(
+    registered: Registered, trained: dict[str, TrainedModel], dataset: Dataset, flavor: str
+) -> None:
+    """What `mlflow models serve` runs: the pyfunc flavor behind MLflow's own application."""
+    mlflow.set_tracking_uri(registered.registry.uri)
+    mlflow.set_registry_uri(registered.registry.uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mlflow.pyfunc.load_model(registered.versions[flavor].uri)
+        transport = httpx.ASGITransport(scoring_server.init(model))
+        example = model.input_example
+        body = {"dataframe_split": example.to_dict(orient="split", index=False)}
+        async with httpx.AsyncClient(transport=transport, base_url="http://mlflow") as client:
+            answered = await client.post("/invocations", json=body)
+    assert answered.status_code == 200, answered.text
+    expected = trained[flavor].model.predict(dataset.rows[: len(example)])
+    assert answered.json()["predictions"] == expected.tolist()
+    assert model.metadata.signature.inputs.input_names() == [feature.name for feature in FEATURES]
+    assert model.metadata.signature.outputs is not None
+
+
+def test_the_run_names_the_data_and_the_revision(registered: Registered, trained: dict[str, TrainedModel]) -> None:
+    run = mlflow.MlflowClient(registered.registry.uri).get_run(registered.versions["xgboost"].run_id)
+    assert run.data.params["data_digest"] == trained["xgboost"].data_digest
+    assert len(trained["xgboost"].data_digest) == 64
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", run.data.tags["git_revision"])
+
+
+def test_outside_of_git_there_is_no_revision(tmp_path: Path) -> None:
+    assert git_revision(tmp_path) == ""

@@ -8,7 +8,7 @@ from custom_runtime.contract import FEATURES
 from custom_runtime.model.encoding import encode_table
 from handoff.dataset import Dataset
 from handoff.errors import TrainingRefused
-from handoff.training import FLAVORS, MINIMUM_AUC, TrainedModel, train
+from handoff.training import FLAVORS, MINIMUM_AUC, TrainedModel, digest_of, train
 
 
 @pytest.mark.parametrize("flavor", FLAVORS)
@@ -52,3 +52,25 @@ def test_a_table_of_one_class_is_refused(dataset: Dataset) -> None:
     labels = np.zeros_like(dataset.labels)
     with pytest.raises(TrainingRefused, match="0 positive and 7043 negative rows; at least 5 of each"):
         train(dataclasses.replace(dataset, labels=labels), "xgboost")
+
+
+def test_the_final_model_has_seen_all_rows_and_the_metrics_have_not(
+    dataset: Dataset, trained: dict[str, TrainedModel]
+) -> None:
+    refitted = trained["sklearn"]
+    kept = train(dataset, "sklearn", refit=False)
+    assert (refitted.refitted, kept.refitted) == (True, False)
+    assert refitted.metrics == kept.metrics
+    held_out = refitted.reference.held_out
+    assert held_out is not None
+    assert held_out.sum() == 1409
+    own = kept.model.predict_proba(dataset.rows[held_out])[:, 1:]
+    np.testing.assert_array_equal(refitted.reference.held_out_answers, own)
+    assert np.abs(refitted.model.predict_proba(dataset.rows[held_out])[:, 1:] - own).max() > 1e-6
+
+
+def test_the_digest_is_of_the_rows_and_the_labels(dataset: Dataset) -> None:
+    digest = digest_of(dataset.rows, dataset.labels)
+    assert digest_of(dataset.rows.copy(), dataset.labels.copy()) == digest
+    assert digest_of(dataset.rows, 1 - dataset.labels) != digest
+    assert digest_of(dataset.rows[:, ::-1], dataset.labels) != digest

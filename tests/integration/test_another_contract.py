@@ -58,8 +58,17 @@ def environment(project: Path) -> dict[str, str]:
 
 def test_a_feature_added_in_contract_py_alone_is_trained_loaded_served_and_documented(project: Path) -> None:
     run(project, "scripts/train.py", "--data", "customers.csv")
+    run(project, "-m", "commands.main", "promote", "models:/churn@challenger")
     run(project, "scripts/import_model.py", "models:/churn@champion", "--output", "var/bundle")
-    run(project, "scripts/load_features.py", "--store", "sqlite:///var/features.db", "--data", "customers.csv")
+    run(
+        project,
+        "scripts/load_features.py",
+        "--store",
+        "sqlite:///var/features.db",
+        "--data",
+        "customers.csv",
+        "--row-numbers",
+    )
     ports = free_ports(3)
     names = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT")
     log = project / "log"

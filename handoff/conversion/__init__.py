@@ -1,0 +1,1 @@
+"""Registered models -> ONNX graphs over the packed feature row; imports the schema, and nothing that serves."""

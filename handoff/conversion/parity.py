@@ -1,0 +1,92 @@
+"""Proves that an ONNX graph answers as the registered model does on every reference row, and measures its cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from custom_runtime.model.bundle import Parity
+from handoff.conversion.columns import Floats
+from handoff.conversion.graph import INPUT
+from handoff.errors import ImportRefused
+
+TOLERANCE = 1e-5
+# Kernels take other paths for one row than for thousands, and one row is what most requests bring.
+SINGLE_ROWS = 256
+# How often a batch is scored to measure its cost, by its size: about 50 ms each.
+REPETITIONS: Mapping[int, int] = {1: 500, 16: 200, 1000: 5}
+
+Score = Callable[[NDArray[np.float32]], Floats]
+
+
+def compare(onnx_graph: bytes, expected: Floats, rows: NDArray[np.float32], *, tolerance: float = TOLERANCE) -> Parity:
+    """Compare ONNX Runtime with the model's own answers [n, outputs] on rows float32 [n, WIDTH].
+
+    A value beyond one (a regression) may differ by `tolerance` times itself, or times the standard deviation of all
+    answers: float32 holds seven digits of what trees add up.
+    Raises ImportRefused, with the difference and the row, when any two differ by more.
+    """
+    if not len(rows):
+        raise ImportRefused("there are no reference rows to compare on; give some with --reference FILE")
+    score = scorer(onnx_graph)
+    answers = score(rows)
+    if answers.shape != expected.shape:
+        raise ImportRefused(f"the ONNX graph answers {answers.shape[1]} columns, the model {expected.shape[1]}")
+    differences = _differences(answers, expected)
+    sample = np.unique(np.linspace(0, len(rows) - 1, SINGLE_ROWS, dtype=np.int64))
+    one_by_one = np.concatenate([score(rows[row : row + 1]) for row in sample])
+    differences[sample] = np.maximum(differences[sample], _differences(one_by_one, expected[sample]))
+    worst = int(differences.argmax())
+    if differences[worst] > tolerance:
+        count = int((differences > tolerance).sum())
+        said = ", ".join(f"{value:.6f}" for value in expected[worst])
+        raise ImportRefused(
+            f"ONNX and the registered model differ by {differences[worst]:.3g} on reference row {worst + 1} "
+            f"(the model says {said}), and by more than {tolerance:g} on {count} of {len(rows)} rows; "
+            f"allowed: {tolerance:g}. Nothing was written"
+        )
+    return Parity(rows=len(rows), max_abs_difference=float(differences[worst]), tolerance=tolerance)
+
+
+def costs_us(
+    graphs: Mapping[str, bytes], rows: NDArray[np.float32], sizes: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    """Measure graphs beside each other, in turns: name -> batch size -> median microseconds of one call."""
+    scorers = {name: scorer(graph) for name, graph in graphs.items()}
+    costs: dict[str, dict[int, float]] = {name: {} for name in graphs}
+    for size in sizes:
+        batch = np.ascontiguousarray(np.resize(rows, (size, rows.shape[1])))
+        seconds: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(REPETITIONS.get(size, 20)):
+            for name, score in scorers.items():
+                started = time.perf_counter()
+                score(batch)
+                seconds[name].append(time.perf_counter() - started)
+        for name in graphs:
+            costs[name][size] = round(float(np.median(seconds[name])) * 1e6, 1)
+    return costs
+
+
+def scorer(onnx_graph: bytes) -> Score:
+    """Open a graph as it is served: on the calling thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(onnx_graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise ImportRefused(f"ONNX Runtime does not load the converted model: {error}") from error
+    return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0], dtype=np.float64)
+
+
+def _differences(answers: Floats, expected: Floats) -> Floats:
+    """Return the greatest difference of each row, float64 [n]."""
+    size = np.maximum(np.maximum(1.0, np.abs(expected)), expected.std(axis=0))
+    differences: Floats = (np.abs(answers - expected) / size).max(axis=1)
+    # NaN would pass every comparison.
+    differences[np.isnan(differences)] = np.inf
+    return differences
