@@ -182,7 +182,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: 
 def test_a_file_that_breaks_off_is_refused(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     path = tmp_path / "c.csv"
     path.write_text(ibm.head(3).to_csv(index=False) + "1234-ABCDE,Fem\n")
-    with pytest.raises(DataError, match=r"c\.csv cannot be read: CSV parse error: Expected 21 columns, got 2"):
+    with pytest.raises(DataError, match=r"c\.csv cannot be read: CSV parse error: .*Expected 21 columns, got 2"):
         read_dataset(path)
 
 
