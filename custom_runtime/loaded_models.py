@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from custom_runtime.errors import NotReady, UnknownModel, quoted
-from custom_runtime.runtime import TabularRuntime
+
+if TYPE_CHECKING:  # importing it takes MLServer, whose protobuf types no other client may share a process with
+    from custom_runtime.runtime import TabularRuntime
 
 
 class LoadedModels:

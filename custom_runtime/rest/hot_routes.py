@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer
@@ -19,7 +19,10 @@ from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json, v2, v2_json
 from custom_runtime.protocol.v2_json import InferRequest
 from custom_runtime.rest.request_head import RequestHead, Route
-from custom_runtime.runtime import TabularRuntime
+
+if TYPE_CHECKING:  # importing it takes MLServer, whose protobuf types no other client may share a process with
+    from custom_runtime.runtime import TabularRuntime
+
 
 # A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
 _BIG_BODY_BYTES = 100_000

@@ -256,14 +256,14 @@ async def test_a_big_batch_lets_others_go_first_and_keeps_to_its_time(store: SQL
 
 
 async def test_a_missing_file_names_the_command_that_loads_it(path: Path) -> None:
-    with pytest.raises(StoreError, match=rf"load_features\.py --store sqlite:///{path}"):
+    with pytest.raises(StoreError, match=rf"churn-serving features load --store sqlite:///{path}"):
         await SQLiteStore(path, name=NAME, fingerprint=FINGERPRINT).open()
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all, but long enough to be read as one" * 100])
 async def test_a_file_that_is_no_store_is_refused_at_start(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"load_features\.py"):
+    with pytest.raises(StoreError, match=r"churn-serving features load"):
         await SQLiteStore(path, name=NAME, fingerprint=FINGERPRINT).open()
 
 

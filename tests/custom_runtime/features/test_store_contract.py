@@ -210,7 +210,7 @@ async def test_an_empty_store_is_refused_with_the_command_to_load_it(place: Plac
     if kind == "memory":
         await place.store().open()  # born empty in every process
         return
-    with pytest.raises(StoreError, match=r"load_features\.py --store"):
+    with pytest.raises(StoreError, match=r"churn-serving features load --store"):
         await place.store().open()
 
 
