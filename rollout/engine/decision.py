@@ -13,6 +13,7 @@ class Action(StrEnum):
 
     WAIT = "wait"
     ADVANCE = "advance"
+    SCALE = "scale"
     ADOPT = "adopt"
     FINISH = "finish"
     COMPLETE = "complete"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from rollout.analysis.verdict import GateResult, Verdict, combine
 from rollout.engine.analyst import Evidence
-from rollout.engine.state import COMMAND, Command, RolloutState
+from rollout.engine.capacity import pods_needed, pods_to_stay
+from rollout.engine.state import COMMAND, Command, Phase, RolloutState
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment
@@ -23,7 +24,9 @@ from rollout.targets.target import Snapshot
 class Observation:
     """What one observation of the deployment gave.
 
-    dt_s: seconds watched since the last observation. ready: the canary is (or in Finishing: what is left is).
+    dt_s: seconds watched since the last observation. ready: the canary has the ready pods that its present share needs.
+    canary_pods, next_pods: the ready pods that it has, and those that the next step needs. problem: why pods are not
+    ready, in words.
     follows: the mesh has the weights that the state asks for. exposed: both predictors exist, so that the canary may
     do harm and stable can take its requests. foreign: what somebody else changed, in words; empty: nothing. restarts:
     that change makes the evidence worthless (another canary image). results: what the gates say, empty where nothing
@@ -32,6 +35,9 @@ class Observation:
 
     dt_s: float
     ready: bool = True
+    canary_pods: int = 1
+    next_pods: int = 1
+    problem: str = ""
     follows: bool = True
     exposed: bool = True
     foreign: str = ""
@@ -59,11 +65,22 @@ def observe(
     if state.step < 0:  # at 0 % a route for the canary is the proof that its pods were all ready
         follows = follows and state.canary in snapshot.mesh_weights
     word = deployment.metadata.annotations.get(COMMAND)
+    said = command or (Command(word) if word in list(Command) else None)
     change = foreign_change(state, deployment)
+    canary = next((one for one in deployment.predictors if one.name == state.canary), None)
     readiness = snapshot.readiness.get(state.canary)
+    pods = readiness.available if readiness else 0
+    steps, last = state.plan.steps, state.plan.last
+    following = last if Command.PROMOTE_FULL in (said, state.requested) else min(state.step + 1, last)
+    wanted = pods_needed(state, canary, steps[max(state.step, 0)].weight_percent)
+    if state.phase is Phase.FINISHING:  # its autoscaler decides again
+        wanted = 1
     return Observation(
         dt_s=dt_s,
-        ready=readiness is not None and readiness.ready,
+        ready=pods >= pods_to_stay(wanted),
+        canary_pods=pods,
+        next_pods=pods_needed(state, canary, steps[following].weight_percent),
+        problem="; ".join(f"{name}: {why}" for name, why in snapshot.problems.items()),
         follows=follows,
         exposed={state.stable, state.canary} <= {predictor.name for predictor in deployment.predictors},
         foreign=change.message,
@@ -71,7 +88,7 @@ def observe(
         results=evidence.results,
         canary_requests=evidence.requests.get(state.canary, 0),
         stable_requests=evidence.requests.get(state.stable, 0),
-        command=command or (Command(word) if word in list(Command) else None),
+        command=said,
     )
 
 

@@ -6,20 +6,27 @@ other writer, however busy, keeps requests on a bad canary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rollout.engine.state import COMMAND, PREVIOUS, STATE, RolloutState, encode, plain_json
+from rollout.engine.capacity import given_back, unscaled
+from rollout.engine.state import COMMAND, PREVIOUS, STATE, Phase, RolloutState, encode, plain_json
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Predictor
 from rollout.targets.target import Operation, Snapshot
 
 
-def begin(snapshot: Snapshot, state: RolloutState, canary: Predictor) -> list[Operation]:
-    """Add the canary at 0 % behind the others (the operator's order decides ports and, in Emissary, weights)."""
+def begin(
+    snapshot: Snapshot, state: RolloutState, canary: Predictor, scaling: Sequence[Operation] = ()
+) -> list[Operation]:
+    """Add the canary at 0 % behind the others (the operator's order decides ports and, in Emissary, weights).
+
+    scaling: what keeps stable's pods for the time of the rollout.
+    """
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": snapshot.deployment.metadata.resource_version},
         *_guards(snapshot),
+        *scaling,
         {"op": "add", "path": "/spec/predictors/-", "value": to_dict(canary) | {"traffic": 0}},
         *_traffic(snapshot, {state.stable: 100}),
         *_state(snapshot, state),
@@ -27,11 +34,17 @@ def begin(snapshot: Snapshot, state: RolloutState, canary: Predictor) -> list[Op
     ]
 
 
+def scale(snapshot: Snapshot, state: RolloutState, scaling: Sequence[Operation]) -> list[Operation]:
+    """Ask for pods."""
+    return [*_guards(snapshot), *scaling, *_state(snapshot, state)]
+
+
 def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
-    """Set every weight to what the state asks for."""
+    """Set every weight to what the state asks for; when the rollout is over, give the scaling back."""
     return [
         *_guards(snapshot, force=force),
         *_traffic(snapshot, state.weights),
+        *(given_back(snapshot, state.scaling) if state.phase.over else ()),
         *_state(snapshot, state, force=force),
     ]
 
@@ -39,13 +52,18 @@ def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> li
 def remove(
     snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = False, force: bool = False
 ) -> list[Operation]:
-    """Remove a predictor and give the others what the state asks for; keep: remember it, for `undo`."""
+    """Remove a predictor and give the others what the state asks for; keep: remember it, for `undo`.
+
+    This ends a rollout, so the scaling of the others is given back, but not yet while a rollback is verified.
+    """
     predictors = snapshot.manifest["spec"]["predictors"]
     position = [predictor["name"] for predictor in predictors].index(name)
-    gone = predictors[position]
+    gone = unscaled(predictors[position], state.scaling.get(name, {}))
+    ends = state.phase.over or state.phase is Phase.FINISHING
     return [
         *_guards(snapshot, force=force),
         *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}),
+        *(given_back(snapshot, state.scaling, without=name) if ends else ()),
         {"op": "remove", "path": f"/spec/predictors/{position}"},
         *_state(snapshot, state, force=force),
         *(_annotation(snapshot, PREVIOUS, plain_json(gone)) if keep else ()),

@@ -16,10 +16,11 @@ from rollout.analysis.verdict import GateResult
 from rollout.clock import Clock, retrying
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Announcer, Subscriber
+from rollout.engine.capacity import merged, pods_needed, raised
 from rollout.engine.decision import Action, Decision, decided
 from rollout.engine.lease import Lock
 from rollout.engine.observation import Observation, fingerprints, observe
-from rollout.engine.patches import note, remove, weigh
+from rollout.engine.patches import note, remove, scale, weigh
 from rollout.engine.rollback import Rollback
 from rollout.engine.rules import decide, observed
 from rollout.engine.state import COMMAND, Command, Phase, RolloutState, derive_state, read_state
@@ -204,7 +205,7 @@ class Promoter:
             memory, command = _Memory(now_s), None
             if state.phase.over or decision.action is Action.LEAVE:
                 return Outcome(state)
-            if decision.action in (Action.WAIT, Action.COMPLETE) or state.phase is Phase.FINISHING:
+            if decision.action in (Action.WAIT, Action.SCALE, Action.COMPLETE) or state.phase is Phase.FINISHING:
                 self._sleep(state.plan.interval_s)
 
     def _read(self, memory: _Memory) -> tuple[Snapshot, RolloutState]:
@@ -240,7 +241,7 @@ class Promoter:
         error: TargetError,
     ) -> None:
         """Remember what was observed although it could not be written; raise when that takes too long."""
-        state = decision.state if decision.action is Action.WAIT else known
+        state = decision.state if decision.action in (Action.WAIT, Action.SCALE) else known
         interval_s = state.plan.interval_s
         if memory.unwritten_since_s is None:
             memory.unwritten_since_s = now_s
@@ -360,6 +361,8 @@ class Executor:
         match decision.action:
             case Action.ADVANCE:
                 return self._state_writer.write(snapshot, self._analyst.next_step(state), weigh)
+            case Action.SCALE:
+                return self._scale(snapshot, state)
             case Action.ADOPT:
                 return self._state_writer.write(snapshot, self._adopt(snapshot, state), weigh)
             case Action.FINISH:
@@ -369,6 +372,15 @@ class Executor:
                 )
             case _:
                 return self._state_writer.write(snapshot, state, note)
+
+    def _scale(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
+        """Ask for the pods of the next step; nothing but the state is written where they were asked for already."""
+        step = state.plan.last if state.requested is Command.PROMOTE_FULL else min(state.step + 1, state.plan.last)
+        canary = snapshot.deployment.predictor(state.canary)
+        pods = pods_needed(state, canary, state.plan.steps[step].weight_percent)
+        operations, before = raised(snapshot, state.canary, pods)
+        scaled = state.but(scaling=merged(state.scaling, state.canary, before))
+        return self._state_writer.write(snapshot, scaled, partial(scale, scaling=operations))
 
     def _adopt(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
         found = fingerprints(snapshot.deployment)

@@ -18,6 +18,8 @@ from rollout.engine.state import Command, Phase, RolloutState, Timers
 from rollout.plan.plan import OnDoubt
 
 SHARE_MIN_REQUESTS = 100
+FLAPPING_DEADLINES = 2.0  # unready for so many deadlines, in pieces
+FLAPPING_FORGIVEN = 0.1  # seconds of it that a second of readiness makes up for
 SHARE_SIGMAS = 4.0  # a share that is this far off by chance alone: once in 16,000 looks
 
 
@@ -57,23 +59,27 @@ def pending(state: RolloutState, observation: Observation) -> Decision | None:
     if state.requested is Command.PAUSE:
         return pause(state, "Paused", f"{state.canary} stays at 0 %; `promote` ends the pause")
     if observation.ready and observation.follows:
-        return commanded(state, observation) or advance(state, 0)
+        return commanded(state, observation) or _raise(state, observation, 0)
     if state.timers.pending_s >= state.plan.ready_deadline_s:
         return roll_back(
-            state, "CanaryNeverReady", f"{state.canary} was not ready after {state.plan.ready_deadline_s:.0f} s at 0 %"
+            state,
+            "CanaryNeverReady",
+            f"{state.canary} was not ready after {state.plan.ready_deadline_s:.0f} s at 0 %{_why(observation)}",
         )
-    return wait(state, "WaitingForCanary", f"waiting until {state.canary} is ready and has a route")
+    return wait(state, "WaitingForCanary", f"waiting until {state.canary} is ready and has a route{_why(observation)}")
 
 
 def unready(state: RolloutState, observation: Observation) -> Decision | None:
-    """Roll back when the canary has been unready for too long."""
-    if state.step < 0 or not observation.exposed or observation.ready:
+    """Roll back when the canary lacks pods for its share for too long, or again and again."""
+    if state.step < 0 or not observation.exposed:
         return None
-    if state.timers.unready_s < state.plan.unready_deadline_s:
-        return None
-    return roll_back(
-        state, "CanaryUnready", f"{state.canary} is unready for {state.timers.unready_s:.0f} s, and freezes the weights"
-    )
+    if not observation.ready and state.timers.unready_s >= state.plan.unready_deadline_s:
+        message = f"{state.canary} is unready for {state.timers.unready_s:.0f} s at {state.canary_percent} %"
+        return roll_back(state, "CanaryUnready", message + _why(observation))
+    if state.timers.flapping_s >= FLAPPING_DEADLINES * state.plan.unready_deadline_s:
+        message = f"{state.canary} becomes unready again and again, for {state.timers.flapping_s:.0f} s by now"
+        return roll_back(state, "CanaryFlapping", message + _why(observation))
+    return None
 
 
 def lagging(state: RolloutState, observation: Observation) -> Decision | None:
@@ -85,9 +91,10 @@ def lagging(state: RolloutState, observation: Observation) -> Decision | None:
             state,
             "MeshFrozen",
             f"the mesh does not have the weights {state.weights} after {state.timers.lag_s:.0f} s; the operator writes "
-            "them only while every replica of every predictor is ready (an autoscaler at work delays them too)",
+            "them only while every replica of every predictor is ready (an autoscaler at work delays them too)"
+            + _why(observation),
         )
-    return wait(state, "WaitingForMesh", f"waiting until the mesh has the weights {state.weights}")
+    return wait(state, "WaitingForMesh", f"waiting until the mesh has the weights {state.weights}{_why(observation)}")
 
 
 def not_now(state: RolloutState, observation: Observation) -> Decision | None:
@@ -95,7 +102,9 @@ def not_now(state: RolloutState, observation: Observation) -> Decision | None:
     if observation.ready:
         return None
     left_s = state.plan.unready_deadline_s - state.timers.unready_s
-    return wait(state, "CanaryUnready", f"{state.canary} is not ready; it is rolled back in {left_s:.0f} s")
+    return wait(
+        state, "CanaryUnready", f"{state.canary} is not ready; it is rolled back in {left_s:.0f} s{_why(observation)}"
+    )
 
 
 def failed(state: RolloutState, observation: Observation) -> Decision | None:
@@ -150,7 +159,7 @@ def passed(state: RolloutState, observation: Observation) -> Decision:
     if step.manual and not state.gate_open:
         return pause(state, "ManualGate", f"{step.weight_percent} % passed; `promote` lets it go on")
     if state.step < state.plan.last:
-        return advance(state, state.step + 1)
+        return _raise(state, observation, state.step + 1)
     finished = state.but(phase=Phase.FINISHING)
     return decided(Action.FINISH, finished, "Baked", f"{state.canary} held at 100 %; {state.stable} is deleted now")
 
@@ -178,8 +187,27 @@ def commanded(state: RolloutState, observation: Observation) -> Decision | None:
     if state.requested is Command.PAUSE:
         return pause(state, "Paused", "a person paused the rollout; `promote` ends the pause")
     if state.requested is Command.PROMOTE_FULL and state.step < state.plan.last:
-        return advance(state.but(analyse=False, requested=None), state.plan.last)
+        full = state.but(analyse=False, requested=None)
+        return _raise(state, observation, state.plan.last, then=full)
     return None
+
+
+def _raise(state: RolloutState, observation: Observation, step: int, *, then: RolloutState | None = None) -> Decision:
+    """Give the canary the weight of a step once it has the pods for it; ask for them first. then: what to raise."""
+    percent = state.plan.steps[step].weight_percent
+    if observation.canary_pods >= observation.next_pods:
+        return advance(then or state, step)
+    message = (
+        f"{state.canary} has {observation.canary_pods} of the {observation.next_pods} ready pods that {percent} % need"
+        f"{_why(observation)}"
+    )
+    if state.timers.scaling_s >= state.plan.ready_deadline_s:
+        return hold(state, "NoCapacity", f"{message}; its weight stays for {state.timers.scaling_s:.0f} s")
+    return decided(Action.SCALE, state.running(), "WaitingForCapacity", message)
+
+
+def _why(observation: Observation) -> str:
+    return f" ({observation.problem})" if observation.problem else ""
 
 
 RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
@@ -215,12 +243,14 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
     counted = observation.follows and state.step >= 0
     return state.but(
         timers=Timers(
-            step_s=timers.step_s + (dt if counted and not blind else 0.0),
+            step_s=timers.step_s + (dt if counted and observation.ready and not blind else 0.0),
             pending_s=timers.pending_s + (dt if state.step < 0 else 0.0),
             unready_s=0.0 if observation.ready else timers.unready_s + dt,
             lag_s=0.0 if observation.follows else timers.lag_s + dt,
             outage_s=timers.outage_s + dt if blind else 0.0,
             on_hold_s=timers.on_hold_s + dt if state.phase.on_hold else 0.0,
+            scaling_s=timers.scaling_s + dt if observation.canary_pods < observation.next_pods else 0.0,
+            flapping_s=_flapping_s(state, observation),
         ),
         canary_requests=state.canary_requests + (observation.canary_requests if counted else 0),
         stable_requests=state.stable_requests + (observation.stable_requests if counted else 0),
@@ -228,6 +258,13 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
         or (observation.command is Command.PROMOTE and state.step >= 0 and state.requested is not Command.PAUSE),
         requested=_requested(state, observation.command),
     )
+
+
+def _flapping_s(state: RolloutState, observation: Observation) -> float:
+    if state.step < 0:
+        return 0.0
+    gained = -FLAPPING_FORGIVEN * observation.dt_s if observation.ready else observation.dt_s
+    return max(0.0, state.timers.flapping_s + gained)
 
 
 def _requested(state: RolloutState, command: Command | None) -> Command | None:

@@ -6,6 +6,7 @@ A new version becomes a predictor that is made from the one that serves now.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from rollout.clock import Clock
+from rollout.engine.capacity import raised, with_pods
 from rollout.engine.observation import fingerprints
 from rollout.engine.patches import begin
 from rollout.engine.state import PREVIOUS, Phase, RolloutState, read_state
@@ -90,7 +92,11 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
     deployment, stable = snapshot.deployment, _stable(snapshot)
     readiness = snapshot.readiness.get(stable.name)
     if readiness is None or not readiness.ready:
-        raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow; see its pods first")
+        why = snapshot.problems.get(stable.name, "see its pods first")
+        raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow: {why}")
+    scaling, before = raised(snapshot, stable.name, readiness.available)
+    pods = math.ceil(readiness.available * plan.steps[0].weight_percent / 100)
+    canary, canary_before = with_pods(canary, pods)
     after = deployment.with_predictor(canary).with_traffic({stable.name: 100, canary.name: 0})
     wrong = [problem for problem in find_problems(to_dict(after)) if problem.severity == "error"]
     if wrong:
@@ -101,13 +107,15 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
         stable=stable.name,
         canary=canary.name,
         analyse=plan.analyse,
+        stable_pods=readiness.available,
+        scaling={stable.name: before, canary.name: canary_before},
         expected=fingerprints(after),
         reason="Started",
         message=f"{canary.name} was added at 0 % beside {stable.name}",
         started_at_s=round(clock.wall_s(), 3),
         nonce=f"{secrets.token_hex(4)}.0",
     )
-    return FirstPatch(state, begin(snapshot, state, canary))
+    return FirstPatch(state, begin(snapshot, state, canary, scaling))
 
 
 @dataclass(frozen=True, slots=True)

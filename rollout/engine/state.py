@@ -72,7 +72,8 @@ class Timers:
 
     step_s: at this step with its weights in the mesh. pending_s: waiting for the canary to be ready at 0 %.
     unready_s: since the canary was last ready. lag_s: since the mesh last had the weights. outage_s: since the
-    evidence last came. on_hold_s: since the rollout was held or paused.
+    evidence last came. on_hold_s: since the rollout was held or paused. scaling_s: since pods were asked for.
+    flapping_s: all the time for which the canary was unready, less a tenth of the time for which it was ready.
     """
 
     step_s: Seconds = 0.0
@@ -81,6 +82,8 @@ class Timers:
     lag_s: Seconds = 0.0
     outage_s: Seconds = 0.0
     on_hold_s: Annotated[Seconds, Field(validation_alias=AliasChoices("on_hold_s", "resting_s"))] = 0.0
+    scaling_s: Seconds = 0.0
+    flapping_s: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,10 @@ class RolloutState:
 
     canary_requests, stable_requests: in this step. gate_open: the step's manual gate was opened. requested: a person's
     `pause` or `promote --full` that is in force or waits until it can be done. evidence: the sequential tests, as
-    gates.py serialises them. expected: a fingerprint per predictor, as this rollout left it. rollback_stage: what
-    brought the requests back. nonce: "<writer>.<count>" of the last write. fence: the lease's transitions at that time.
+    gates.py serialises them. stable_pods: how many of stable's pods were ready when the rollout began, and served all
+    requests. scaling: what is given back at the end, see capacity.py. expected: a fingerprint per predictor, as this
+    rollout left it. rollback_stage: what brought the requests back. nonce: "<writer>.<count>" of the last write.
+    fence: the lease's transitions at that time.
     """
 
     id: str
@@ -106,6 +111,8 @@ class RolloutState:
     requested: Command | None = None
     analyse: bool = True
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    stable_pods: int = 0
+    scaling: Mapping[str, dict[str, int | None]] = field(default_factory=dict)
     expected: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     message: str = ""
@@ -151,7 +158,8 @@ class RolloutState:
 
     def at_step(self, step: int) -> RolloutState:
         """Return the state at the beginning of a step: its time and its requests count anew, its gate is closed."""
-        begun = self.but(step=step, timers=Timers(), canary_requests=0, stable_requests=0, gate_open=False)
+        timers = Timers(flapping_s=self.timers.flapping_s)
+        begun = self.but(step=step, timers=timers, canary_requests=0, stable_requests=0, gate_open=False)
         return begun.running()
 
 

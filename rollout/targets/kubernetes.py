@@ -1,29 +1,34 @@
 """A SeldonDeployment in a cluster, through the official client.
 
 Needs no more than seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService, one
-Lease, Events, delete of DestinationRules. Readiness comes from the SeldonDeployment's own status, weights from the
-VirtualService's routes.
-
-The weights in an Istio VirtualService, as Seldon's operator writes it: one HTTP route for REST, one for gRPC.
+Lease, Events, delete of DestinationRules; Deployments and pods are read only. Readiness comes from the Deployments, since the status of the
+SeldonDeployment is old when its operator is dead, and weights from the routes of the Istio VirtualService, as the
+operator writes it: one HTTP route for REST, one for gRPC.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from kubernetes import client
 
-from rollout.errors import Conflict, NotFound, Rejected
+from rollout.errors import Conflict, Denied, NotFound, Rejected, TargetError
 from rollout.manifest.parsing import parse
+from rollout.manifest.seldon import SeldonDeployment, Status
 from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.local_store import first_conflict
 from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
 
+log = structlog.get_logger(__name__)
 SELDON: dict[str, Any] = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
 ISTIO: dict[str, Any] = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
+DEPLOYMENT: dict[str, Any] = {"group": "apps", "version": "v1", "plural": "deployments"}
+MOST_REASONS = 4
 JSON_PATCH = "application/json-patch+json"
 FIELD_MANAGER = "serving-rollout"
 EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 refuses a longer note
@@ -175,17 +180,94 @@ class KubernetesTarget:
             routed = weights(self._get(ISTIO, deployment.virtual_service_name), services)
         except NotFound:
             routed = {}  # the operator writes it once all pods are ready for the first time
-        found = deployment.status.deployment_status if deployment.status else {}
-        readiness = {}
+        readiness, problems = {}, {}
         for predictor in deployment.predictors:
-            parts = [found.get(name) for name in deployment.deployment_names(predictor.name)]
+            parts = [self._part(name, deployment.status) for name in deployment.deployment_names(predictor.name)]
             if parts and all(parts):
-                readiness[predictor.name] = Readiness(
-                    sum(part.replicas for part in parts if part),
-                    min(part.available_replicas - part.replicas for part in parts if part)
-                    + sum(part.replicas for part in parts if part),
-                )
-        return Snapshot(manifest, readiness, routed)
+                readiness[predictor.name] = _joined([part for part in parts if part])
+            if not (predictor.name in readiness and readiness[predictor.name].ready):
+                problems[predictor.name] = "; ".join(self._reasons(deployment, predictor.name))
+        return Snapshot(manifest, readiness, routed, {name: why for name, why in problems.items() if why})
+
+    def _part(self, name: str, status: Status | None) -> Readiness | None:
+        """Return the readiness of one Deployment: from itself, since a dead operator's word is old, else from that."""
+        try:
+            found = self._get(DEPLOYMENT, name)
+        except NotFound:
+            return None
+        except Denied:  # a role from before this was read
+            known = status.deployment_status.get(name) if status else None
+            return Readiness(known.replicas, known.available_replicas) if known else None
+        wanted = found.get("spec", {}).get("replicas", 1)
+        return Readiness(wanted, min(wanted, (found.get("status") or {}).get("availableReplicas", 0)))
+
+    def _reasons(self, deployment: SeldonDeployment, predictor: str) -> list[str]:
+        """Say why a predictor's pods are not ready: the Deployment's conditions, the pods, the operator's own words."""
+        reasons: list[str] = []
+        try:
+            for name in deployment.deployment_names(predictor):
+                found = self._get(DEPLOYMENT, name)
+                reasons += deployment_problems(found)
+                labels = found.get("spec", {}).get("selector", {}).get("matchLabels") or {}
+                for pod in self._pods(labels):
+                    reasons += pod_problems(pod)
+        except TargetError as error:
+            log.info("no_reasons", predictor=predictor, detail=str(error))
+        if deployment.status and deployment.status.state == "Failed" and deployment.status.description:
+            reasons.append(f"operator: {deployment.status.description}")
+        return list(dict.fromkeys(reasons))[:MOST_REASONS]
+
+    def _pods(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        if not labels:
+            return []
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        answer = self._connection.call(
+            "list pods",
+            client.CoreV1Api.list_namespaced_pod,
+            namespace=self._namespace,
+            label_selector=selector,
+            _preload_content=False,
+        )
+        found = json.loads(answer.data)
+        return list(found.get("items", []))
+
+
+def _joined(parts: Sequence[Readiness]) -> Readiness:
+    """Join the Deployments of one predictor: its graph is as ready as the one that lacks the most."""
+    replicas = sum(part.replicas for part in parts)
+    return Readiness(replicas, replicas - max(part.replicas - part.available for part in parts))
+
+
+def deployment_problems(deployment: Mapping[str, Any]) -> list[str]:
+    """Return what a Deployment's conditions say against it, such as an exceeded quota."""
+    bad = {"ReplicaFailure": "True", "Progressing": "False"}
+    conditions = (deployment.get("status") or {}).get("conditions") or []
+    return [
+        f"{one.get('reason', one['type'])}: {one.get('message', '')}"
+        for one in conditions
+        if bad.get(one["type"]) == one.get("status")
+    ]
+
+
+def pod_problems(pod: Mapping[str, Any]) -> list[str]:
+    """Return why a pod is not ready: it cannot be scheduled, its image cannot be pulled, its container ends."""
+    status = pod.get("status") or {}
+    problems = [
+        f"{one.get('reason', 'Unschedulable')}: {one.get('message', '')}"
+        for one in status.get("conditions") or []
+        if one["type"] == "PodScheduled" and one.get("status") == "False"
+    ]
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
+            problems.append(f"container {container['name']}: {waiting.get('reason')}: {waiting.get('message', '')}")
+        if ended:
+            problems.append(
+                f"container {container['name']} ended: {ended.get('reason')}, exit code {ended.get('exitCode')}, "
+                f"{container.get('restartCount', 0)} restarts"
+            )
+    return problems
 
 
 def _micro_time(at_s: float) -> datetime:

@@ -7,7 +7,7 @@ One contract suite, tests/rollout/targets/, holds for all three.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
@@ -54,12 +54,14 @@ class Snapshot:
 
     manifest: the SeldonDeployment as stored (metadata, spec, status), plain JSON. readiness: per predictor; one whose
     pods do not exist yet is absent. mesh_weights: percent per predictor as the mesh routes now, read from the mesh
-    itself and never copied from the spec; a predictor without a route is absent.
+    itself and never copied from the spec; a predictor without a route is absent. problems: per predictor, why its pods
+    are not ready, in words; empty where nothing is known.
     """
 
     manifest: Mapping[str, Any]
     readiness: Mapping[str, Readiness]
     mesh_weights: Mapping[str, int]
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def deployment(self) -> SeldonDeployment:
@@ -106,7 +108,7 @@ class Target(Protocol):
         """
 
     def route(self, weights: Mapping[str, int]) -> None:
-        """Write percent per predictor into the mesh itself, past the operator: the last rung of the rollback ladder.
+        """Write percent per predictor into the mesh itself, past the operator: the last stage of a rollback.
 
         A predictor that is not named gets no traffic. Raises Denied where the promoter may not do this.
         """

@@ -148,6 +148,8 @@ def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
         ("machinelearning.seldon.io/v1/seldondeployments", "SeldonDeployment"),
         ("networking.istio.io/v1beta1/virtualservices", "VirtualService"),
         ("networking.istio.io/v1beta1/destinationrules", "DestinationRule"),
+        ("apps/v1/deployments", "Deployment"),
+        ("v1/pods", "Pod"),
         ("coordination.k8s.io/v1/leases", "Lease"),
         ("events.k8s.io/v1/events", "Event"),
     ):

@@ -11,7 +11,7 @@ from kubernetes.client.exceptions import ApiException
 
 from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
-from rollout.targets.kubernetes import ISTIO, SELDON
+from rollout.targets.kubernetes import DEPLOYMENT, ISTIO, SELDON
 from rollout.targets.target import Readiness
 from tests.support.targets.memory import reconcile, status
 
@@ -27,6 +27,7 @@ class SeldonOperator:
         self._starts_in_s = starts_in_s
         self._every_s = every_s
         self._born_s: dict[str, float] = {}
+        self._deployed: dict[str, dict[str, int]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.unready: set[str] = set()
@@ -45,8 +46,6 @@ class SeldonOperator:
 
     def _work(self) -> None:
         while not self._stopping.wait(self._every_s):
-            if self.paused:
-                continue
             try:
                 found: Any = self._api.list_namespaced_custom_object(**SELDON, namespace=self._namespace)
                 for manifest in found["items"]:
@@ -64,6 +63,9 @@ class SeldonOperator:
             name: Readiness(1, 0 if name in self.unready or now_s - self._born_s[name] < self._starts_in_s else 1)
             for name in names
         }
+        self._scale(deployment, readiness)
+        if self.paused:
+            return
         weights = dict(reconcile(deployment, readiness, {}))
         if weights and set(weights) == set(names):
             self._route(deployment, weights)
@@ -79,6 +81,36 @@ class SeldonOperator:
                 body={"status": wanted},
                 _content_type="application/merge-patch+json",
             )
+
+    def _scale(self, deployment: SeldonDeployment, readiness: dict[str, Readiness]) -> None:
+        """Write the Deployments: the operator makes and deletes them, and Kubernetes keeps their status without it."""
+        wanted = {
+            one: {"replicas": found.replicas, "availableReplicas": found.available}
+            for name, found in readiness.items()
+            for one in deployment.deployment_names(name)
+        }
+        where = {**DEPLOYMENT, "namespace": self._namespace}
+        for name, found_status in wanted.items():
+            known = self._deployed.get(name)
+            body = {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": name},
+                "spec": {
+                    "replicas": found_status["replicas"],
+                    "selector": {"matchLabels": {"app": name}},
+                },
+                "status": found_status,
+            }
+            if known is None and not self.paused:
+                self._api.create_namespaced_custom_object(**where, body=body)
+                self._deployed[name] = found_status
+            elif known is not None and known != found_status:
+                self._api.replace_namespaced_custom_object(**where, name=name, body=body)
+                self._deployed[name] = found_status
+        for name in [] if self.paused else self._deployed.keys() - wanted.keys():
+            self._api.delete_namespaced_custom_object(**where, name=name)
+            del self._deployed[name]
 
     def _route(self, deployment: SeldonDeployment, weights: dict[str, int]) -> None:
         route = [

@@ -10,6 +10,7 @@ from typing import Any
 from rollout.clock import Clock
 from rollout.errors import Conflict, Rejected, Unavailable
 from rollout.manifest.parsing import parse
+from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.webhook_rules import webhook
 from rollout.targets.local_store import apply
@@ -46,6 +47,8 @@ class MemoryTarget:
     starts_in_s: how long a new predictor's pods take to be ready. unready: predictors whose pods are not. before:
     called with the method's name first; what it raises is what an API server would answer. operator_alive: while it
     is False every patch is refused, as by a webhook that does not answer, and neither weights nor status follow.
+    A predictor with an autoscaler has minReplicas pods, the others `replicas`; each pod takes starts_in_s. room: how
+    many pods of a predictor can be scheduled. problems: why pods are not ready, as a cluster would say.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class MemoryTarget:
         self._starts_in_s = starts_in_s
         self._replicas = replicas
         self._lease = LeaseRecord()
-        self._born_s = {predictor.name: float("-inf") for predictor in parse(manifest).predictors}
+        self._pods = {one.name: [float("-inf")] * self._wanted(one) for one in parse(manifest).predictors}
+        self.room: dict[str, int] = {}
+        self.problems: dict[str, str] = {}
         self.mesh_weights: Mapping[str, int] = parse(manifest).weights()
         self.unready: set[str] = set()
         self.operator_alive = True
@@ -124,21 +129,30 @@ class MemoryTarget:
     def _look(self) -> Snapshot:
         deployment = parse(self._manifest)
         for predictor in deployment.predictors:
-            self._born_s.setdefault(predictor.name, self._clock.monotonic_s())
-        for name in self._born_s.keys() - {predictor.name for predictor in deployment.predictors}:
-            del self._born_s[name]
+            pods = self._pods.setdefault(predictor.name, [])
+            wanted = self._wanted(predictor)
+            pods += [self._clock.monotonic_s()] * (wanted - len(pods))
+            del pods[wanted:]
+        for name in self._pods.keys() - {predictor.name for predictor in deployment.predictors}:
+            del self._pods[name]
         readiness = self._readiness()
         if self.operator_alive:
             self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
             self._manifest["status"] = status(deployment, readiness)
-        return Snapshot(copy.deepcopy(self._manifest), readiness, dict(self.mesh_weights))
+        return Snapshot(copy.deepcopy(self._manifest), readiness, dict(self.mesh_weights), dict(self.problems))
 
     def _readiness(self) -> dict[str, Readiness]:
         now_s = self._clock.monotonic_s()
         return {
             name: Readiness(
-                self._replicas,
-                0 if name in self.unready or now_s - born_s < self._starts_in_s else self._replicas,
+                len(pods),
+                0
+                if name in self.unready
+                else sum(now_s - born_s >= self._starts_in_s for born_s in pods[: self.room.get(name, len(pods))]),
             )
-            for name, born_s in self._born_s.items()
+            for name, pods in self._pods.items()
         }
+
+    def _wanted(self, predictor: Predictor) -> int:
+        scaler = predictor.component_specs[0].hpa_spec if predictor.component_specs else None
+        return (scaler.min_replicas or 1) if scaler else (predictor.replicas or self._replicas)

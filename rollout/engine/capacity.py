@@ -1,0 +1,125 @@
+"""Capacity before weight: how many pods a share of the requests needs, and the scaling that provides them.
+
+What served all requests when the rollout began is the measure: an autoscaler has sized stable for them already. For
+the time of the rollout stable keeps these pods, and the canary has its part of them before its weight rises. A higher
+minimum restarts no pod; it is given back when the rollout ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rollout.engine.state import RolloutState
+from rollout.manifest.parsing import to_dict
+from rollout.manifest.predictor import Predictor
+from rollout.targets.target import Operation, Snapshot
+
+STAY_SHARE = 0.75
+"""An autoscaler that aims at 60 % of a pod leaves room for a quarter of the pods to be missing."""
+Scaling = dict[str, int | None]
+"""By JSON pointer within the predictor: the number that was there before the rollout, None where there was none."""
+
+
+def pods_needed(state: RolloutState, predictor: Predictor | None, percent: int) -> int:
+    """Return how many ready pods a share of the requests needs: at least one, at most what the autoscaler allows."""
+    wanted = max(1, math.ceil(state.stable_pods * percent / 100))
+    return min([wanted, *(limit for _, _, limit in _knobs(predictor) if limit)]) if predictor else wanted
+
+
+def pods_to_stay(needed: int) -> int:
+    """Return how many of the pods that are needed must be ready: one that is rescheduled is no reason to go back."""
+    return max(1, math.floor(STAY_SHARE * needed))
+
+
+def raised(snapshot: Snapshot, name: str, pods: int) -> tuple[list[Operation], Scaling]:
+    """Return the operations that give a predictor this many pods at least, and what they replace."""
+    operations: list[Operation] = []
+    before: Scaling = {}
+    for position, predictor in enumerate(snapshot.deployment.predictors):
+        if predictor.name != name:
+            continue
+        for pointer, current, limit in _knobs(predictor):
+            wanted = min(pods, limit) if limit else pods
+            if (current or 1) < wanted:
+                before[pointer] = current
+                operations.append({"op": "add", "path": f"/spec/predictors/{position}{pointer}", "value": wanted})
+    return operations, before
+
+
+def with_pods(predictor: Predictor, pods: int) -> tuple[Predictor, Scaling]:
+    """Return a new predictor that starts with this many pods at least, and what that replaces."""
+    before: Scaling = {}
+    changes: list[tuple[list[str], int | None]] = []
+    for pointer, current, limit in _knobs(predictor):
+        wanted = min(pods, limit) if limit else pods
+        if (current or 1) < wanted:
+            before[pointer] = current
+            changes.append((pointer.strip("/").split("/"), wanted))
+    return (Predictor.model_validate(_set(to_dict(predictor), changes)), before) if changes else (predictor, before)
+
+
+def given_back(snapshot: Snapshot, scaling: Mapping[str, Scaling], *, without: str = "") -> list[Operation]:
+    """Return the operations that undo the scaling of every predictor that is there. without: one that is removed."""
+    operations: list[Operation] = []
+    for position, predictor in enumerate(snapshot.deployment.predictors):
+        if predictor.name == without:
+            continue
+        present = {pointer for pointer, current, _ in _knobs(predictor) if current is not None}
+        for pointer, before in scaling.get(predictor.name, {}).items():
+            path = f"/spec/predictors/{position}{pointer}"
+            if before is not None and pointer in present:
+                operations.append({"op": "add", "path": path, "value": before})
+            elif before is None and pointer in present:
+                operations.append({"op": "remove", "path": path})
+    return operations
+
+
+def unscaled(predictor: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
+    """Return a predictor's JSON as it was before it was scaled."""
+    changed: dict[str, Any] = _set(
+        predictor, [(pointer.strip("/").split("/"), value) for pointer, value in scaling.items()]
+    )
+    return changed
+
+
+def merged(scaling: Mapping[str, Scaling], name: str, before: Scaling) -> dict[str, Scaling]:
+    """Add what a predictor had before; what was noted first is what is given back."""
+    return {**scaling, name: {**before, **scaling.get(name, {})}} if before else dict(scaling)
+
+
+def _knobs(predictor: Predictor) -> Iterator[tuple[str, int | None, int | None]]:
+    """Yield (JSON pointer within the predictor, its number, the autoscaler's maximum) for each Deployment."""
+    fixed = False
+    for index, component in enumerate(predictor.component_specs):
+        if component.hpa_spec is not None:
+            yield (
+                f"/componentSpecs/{index}/hpaSpec/minReplicas",
+                component.hpa_spec.min_replicas,
+                component.hpa_spec.max_replicas,
+            )
+        elif component.replicas is not None:
+            yield f"/componentSpecs/{index}/replicas", component.replicas, None
+        elif not fixed:
+            fixed = True
+            yield "/replicas", predictor.replicas, None
+
+
+def _set(document: Any, changes: Sequence[tuple[list[str], int | None]]) -> Any:
+    """Return a copy of nested JSON with values set, or removed where they are None."""
+    if isinstance(document, list):
+        return [_set(one, _below(changes, str(index))) for index, one in enumerate(document)]
+    if not isinstance(document, Mapping):
+        return document
+    changed = {key: _set(value, _below(changes, key)) for key, value in document.items()}
+    for path, value in changes:
+        if len(path) == 1:
+            changed.pop(path[0], None)
+            if value is not None:
+                changed[path[0]] = value
+    return changed
+
+
+def _below(changes: Sequence[tuple[list[str], int | None]], key: str) -> list[tuple[list[str], int | None]]:
+    return [(path[1:], value) for path, value in changes if len(path) > 1 and path[0] == key]
