@@ -188,6 +188,8 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(
         ("virtualservices", "get"): ["churn"],
         ("virtualservices", "patch"): ["churn"],
         ("destinationrules", "delete"): None,
+        ("deployments", "get"): None,
+        ("pods", "list"): None,
         ("leases", "create"): None,
         ("leases", "get"): ["churn-rollout"],
         ("leases", "update"): ["churn-rollout"],
