@@ -1,9 +1,9 @@
 """A SeldonDeployment in a cluster, through the official client.
 
 Needs no more than seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService, one
-Lease, Events, delete of DestinationRules; Deployments and pods are read only. Readiness comes from the Deployments, since the status of the
-SeldonDeployment is old when its operator is dead, and weights from the routes of the Istio VirtualService, as the
-operator writes it: one HTTP route for REST, one for gRPC.
+Lease, Events, delete of DestinationRules; Deployments and pods are read only. Readiness comes from the Deployments,
+since the status of the SeldonDeployment is old when its operator is dead, and weights from the routes of the Istio
+VirtualService, as the operator writes it: one HTTP route for REST, one for gRPC.
 """
 
 from __future__ import annotations
