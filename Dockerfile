@@ -58,7 +58,7 @@ import os, urllib.request; \
 port, model = os.environ.get('MLSERVER_HTTP_PORT', '8080'), os.environ.get('MLSERVER_MODEL_NAME', 'churn'); \
 urllib.request.urlopen(f'http://127.0.0.1:{port}/v2/models/{model}/ready', timeout=2)"]
 ENTRYPOINT ["python", "scripts/serve.py"]
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="churn-serving" \
       org.opencontainers.image.description="A tabular model on MLServer: /predict, V2 REST and V2 gRPC" \

@@ -4,25 +4,34 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.dev
+# `make serve` installs less than development needs; once there is a development environment, it uses that one.
+SERVING := $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/.quickstart)
 
-.PHONY: help setup serve test coverage test-slow lint format lock clean
+.PHONY: help setup setup-train setup-deploy serve test coverage test-slow lint format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# uv installs from the hashed lock in seconds; pip, from its own hashed lock, only fetches uv. --no-deps: the lock is
-# complete, and xgboost's wheel would otherwise ask for a CUDA library that no CPU loads.
-$(STAMP): requirements/dev.txt requirements/bootstrap.txt pyproject.toml
+# One rule for each lock: $(VENV)/.dev from requirements/dev.txt, .quickstart, .train and .deploy from theirs. The last one
+# that was made is what the environment holds. uv installs from the hashed lock in seconds; pip, from its own hashed lock,
+# only fetches uv. --no-deps: the lock is complete, and xgboost's wheel would otherwise ask for a CUDA library that no CPU
+# loads.
+$(VENV)/.%: requirements/%.txt requirements/bootstrap.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/bootstrap.txt $<
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/.dev $(VENV)/.quickstart $(VENV)/.train $(VENV)/.deploy
 	touch $@
 
-setup: $(STAMP) ## Make the virtual environment from the hashed locks
+setup: $(STAMP) ## Make the virtual environment for development from the hashed locks
 
-serve: $(STAMP) ## Train, import, load features and serve; whatever exists is not repeated
+# For a pipeline that holds credentials: only what the import, or the rollout, needs.
+setup-train: $(VENV)/.train
+setup-deploy: $(VENV)/.deploy
+
+serve: $(SERVING) ## Train, import, load features and serve; whatever exists is not repeated
 	@$(BIN)/churn-serving serve --prepare
 
 test: $(STAMP) ## Run the suite, but for what takes long
@@ -55,14 +64,20 @@ clean: ## Remove everything that was generated (environment, models, features)
 # docker where its daemon answers, else buildah; BUNDLE= leaves the model to a mount.
 BUILDER = $(shell docker info >/dev/null 2>&1 && echo docker || command -v buildah)
 IMAGE ?= churn-serving:latest
+# The version has one place: pyproject.toml.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 
 LOCK ?= image.txt
-.PHONY: image image-seldon image-test
+.PHONY: image image-seldon image-test version
+
+version:
+	@echo $(VERSION)
 
 image: ## Build the container image, with the model of var/bundle baked in where there is one
 	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error start docker, or run: apt-get install buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
-		--build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) .
+		--build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		--build-arg VERSION=$(VERSION) .
 
 image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-protocol)
 	$(MAKE) image IMAGE=churn-serving-seldon:latest LOCK=seldon.txt

@@ -13,7 +13,7 @@ compile() { # compile OUTPUT [arguments]
         --no-header "${cuda[@]}" --output-file "requirements/$output" "$@" >/dev/null
 }
 compile dev.txt $upgrade --extra dev pyproject.toml
-for extra in serve train stock deploy controller bench; do
+for extra in serve train deploy controller; do
     compile "$extra.txt" $upgrade --constraint requirements/dev.txt --extra "$extra" pyproject.toml
 done
 # The image: the serve extra without what no container needs (image-overrides.txt says why), XGBoost without GPU code.
@@ -23,7 +23,10 @@ compile image.txt $upgrade --constraint requirements/dev.txt --overrides require
 # Seldon's own protocol: Python 3.12 and NumPy 1.26 are seldon-core's terms, so it is resolved for itself.
 python=3.12 compile seldon.txt $upgrade --overrides requirements/seldon-overrides.txt \
     --extra serve --extra seldon pyproject.toml - <<<"xgboost-cpu==$xgboost"
-compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<"uv"
+# What a newcomer's `make serve` needs: training, importing and serving.
+compile quickstart.txt $upgrade --constraint requirements/dev.txt --extra serve --extra train pyproject.toml
+# What installs the others, and this project into their environment without fetching a build tool.
+compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<$'uv\nsetuptools'
 if grep -nE '://|^nvidia' requirements/*.txt; then
     echo "a lock names a host, or asks for a CUDA library" >&2
     exit 1
