@@ -71,8 +71,6 @@ def test_every_setting_is_described() -> None:
     assert all(field.description for field in ServingSettings.model_fields.values())
 
 
-def test_the_quickstart_is_within_60_lines() -> None:
-    upto = README[: README.index("## Layout")].splitlines()
-    assert len(upto) < 60
-    assert "make serve" in "\n".join(upto)
+def test_the_readme_begins_with_the_quickstart() -> None:
+    assert "make serve" in README[: README.index("## Layout")]
     assert Path(ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")

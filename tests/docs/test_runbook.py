@@ -11,7 +11,7 @@ from custom_runtime.settings import ServingSettings
 from tests.support.commands import unknown_options
 from tests.support.programs import ROOT
 
-DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
 
 
 def anchors(text: str) -> set[str]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,34 @@ def test_the_promoter_gets_the_signal_of_a_cancelled_run() -> None:
     lines = run_of("Promote the canary").replace("\\\n", " ").strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("exec .venv/bin/")
+
+
+def test_a_release_is_built_scanned_pushed_signed_and_attested_in_this_order() -> None:
+    said = [step.get("uses", "") + step.get("run", "") for step in steps(load("release.yml"))]
+    marks = ["make --silent version", "make image", "trivy-action", "docker push", "cosign sign"]
+    places = [next(place for place, text in enumerate(said) if mark in text) for mark in marks]
+    assert places == sorted(places)
+    signing = said[places[-1]]
+    assert "--type cyclonedx" in signing
+    assert "--type slsaprovenance1" in signing
+
+
+def test_the_jobs_with_credentials_install_no_development_environment() -> None:
+    said = "\n".join(step.get("run", "") for step in steps(load("deploy.yml")))
+    assert re.findall(r"^make (setup\S*)", said, re.MULTILINE) == ["setup-train", "setup-deploy"]
+
+
+def test_the_release_tag_is_compared_with_the_only_version() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    told = subprocess.run(["make", "--silent", "version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == f"{wanted}\n"
+
+
+def test_every_lock_is_installed_by_something() -> None:
+    text = "".join((ROOT / name).read_text() for name in ("Makefile", "Dockerfile", ".dockerignore"))
+    used = {f"{name}.txt" for name in re.findall(r"\$\(VENV\)/\.(\w+)", text)}
+    used |= set(re.findall(r"requirements/([\w-]+\.txt)", text))
+    used |= set(re.findall(r"--overrides requirements/([\w-]+\.txt)", (ROOT / "requirements" / "lock.sh").read_text()))
+    # controller.txt: for the image of the in-cluster controller, which is not built yet.
+    locks = {file.name for file in (ROOT / "requirements").glob("*.txt")}
+    assert locks - {"controller.txt"} <= used <= locks
