@@ -109,11 +109,6 @@ class SeldonDeployment(Part):
             raise ManifestError(f"{self.name} has a predictor {predictor.name!r} already")
         return self._with_predictors((*self.predictors, predictor))
 
-    def without_predictor(self, name: str) -> SeldonDeployment:
-        """Return the deployment without a predictor; the traffic of the others stays. Raises ManifestError."""
-        gone = self.predictor(name)
-        return self._with_predictors(tuple(predictor for predictor in self.predictors if predictor is not gone))
-
     def with_traffic(self, percents: Mapping[str, int]) -> SeldonDeployment:
         """Return the deployment with these weights in percent; predictors that are not named keep theirs.
 
@@ -133,12 +128,6 @@ class SeldonDeployment(Part):
         if total != 100:
             raise ManifestError(f"traffic of {self.name} would sum to {total} ({changed.traffic()}); it must be 100")
         return changed
-
-    def with_annotations(self, annotations: Mapping[str, str | None]) -> SeldonDeployment:
-        """Return the deployment with these annotations of its own set, or removed where the value is None."""
-        merged = {**self.metadata.annotations, **annotations}
-        kept = {key: value for key, value in merged.items() if value is not None}
-        return self.but(metadata=self.metadata.but(annotations=kept))
 
     def _with_predictors(self, predictors: tuple[Predictor, ...]) -> SeldonDeployment:
         return self.but(spec=self.spec.but(predictors=predictors))

@@ -71,7 +71,6 @@ def test_roles_follow_from_traffic(deployment: SeldonDeployment) -> None:
     assert [(two.with_traffic({"v7": 100 - w, "v8": w}).stable.name) for w in (0, 50, 51)] == ["v7", "v7", "v8"]
     assert two.canary is not None
     assert two.canary.name == "v8"
-    assert two.without_predictor("v7").predictors == (two.predictor("v8"),)
 
 
 def test_a_shadow_has_no_role(deployment: SeldonDeployment) -> None:
@@ -120,18 +119,11 @@ def test_status_is_read_as_the_operator_writes_it(deployment: SeldonDeployment) 
     assert (replicas.replicas, replicas.available_replicas) == (2, 1)
 
 
-def test_annotations_are_set_and_removed(deployment: SeldonDeployment) -> None:
-    noted = deployment.with_annotations({"rollout": "step 1", "owner": "ann"}).with_annotations({"owner": None})
-    assert noted.metadata.annotations == {"rollout": "step 1"}
-    assert noted.metadata.labels == {"team": "retention"}
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda d: d.predictor("v9"), r"churn has no predictor 'v9'; it has: v7"),
         (lambda d: d.with_predictor(d.stable), r"churn has a predictor 'v7' already"),
-        (lambda d: d.without_predictor("v9"), r"no predictor 'v9'"),
         (lambda d: d.with_traffic({"v9": 100}), r"no predictor 'v9'"),
         (lambda d: d.with_traffic({"v7": 101}), r"traffic of v7 is 101; allowed: 0\.\.100"),
         (lambda d: d.with_traffic({"v7": 99}), r"would sum to 99 .* must be 100"),
