@@ -68,6 +68,9 @@ class ServingSettings(BaseSettings):
         "onnx", description="What scores: ONNX Runtime, or XGBoost itself (bundles of an XGBoost model only)."
     )
     fast_routes: bool = Field(True, description="Answer /predict and V2 infer before FastAPI; off: MLServer's routes.")
+    access_log: bool = Field(
+        False, description="Log one JSON line for each request over REST and gRPC, health probes left out."
+    )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     admin_api: bool = Field(False, description="Open the V2 model repository API (load, unload, index).")
     token: SecretStr | None = Field(

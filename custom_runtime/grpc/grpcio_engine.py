@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlserver.grpc.server import GRPCServer
 from mlserver.settings import Settings
 
 from custom_runtime.errors import Internal, ServingError
-from custom_runtime.grpc.method import Begin, CallInfo, Method, MethodTable, Stream
+from custom_runtime.grpc.method import LONGEST_ID, Begin, CallInfo, Method, MethodTable, Stream, bind_request_id
 from custom_runtime.grpc.port import AGE_SPREAD, COUNTED, GOODBYE_S, CallCounts, connections, stop_accepting
 from custom_runtime.network.sockets import is_inherited
 from custom_runtime.network.tls import read_certificates
@@ -111,8 +111,9 @@ def handler(method: Method) -> Any:
 
 def _plain(unary: Any) -> Any:
     async def answer(message: bytes, context: aio.ServicerContext) -> Any:
+        info = await _begin(context)
         try:
-            return await unary(message)
+            return await unary(message, info)
         except ServingError as error:
             return await abort(context, error)
 
@@ -121,8 +122,11 @@ def _plain(unary: Any) -> Any:
 
 def _inferring(begin: Begin) -> Any:
     async def answer(message: bytes, context: aio.ServicerContext) -> Any:
+        info = call_info(context)
+        bind_request_id(info)
         try:
-            pending = begin(message, call_info(context))
+            pending = begin(message, info)
+            await _send_headers(context, info, pending.headers)
             try:
                 await asyncio.wait((pending.future,))
             except asyncio.CancelledError:
@@ -138,8 +142,9 @@ def _inferring(begin: Begin) -> Any:
 
 def _streaming(stream: Stream) -> Any:
     async def answer(messages: AsyncIterator[bytes], context: aio.ServicerContext) -> AsyncIterator[bytes]:
+        info = await _begin(context)
         try:
-            async for message in stream(messages, call_info(context)):
+            async for message in stream(messages, info):
                 yield message
         except ServingError as error:
             await abort(context, error)
@@ -147,13 +152,30 @@ def _streaming(stream: Stream) -> Any:
     return answer
 
 
+async def _begin(context: aio.ServicerContext) -> CallInfo:
+    info = call_info(context)
+    bind_request_id(info)
+    await _send_headers(context, info, ())
+    return info
+
+
+async def _send_headers(context: aio.ServicerContext, info: CallInfo, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Send the metadata that an answer begins with, where there is any."""
+    pairs = [(name.decode(), value.decode()) for name, value in headers]
+    if info.request_id:
+        pairs.append(("x-request-id", info.request_id))
+    if pairs:
+        await context.send_initial_metadata(tuple(pairs))
+
+
 def call_info(context: aio.ServicerContext) -> CallInfo:
     """Return what a call says beside its messages."""
     remaining_s = context.time_remaining()
     metadata = dict(context.invocation_metadata() or ())
+    request_id = str(metadata.get("x-request-id", ""))
     return CallInfo(
         None if remaining_s is None else time.monotonic() + remaining_s,
-        str(metadata.get("x-request-id", "")),
+        request_id if len(request_id) <= LONGEST_ID else "",
         str(metadata.get("traceparent", "")),
     )
 

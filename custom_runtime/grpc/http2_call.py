@@ -27,7 +27,7 @@ from custom_runtime.errors import (
     quoted,
 )
 from custom_runtime.grpc.framing import CONTENT_TYPE, Headers, MessageReader, check_encoding, parse_timeout
-from custom_runtime.grpc.method import CallInfo, Method, Pending, Stream, Unary
+from custom_runtime.grpc.method import LONGEST_ID, CallInfo, Method, Pending, Stream, Unary, bind_request_id
 from custom_runtime.metrics import count_unauthorized
 from custom_runtime.network.tokens import Tokens
 
@@ -37,7 +37,6 @@ GRPC = b"application/grpc"
 RESPONSE_HEADERS: Headers = [CONTENT_TYPE]
 _REQUEST_ID = b"x-request-id"
 _READ = frozenset((b"content-type", b"grpc-timeout", b"grpc-encoding", b"authorization", _REQUEST_ID, b"traceparent"))
-_LONGEST_ID = 128
 # Messages of a stream that wait for their turn; with more, nothing more is read from the connection.
 STREAM_HIGH, STREAM_LOW = 64, 16
 
@@ -99,7 +98,7 @@ def read_head(
     timeout = sent.get(b"grpc-timeout")
     deadline = time.monotonic() + parse_timeout(timeout) if timeout else None
     request_id = sent.get(_REQUEST_ID, b"")
-    if len(request_id) > _LONGEST_ID or not request_id.isascii():
+    if len(request_id) > LONGEST_ID or not request_id.isascii():
         request_id = b""
     traceparent = sent.get(b"traceparent", b"").decode(errors="replace")
     return Head(method, CallInfo(deadline, request_id.decode(), traceparent), encoding)
@@ -186,7 +185,9 @@ class Call:
             raise InvalidInput("the call has no message, or one that ends too early; allowed: one")
         self.has_begun = True
         if method.begin is not None:
-            self._pending = method.begin(message, self.head.info)
+            self._pending = pending = method.begin(message, self.head.info)
+            if pending.headers:
+                self.headers = [*self.headers, *pending.headers]
             self._pending.future.add_done_callback(self._answered)
         elif method.unary is not None:
             self._task = asyncio.get_running_loop().create_task(self._run_unary(method.unary, message))
@@ -252,9 +253,10 @@ class Call:
         self._connection.answer(self, message)
 
     async def _run_unary(self, unary: Unary, message: bytes) -> None:
+        bind_request_id(self.head.info)
         try:
             async with asyncio.timeout(self.head.info.remaining_s()):
-                answer = await unary(message)
+                answer = await unary(message, self.head.info)
         except ServingError as error:
             self._connection.end(self, error)
         except TimeoutError:
@@ -264,6 +266,7 @@ class Call:
 
     async def _run_stream(self, method: Stream) -> None:
         error: ServingError | None = None
+        bind_request_id(self.head.info)
         try:
             async with asyncio.timeout(self.head.info.remaining_s()):
                 async with contextlib.aclosing(method(self._messages(), self.head.info)) as answers:
@@ -274,7 +277,7 @@ class Call:
         except TimeoutError:
             error = DeadlineExceeded("the call's own deadline is over")
         except Exception:
-            log.exception("request_failed", path=self.head.method.path, request_id=self.head.info.request_id)
+            log.exception("request_failed", path=self.head.method.path)
             error = Internal()
         if error is None and self.is_drained:
             error = NotReady("the server is draining; open the stream elsewhere")

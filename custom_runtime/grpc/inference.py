@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,9 +41,11 @@ _ERROR_MESSAGE, _INFER_RESPONSE = b"\x0a", b"\x12"
 class PendingInference:
     """One inference under way. The future ends with a Prediction, or with the bytes of an answer made elsewhere."""
 
-    __slots__ = ("_is_served", "_models", "_request", "_requested", "_runtime", "_started_s", "future")
+    __slots__ = ("_is_served", "_models", "_request", "_request_id", "_requested", "_runtime", "_started_s", "future")
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
-    def __init__(self, models: LoadedModels) -> None:
+    def __init__(self, models: LoadedModels, request_id: str = "") -> None:
+        self._request_id = request_id
         self._started_s = time.perf_counter()
         self._models = models
         self._runtime: TabularRuntime
@@ -82,7 +84,7 @@ class PendingInference:
             raise
         except Exception:
             self.observe(Internal.status, Internal.code)
-            log.exception("request_failed", route=ROUTE)
+            log.exception("request_failed", route=ROUTE, request_id=self._request_id)
             raise Internal from None
         self.observe(200)
         return content
@@ -130,7 +132,7 @@ class Inference:
 
     def begin(self, message: bytes, info: CallInfo) -> PendingInference:
         """Begin one inference. Raises ServingError, counted, where it ends at once."""
-        pending = PendingInference(self._models)
+        pending = PendingInference(self._models, info.request_id)
         try:
             if len(message) > BIG_MESSAGE_BYTES:
                 work = pending.run_big(message, info.remaining_s(), self._thread)

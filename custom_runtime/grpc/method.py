@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import structlog
+
 from custom_runtime.errors import ServingError
+
+# A longer x-request-id is ignored: it goes into answers and log lines.
+LONGEST_ID = 128
 
 
 class CallInfo(NamedTuple):
@@ -27,9 +32,10 @@ class CallInfo(NamedTuple):
 
 
 class Pending(Protocol):
-    """Work that was begun without a task of its own."""
+    """Work that was begun without a task of its own. headers: metadata that the answer carries beside the usual."""
 
     future: asyncio.Future[Any]
+    headers: Sequence[tuple[bytes, bytes]]
 
     def finish(self) -> bytes:
         """Return the answer, once the future has ended. Raises ServingError."""
@@ -38,7 +44,13 @@ class Pending(Protocol):
         """Stop, because the caller left; is_late: its deadline is over."""
 
 
-Unary = Callable[[bytes], Awaitable[bytes]]
+def bind_request_id(info: CallInfo) -> None:
+    """Put the call's id into every log line of the current task."""
+    if info.request_id:
+        structlog.contextvars.bind_contextvars(request_id=info.request_id)
+
+
+Unary = Callable[[bytes, CallInfo], Awaitable[bytes]]
 Begin = Callable[[bytes, CallInfo], Pending]
 Stream = Callable[[AsyncIterator[bytes], CallInfo], AsyncGenerator[bytes, None]]
 

@@ -18,7 +18,7 @@ from mlserver.grpc import model_repository_pb2 as repository_pb
 from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError, UnknownModel
 from custom_runtime.grpc.health import Health
 from custom_runtime.grpc.inference import Inference
-from custom_runtime.grpc.method import Method
+from custom_runtime.grpc.method import CallInfo, Method
 from custom_runtime.grpc.reflection import HEALTH, REFLECTION, Reflection
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
@@ -50,7 +50,7 @@ class Methods:
             self._plain("ModelReady", self._model_ready, is_open=True),
             self._plain("ServerMetadata", self._server_metadata),
             self._plain("ModelMetadata", self._model_metadata),
-            Method(f"/{HEALTH}/Check", unary=health.check, is_open=True),
+            Method(f"/{HEALTH}/Check", unary=lambda message, info: health.check(message), is_open=True),
             Method(f"/{HEALTH}/Watch", stream=lambda messages, info: health.watch(messages), is_open=True),
             Method(f"/{REFLECTION[0]}/ServerReflectionInfo", stream=lambda messages, info: reflection.v1(messages)),
             Method(
@@ -85,7 +85,7 @@ class Methods:
         """Return a unary method whose request is <Name>Request of `messages`."""
         parse = getattr(messages, f"{name}Request").FromString
 
-        async def unary(message: bytes) -> bytes:
+        async def unary(message: bytes, info: CallInfo) -> bytes:
             try:
                 request = parse(message)
             except DecodeError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from custom_runtime.errors import ServingError, Unauthorized
 from custom_runtime.protocol.predict_json import render_error
 
@@ -28,6 +30,17 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
+def code_of(answer: Answer) -> str:
+    """Return the code of an answer with an error; "": it has none."""
+    if answer.status < 400:
+        return ""
+    try:
+        content = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return ""
+    return str(content.get("code", "")) if isinstance(content, dict) else ""
 
 
 def error_answer(error: ServingError) -> Answer:

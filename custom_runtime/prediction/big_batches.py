@@ -17,6 +17,7 @@ from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.tracing import Trace
 
 # 256 rows occupy the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and are one statement there:
 # the timeout of a slice's fetch includes no wait for other tasks.
@@ -29,9 +30,9 @@ class BigBatches:
     def __init__(
         self,
         *,
-        fetch: Callable[[Sequence[int]], Awaitable[FetchedRows | StoreUnavailable]],
+        fetch: Callable[[Sequence[int], Trace | None], Awaitable[FetchedRows | StoreUnavailable]],
         assembler: Assembler,
-        score: Callable[[Matrix], list[float]],
+        score: Callable[[Matrix, Trace | None], list[float]],
         thread: ThreadPoolExecutor,
     ) -> None:
         self._fetch = fetch
@@ -69,11 +70,11 @@ class BigBatches:
             {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
             first_row=start,
         )
-        fetched = await self._fetch(part.customer_ids) if part.needs_store else None
+        fetched = await self._fetch(part.customer_ids, query.trace) if part.needs_store else None
         rows, (source,) = self._assembler.assemble([part], fetched)
         if isinstance(source, Exception):
             raise source
-        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, rows)
+        scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, rows, query.trace)
         return Prediction(scores, source)
 
 

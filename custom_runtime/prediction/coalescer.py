@@ -8,6 +8,7 @@ the load. With an embedded store a batch takes one iteration, so a batch is what
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -54,6 +55,8 @@ class Coalescer(Generic[Job, Result]):
         self._clock = clock
         self._queue: deque[_Waiting[Job, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        # What the worker logs belongs to no request, and so not to the one that happens to begin it.
+        self._context = contextvars.Context()
         self._last_batch_joined = False
         self._waiting_rows = 0
         self._row_s = 0.0  # time per row under load; 0 until a batch left others waiting
@@ -66,7 +69,7 @@ class Coalescer(Generic[Job, Result]):
         self._queue.append(_Waiting(job, deadline, future))
         self._waiting_rows += job.size
         if self._worker is None:
-            self._worker = loop.create_task(self._work())
+            self._worker = loop.create_task(self._work(), context=self._context)
         return future
 
     def expected_wait_s(self) -> float:

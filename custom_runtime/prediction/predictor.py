@@ -23,6 +23,7 @@ from custom_runtime.prediction.big_batches import BigBatches
 from custom_runtime.prediction.coalescer import Coalescer
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.settings import ServingSettings
+from custom_runtime.tracing import FETCH, SCORE, SharedTrace, Trace, current_trace
 
 
 class Predictor:
@@ -56,6 +57,7 @@ class Predictor:
         self._max_rows = settings.max_rows
         self._offload_rows = min(settings.offload_rows, settings.coalesce_rows)
         self._inflight = 0
+        self._has_traces = False  # set by the first traced request
         self._idle = asyncio.Event()
         self._coalescer: Coalescer[Query, Prediction] = Coalescer(
             self._run_batch, max_rows=settings.coalesce_rows, clock=clock
@@ -94,6 +96,7 @@ class Predictor:
         if query.size <= self._offload_rows:
             return await self.submit(query, timeout_s=timeout_s)
         limit_s = self._admit(query, timeout_s)
+        query = query._replace(trace=current_trace())
         self._inflight += 1
         try:
             return await self._big_batches.predict(query, limit_s)
@@ -106,6 +109,10 @@ class Predictor:
         Raises Overloaded; the future ends with what `predict` returns or raises. Cancel it when its caller is gone.
         """
         limit_s = self._admit(query, timeout_s)
+        trace = current_trace()
+        if trace is not None:  # the batch that answers it runs elsewhere
+            self._has_traces = True
+            query = query._replace(trace=trace)
         coalescer = self._coalescer if query.needs_store else self._storeless
         future = coalescer.submit(query, deadline=self._clock() + limit_s)
         self._inflight += 1
@@ -146,8 +153,12 @@ class Predictor:
 
     async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
         """Predict the queries of one batch with one fetch and one scoring call."""
+        trace: Trace | None = None
+        if self._has_traces:
+            traces = [query.trace for query in queries if query.trace is not None]
+            trace = SharedTrace(traces) if traces else None
         wanted = [customer_id for query in queries if query.needs_store for customer_id in query.customer_ids]
-        fetched = await self._fetch(wanted) if wanted else None
+        fetched = await self._fetch(wanted, trace) if wanted else None
         rows, sources = self._assembler.assemble(queries, fetched)
         good = [source for source in sources if not isinstance(source, Exception)]
         if not good:
@@ -157,7 +168,7 @@ class Predictor:
                 query.size * [not isinstance(source, Exception)] for query, source in zip(queries, sources, strict=True)
             ]
             rows = rows[[keep for part in kept for keep in part]]
-        scores = self._score(rows)
+        scores = self._score(rows, trace)
         self._metrics.set_inflight(self._inflight)
         results: list[Prediction | Exception] = []
         start = 0
@@ -170,8 +181,11 @@ class Predictor:
             start = stop
         return results
 
-    def _score(self, rows: Matrix) -> list[float]:
+    def _score(self, rows: Matrix, trace: Trace | None = None) -> list[float]:
+        start_ns = 0 if trace is None else time.time_ns()
         scores: list[float] = self._scorer.score(rows).tolist()
+        if trace is not None:
+            trace.record(SCORE, start_ns, {"batch.rows": len(scores)})
         self._metrics.observe_scores(scores)
         return scores
 
@@ -195,8 +209,9 @@ class Lookup:
         self._max_age_s = settings.max_feature_age_s
         self._timeout_s = settings.store_timeout_ms / 1000
 
-    async def fetch(self, customer_ids: Sequence[int]) -> FetchedRows | StoreUnavailable:
+    async def fetch(self, customer_ids: Sequence[int], trace: Trace | None = None) -> FetchedRows | StoreUnavailable:
         """Return the rows, or the error as a value: a batch may hold requests that do not need the store."""
+        start_ns = 0 if trace is None else time.time_ns()
         started = self._clock()
         try:
             fetched = await self._store.fetch(customer_ids, timeout_s=self._timeout_s)
@@ -205,10 +220,16 @@ class Lookup:
             outcome = "timeout" if elapsed_s >= self._timeout_s else "error"
             self._metrics.count_rows(outcome, len(customer_ids))
             self._metrics.observe_fetch(elapsed_s)
+            self._record(trace, start_ns, len(customer_ids), outcome)
             return error
         self._metrics.observe_fetch(self._clock() - started)
+        self._record(trace, start_ns, len(customer_ids), "ok")
         self._count(fetched)
         return fetched
+
+    def _record(self, trace: Trace | None, start_ns: int, rows: int, outcome: str) -> None:
+        if trace is not None:
+            trace.record(FETCH, start_ns, {"batch.rows": rows, "store": self._store.kind, "outcome": outcome})
 
     def _count(self, fetched: FetchedRows) -> None:
         hits = int(np.count_nonzero(fetched.updated_at))

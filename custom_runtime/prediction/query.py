@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_runtime.model.encoding import WIDTH
+from custom_runtime.tracing import RequestTrace
 
 # Where a row's features came from, as an index into FEATURE_SOURCES.
 STORE, REQUEST, DEFAULT = range(3)
@@ -21,11 +22,13 @@ class Query(NamedTuple):
 
     customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
     first_row: the number of the first row in the caller's request, where this is a slice of it.
+    trace: the trace of the caller's request, where it has one.
     """
 
     customer_ids: Sequence[int]
     given: Mapping[int, float | NDArray[np.float32]]
     first_row: int = 0
+    trace: RequestTrace | None = None
 
     @property
     def size(self) -> int:

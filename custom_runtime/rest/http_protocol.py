@@ -31,7 +31,8 @@ from custom_runtime.errors import (
     TooLarge,
 )
 from custom_runtime.metrics import count_refused
-from custom_runtime.network.asgi import Answer, App, Message, Scope, error_answer
+from custom_runtime.network.asgi import Answer, App, Message, Scope, code_of, error_answer
+from custom_runtime.network.observing import ObservedRequest, request_context
 from custom_runtime.rest.hot_routes import Pending
 from custom_runtime.rest.http_service import HttpService
 from custom_runtime.rest.request_head import RequestHead, read_head
@@ -95,6 +96,7 @@ class HttpProtocol(asyncio.Protocol):
         "_is_reading_paused",
         "_is_write_paused",
         "_loop",
+        "_observed",
         "_parser",
         "_pending",
         "_phase",
@@ -149,6 +151,7 @@ class HttpProtocol(asyncio.Protocol):
         self._held_bytes = 0
         self._current: _Received | None = None
         self._pending: Pending | None = None
+        self._observed: ObservedRequest | None = None
         self._is_next_running = False
         # The connection.
         self._is_last = self._eof = self._is_reading_paused = self._is_write_paused = False
@@ -204,6 +207,9 @@ class HttpProtocol(asyncio.Protocol):
         self._stop_timer()
         current, pending = self._current, self._pending
         self._current = self._pending = None
+        if self._observed is not None:
+            self._observed.end(ClientGone.status, code=ClientGone.code)
+            self._observed = None
         service, now_s = self._service, self._service.clock()
         if self._phase == BODY and not self._refused:
             service.count(self._head, ClientGone.status, ClientGone(), now_s - self._started_s)
@@ -521,6 +527,21 @@ class HttpProtocol(asyncio.Protocol):
     def _begin(self, received: _Received) -> None:
         """Begin to answer a request."""
         self._current = received
+        head, service = received.head, self._service
+        if service.observer is not None:
+            client = _address(self._transport.get_extra_info("peername"))
+            age_s = service.clock() - received.started_s
+            self._observed = service.observe(service.observer, head, client[0] if client else "", age_s)
+        if self._observed is not None:
+            with self._observed.active():
+                self._answer(received)
+        elif head is not None and head.request_id:
+            with request_context(head.request_id.decode()):
+                self._answer(received)
+        else:
+            self._answer(received)
+
+    def _answer(self, received: _Received) -> None:
         head, error = received.head, received.error
         if error is not None or head is None:
             self._end(error_answer(error or Internal()), error)
@@ -534,7 +555,7 @@ class HttpProtocol(asyncio.Protocol):
         except ServingError as refusal:
             self._end(error_answer(refusal))
         except Exception:
-            log.exception("request_failed", route="hot", **_id_of(head))
+            log.exception("request_failed", route="hot")
             self._end(error_answer(Internal()))
         else:
             if pending is None:
@@ -558,12 +579,18 @@ class HttpProtocol(asyncio.Protocol):
         except asyncio.CancelledError:
             self._end(error_answer(Overloaded("the server ends; retry elsewhere")))
         except Exception:
-            log.exception("request_failed", route="hot", **_id_of(head))
+            log.exception("request_failed", route="hot")
             self._end(error_answer(Internal()))
         else:
             if answer is None:
                 self._begin_asgi(received)
-            elif type(answer) is bytes and head.is_plain and not self._is_last and not self._service.models.draining:
+            elif (
+                type(answer) is bytes
+                and head.is_plain
+                and self._observed is None
+                and not self._is_last
+                and not self._service.models.draining
+            ):
                 self._transport.write(self._service.ok(answer, self._state.default_headers))
                 now_s = self._service.clock()
                 pending.runtime.metrics.observe_request(head.route.kind, 200, now_s - received.started_s)  # type: ignore[union-attr]
@@ -584,6 +611,13 @@ class HttpProtocol(asyncio.Protocol):
         head = received.head
         is_draining = (self._is_last or service.models.draining) and not self._queue and not self._held
         close = refusal is not None or is_draining or (head is not None and not head.keep_alive)
+        observed, self._observed = self._observed, None
+        if observed is not None:
+            if observed.traceparent:
+                traceparent = (b"traceparent", observed.traceparent.encode())
+                answer = answer._replace(headers=(*answer.headers, traceparent))
+            sent_bytes = 0 if head is not None and head.method == "HEAD" else len(answer.body)
+            observed.end(answer.status, code=code_of(answer), received_bytes=len(received.body), sent_bytes=sent_bytes)
         self._transport.write(service.render(answer, head, self._state.default_headers, close=close))
         now_s = service.clock()
         service.count(head, answer.status, refusal, now_s - received.started_s)
@@ -609,8 +643,6 @@ class HttpProtocol(asyncio.Protocol):
         """Give a whole request to the ASGI app, and write its answer in one piece."""
         head = received.head
         assert head is not None  # noqa: S101
-        if head.request_id:
-            structlog.contextvars.bind_contextvars(**_id_of(head))
         status, headers, chunks = 0, (), []
         is_given = False
 
@@ -636,7 +668,7 @@ class HttpProtocol(asyncio.Protocol):
         except Exception:
             # Starlette raises again what its handler has logged and answered.
             if not status:
-                log.exception("request_failed", route="asgi", **_id_of(head))
+                log.exception("request_failed", route="asgi")
         answer = Answer(status, b"".join(chunks), headers) if status else error_answer(Internal())
         if self._current is received:
             self._end(answer)
@@ -664,10 +696,6 @@ class HttpProtocol(asyncio.Protocol):
 
 def _address(name: Any) -> tuple[str, int] | None:
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
-
-
-def _id_of(head: RequestHead) -> dict[str, str]:
-    return {"request_id": head.request_id.decode()} if head.request_id else {}
 
 
 def _reason(error: Exception) -> str:

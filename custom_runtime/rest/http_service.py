@@ -12,6 +12,7 @@ from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused, count_unauthorized
 from custom_runtime.network.asgi import NOSNIFF, Answer
 from custom_runtime.network.cors import CorsPolicy
+from custom_runtime.network.observing import ObservedRequest, RequestObserver
 from custom_runtime.network.tokens import Tokens
 from custom_runtime.rest.hot_routes import HotRoutes
 from custom_runtime.rest.request_head import RequestHead, is_health
@@ -55,6 +56,7 @@ class HttpService:
     hot: HotRoutes | None = None
     tokens: Tokens | None = None
     cors: CorsPolicy | None = None
+    observer: RequestObserver | None = None
     root_path: str = ""
     clock: Callable[[], float] = time.perf_counter
     budget: BodyBudget = field(init=False)
@@ -90,6 +92,28 @@ class HttpService:
             if size > limit_bytes:
                 raise TooLarge(f"the body has {size} bytes; allowed: {limit_bytes}")
             self.budget.reserve(size)
+
+    def observe(
+        self, observer: RequestObserver, head: RequestHead | None, client: str, age_s: float
+    ) -> ObservedRequest | None:
+        """Begin to observe a request; health is not observed: probes would be most of what is seen."""
+        if head is None:
+            return observer.begin("rest", "", "", client=client, age_s=age_s)
+        if is_health(head.path):
+            return None
+        route = None
+        if head.route is not None:
+            route = "/predict" if head.route.name is None else "/v2/models/{model_name}/infer"
+        return observer.begin(
+            "rest",
+            head.method,
+            head.path,
+            route=route,
+            request_id=head.request_id.decode(),
+            traceparent=head.traceparent.decode("latin-1"),
+            client=client,
+            age_s=age_s,
+        )
 
     def remember(self, head_bytes: bytes, head: RequestHead) -> None:
         """Keep what the parser made of these bytes: between two requests they mean the same again."""

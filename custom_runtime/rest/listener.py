@@ -21,6 +21,7 @@ from mlserver.settings import Settings
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import observe_event_loop
 from custom_runtime.network.cors import read_cors
+from custom_runtime.network.observing import RequestObserver
 from custom_runtime.network.sockets import BACKLOG, is_inherited, listener_socket, refuse_handshakes
 from custom_runtime.network.tls import read_certificates
 from custom_runtime.network.tokens import read_tokens
@@ -81,7 +82,13 @@ class RestListener(RESTServer):  # type: ignore[misc]
     """MLServer's REST server behind the fast routes, with one shape of error everywhere."""
 
     def __init__(
-        self, settings: Settings, data_plane: Any, handlers: Any, models: LoadedModels, serving: ServingSettings
+        self,
+        settings: Settings,
+        data_plane: Any,
+        handlers: Any,
+        models: LoadedModels,
+        serving: ServingSettings,
+        observer: RequestObserver | None = None,
     ) -> None:
         super().__init__(settings, data_plane, handlers)
         unify_errors(self._app)
@@ -93,6 +100,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             hot=HotRoutes(models) if serving.fast_routes else None,
             tokens=tokens,
             cors=read_cors(settings),
+            observer=observer,
             root_path=settings.root_path,
         )
         config = uvicorn.Config(

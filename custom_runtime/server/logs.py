@@ -21,6 +21,7 @@ def configure_logs() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_json_handler()])
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,  # the id of the request that a line belongs to
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             add_traceback,
@@ -53,6 +54,7 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             "logger": record.name,
             "level": record.levelname.lower(),
+            **structlog.contextvars.get_contextvars(),
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
         }
         if record.exc_info and record.exc_info[1] is not None:

@@ -18,6 +18,7 @@ from mlserver.settings import ModelSettings, Settings
 from custom_runtime.errors import StartupError
 from custom_runtime.grpc.listener import grpc_listener
 from custom_runtime.loaded_models import LoadedModels
+from custom_runtime.network.observing import read_observer
 from custom_runtime.rest.listener import MetricsListener, RestListener
 from custom_runtime.runtime import TabularRuntime
 from custom_runtime.server.logs import take_over_mlserver_log
@@ -39,13 +40,21 @@ class TabularServer(MLServer):  # type: ignore[misc]
         self._stopping: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._models_settings: list[ModelSettings] = []
+        self._observer = read_observer(
+            settings.tracing_server,
+            service=settings.server_name,
+            version=settings.server_version,
+            access_log=serving.access_log,
+        )
+        settings.tracing_server = None  # MLServer would trace its own routes again
         super().__init__(settings)
         take_over_mlserver_log()
 
     def _create_servers(self) -> None:
         shared = (self._settings, self._data_plane, self._model_repository_handlers, self.models, self.serving)
-        self._rest_server = RestListener(*shared)
-        self._grpc_server = grpc_listener(*shared)
+        observed = (*shared, self._observer)
+        self._rest_server = RestListener(*observed)
+        self._grpc_server = grpc_listener(*observed)
         self._kafka_server = None
         if self._settings.metrics_endpoint:
             self._metrics_server = MetricsListener(self._settings)
@@ -106,6 +115,8 @@ class TabularServer(MLServer):  # type: ignore[misc]
             await self._stopping
         for runtime in await self._model_registry.get_models():
             await runtime.unload()
+        if self._observer is not None:
+            await asyncio.to_thread(self._observer.close)
 
     async def _announce(self) -> None:
         await asyncio.gather(self._rest_server.started.wait(), self._grpc_server.started.wait())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from custom_runtime.errors import InvalidInput, ServingError
@@ -22,6 +22,8 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 class Work:
     """An inference that the test ends."""
+
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(self, info: CallInfo) -> None:
         self.info = info
@@ -67,10 +69,10 @@ class Methods:
         await until(lambda: len(self.works) > number, f"call {number} begins")
         return self.works[number]
 
-    async def _echo(self, message: bytes) -> bytes:
+    async def _echo(self, message: bytes, info: CallInfo) -> bytes:
         return message
 
-    async def _fail(self, message: bytes) -> bytes:
+    async def _fail(self, message: bytes, info: CallInfo) -> bytes:
         raise InvalidInput(f"100 % wrong: {message.decode()}")
 
     def _begin(self, message: bytes, info: CallInfo) -> Work:
