@@ -6,13 +6,12 @@ they take a second to import, so they are imported when a command runs.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rollout.cli.exit_codes import ExitCode, exit_code, one_line_errors
+from rollout.cli.exit_codes import exit_code, one_line_errors
 from rollout.cli.options import (
     LEASE_S,
     LOGS,
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from rollout.engine.state import Command
     from rollout.plan.config import Config
 
-STATUS_INTERVAL_S = 2.0
 DEFAULT_CONFIG = Path("seldon/rollout.yaml")
 
 
@@ -106,7 +104,7 @@ def run(
     release = _release(version, image, model_uri, env)
     session = _session(name, target, namespace, context, state, lease)
     if dry_run:
-        end_with_patch(session.target, session.prepare(release, settings.plan).operations)
+        end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
     source = open_source(settings.evidence, session.target, namespace=namespace)
     session.begin(lambda: session.prepare(release, settings.plan))
     end_with_outcome(drive(session, source, log, settings.webhook, metrics_port), output)
@@ -143,6 +141,7 @@ def start(
     churn-serving rollout start churn --version v8 --model-uri s3://models/churn/8 -n churn --dry-run
     """
     from rollout.cli.output import end_with_patch, print_state
+    from rollout.reporting.advice import who_acts
 
     overrides = _overrides(
         steps, min_duration, max_duration, min_requests, bake, interval=interval, on_sigterm=on_sigterm,
@@ -152,8 +151,9 @@ def start(
     release = _release(version, image, model_uri, env)
     session = _session(name, target, namespace, context, state, lease)
     if dry_run:
-        end_with_patch(session.target, session.prepare(release, settings.plan).operations)
-    print_state(session.begin(lambda: session.prepare(release, settings.plan)), output)
+        end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
+    begun = session.begin(lambda: session.prepare(release, settings.plan))
+    print_state(begun, output, acts=who_acts("start", session.driver()))
 
 
 @one_line_errors
@@ -204,23 +204,9 @@ def status(
     Example:
     churn-serving rollout status churn -n churn --watch
     """
-    from rollout.cli.output import print_state
-    from rollout.engine.state import read_state
+    from rollout.cli.watching import follow
 
-    session = _session(name, target, namespace, context, state)
-    while True:
-        snapshot = session.target.read()
-        found = read_state(snapshot.deployment.metadata.annotations)
-        if found is None:
-            typer.echo(
-                "null" if output == "json" else f"{name} has no rollout; it runs {snapshot.deployment.traffic()}"
-            )
-            return
-        print_state(found, output, mesh=dict(snapshot.mesh_weights), holder=session.target.read_lease().holder)
-        if not watch or found.phase.over:
-            goes_on = not (found.phase.over or found.phase.on_hold)
-            raise typer.Exit(ExitCode.PROMOTED if goes_on else exit_code(found))
-        time.sleep(STATUS_INTERVAL_S)
+    follow(_session(name, target, namespace, context, state), watch, output)
 
 
 @one_line_errors
@@ -337,7 +323,7 @@ def undo(
         _abort(session, settings.webhook, log, dry_run, output)
         return
     if dry_run:
-        end_with_patch(session.target, session.prepare_undo(settings.plan).operations)
+        end_with_patch(session.target, session.prepare_undo(settings.plan).operations, output)
     session.begin(lambda: session.prepare_undo(settings.plan))
     end_with_outcome(drive(session, NoEvidence(), log, settings.webhook), output)
 
@@ -417,11 +403,12 @@ def _settings(file: Path | None, overrides: dict[str, Any], manual: list[int] | 
 
 def _send(session: Session, command: Command, dry_run: bool, output: Format) -> None:
     from rollout.cli.output import end_with_patch, print_state
+    from rollout.reporting.advice import who_acts
 
     if dry_run:
-        end_with_patch(session.target, session.preview(command))
+        end_with_patch(session.target, session.preview(command), output)
     session.say(command)
-    print_state(session.active()[1], output)
+    print_state(session.active()[1], output, acts=who_acts(command, session.driver()))
 
 
 def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: Format) -> None:
@@ -430,7 +417,7 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
     from rollout.engine.state import Command, Phase
 
     if dry_run:
-        end_with_patch(session.target, session.preview_abort())
+        end_with_patch(session.target, session.preview_abort(), output)
     session.say(Command.ABORT)
     try:
         ended = drive(session, NoEvidence(), log, webhook, command=Command.ABORT)

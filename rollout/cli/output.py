@@ -15,6 +15,7 @@ from rollout.cli.options import Format
 from rollout.engine.session import RolloutTarget
 from rollout.engine.state import RolloutState
 from rollout.plan.plan import PLAN_JSON, Plan
+from rollout.reporting.plan_words import operation_words, plan_words
 from rollout.reporting.terminal import picture
 from rollout.targets.target import Operation
 
@@ -22,34 +23,31 @@ from rollout.targets.target import Operation
 def print_state(state: RolloutState, output: Format, **more: Any) -> None:
     """Print where a rollout stands, and whatever more there is to know."""
     if output == "json":
-        typer.echo(json.dumps(_facts(state) | more))
+        typer.echo(json.dumps(state_facts(state) | more))
         return
     console = Console()
     console.print(picture(state))
     for key, value in more.items():
-        console.print(f"{key}: {value}", markup=False)
+        console.print(f"{key}: {value}", markup=False, soft_wrap=True)
 
 
 def print_plan(plan: Plan, output: Format) -> None:
-    """Print the steps and the gates."""
+    """Print the steps and the gates as words and tables."""
     if output == "json":
         typer.echo(json.dumps({"hash": plan.hash, **PLAN_JSON.dump_python(plan, mode="json")}, indent=2))
         return
-    typer.echo(f"plan {plan.hash}, at least {sum(step.min_duration_s for step in plan.steps):.0f} s")
-    for step in plan.steps:
-        gate = ", then a person decides" if step.manual else ""
-        typer.echo(
-            f"{step.weight_percent:>4} %  {step.min_duration_s:.0f} to {step.max_duration_s:.0f} s, "
-            f"{step.min_requests} requests or more{gate}"
-        )
-    for kind, judge in plan.gates.gates.items():
-        typer.echo(f"gate {kind}: {judge}")
+    Console().print(plan_words(plan))
 
 
-def end_with_patch(target: RolloutTarget, operations: Sequence[Operation]) -> NoReturn:
-    """Print a JSON Patch that the target would take, and end. Raises TargetError when it would not."""
+def end_with_patch(target: RolloutTarget, operations: Sequence[Operation], output: Format) -> NoReturn:
+    """Print what a JSON Patch would do, and end; as JSON: the patch. Raises TargetError when it would be refused."""
     target.patch(operations, dry_run=True)
-    typer.echo(json.dumps([dict(operation) for operation in operations], indent=2))
+    if output == "json":
+        typer.echo(json.dumps([dict(operation) for operation in operations], indent=2))
+    else:
+        for line in operation_words(operations):
+            typer.echo(line)
+        typer.echo("Nothing was changed; the API server would accept this. The whole JSON Patch: -o json")
     raise typer.Exit
 
 
@@ -60,7 +58,8 @@ def end_with_outcome(driven: Driven, output: Format) -> NoReturn:
     raise typer.Exit(exit_code(outcome.state))
 
 
-def _facts(state: RolloutState) -> dict[str, Any]:
+def state_facts(state: RolloutState) -> dict[str, Any]:
+    """Return plain values, for JSON."""
     return {
         "rollout": state.id,
         "phase": state.phase.value,

@@ -70,6 +70,18 @@ class Analyst:
         return state.but(evidence=GateState.from_json(state.evidence).next_step().to_json())
 
 
+def present_results(state: RolloutState) -> tuple[GateResult, ...]:
+    """Return what the gates say of the evidence in a state's record, without a new window; none at 0 %."""
+    if state.step < 0 or not state.analyse:
+        return ()
+    if not state.evidence:
+        return _waiting(state)
+    _, results = update(
+        state.plan.gates, GateState.from_json(state.evidence), ZERO, ZERO, compare=state.step < state.plan.last
+    )
+    return results
+
+
 def _waiting(state: RolloutState) -> tuple[GateResult, ...]:
     """Say that the first window is still open: what was counted before this promoter looked cannot be its evidence."""
     return blank(state.plan.gates, Verdict.NO_DATA, "the first window has just begun")

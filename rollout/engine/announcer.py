@@ -44,8 +44,12 @@ class Announcer:
         results: tuple[GateResult, ...] = (),
         *,
         at_s: float | None = None,
+        mesh_percent: Mapping[str, int] | None = None,
     ) -> None:
-        """Announce a decision, the cumulative counts per predictor, and what the gates said. at_s: default: now."""
+        """Announce a decision, the cumulative counts per predictor, and what the gates said.
+
+        at_s: default: now. mesh_percent: what the mesh routed by when the decision was made.
+        """
         changed = decision.reason != self._last_reason
         self._last_reason = decision.reason
         state = decision.state
@@ -62,6 +66,7 @@ class Announcer:
             decision=decision.action.value,
             message=decision.message,
             phase=state.phase.value,
+            mesh_percent=dict(mesh_percent or {}),
         )
         self._subscriber.notify(record, state)
         if changed:

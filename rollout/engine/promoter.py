@@ -313,7 +313,10 @@ class Executor:
             nonlocal announced
             if not announced:
                 announced = True
-                self._announcer.tell(self._name, decision, self._analyst.counts, results, at_s=decided_s)
+                self._announcer.tell(
+                    self._name, decision, self._analyst.counts, results, at_s=decided_s,
+                    mesh_percent=snapshot.mesh_weights,
+                )  # fmt: skip
 
         rollback = Rollback(self._target, self._state_writer, self._clock, alive=self._alive)
         try:

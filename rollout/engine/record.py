@@ -22,6 +22,7 @@ class Record:
     `at_s` is Unix time. `event` is a stable word (started, weights_set, sample, promoted, held, rolled_back, ...),
     `decision` what the state machine chose (empty where nothing was decided), `message` a sentence for a person.
     `phase` is where the rollout stands after it (Progressing, Held, Succeeded, RolledBack, Failed, ...).
+    `weights_percent` is what the rollout asks for, `mesh_percent` what the mesh routed by then (empty: not known).
     `counts` are cumulative per predictor; a line with smaller ones than the line before begins a new source.
     """
 
@@ -37,6 +38,11 @@ class Record:
     decision: str = ""
     message: str = ""
     phase: str = ""
+    mesh_percent: Mapping[str, int] = field(default_factory=dict)
+
+    def differs(self) -> bool:
+        """Whether the mesh is known to route by other weights than the rollout asks for."""
+        return bool(self.mesh_percent) and _routed(self.mesh_percent) != _routed(self.weights_percent)
 
     def to_line(self) -> str:
         """Return the record as one line of JSON, without the newline."""
@@ -49,6 +55,10 @@ class Record:
 
 
 _JSON: Final = TypeAdapter(Record)
+
+
+def _routed(weights: Mapping[str, int]) -> dict[str, int]:
+    return {name: percent for name, percent in weights.items() if percent}
 
 
 def read(lines: Iterable[str]) -> tuple[Record, ...]:

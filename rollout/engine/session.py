@@ -101,6 +101,12 @@ class Session:
         """Return the last rollout, under way or over; None when there was none, or nothing of its record is left."""
         return _found(self.target.read())
 
+    def driver(self) -> str:
+        """Return who holds the lease and renewed it lately, by this machine's clock; empty where nobody does."""
+        lease = self.target.read_lease()
+        recent = self.clock.wall_s() - lease.renewed_at_s <= 2 * lease.duration_s
+        return lease.holder if recent else ""
+
     def preview_abort(self) -> Sequence[Operation]:
         """Return the patch of the first stage."""
         snapshot, state = self.active()

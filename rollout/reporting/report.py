@@ -24,6 +24,7 @@ from rollout.engine.record import SAMPLE, Record, read
 from rollout.engine.state import RolloutState
 from rollout.errors import ReportError
 from rollout.reporting import charts
+from rollout.reporting.advice import commands
 from rollout.reporting.charts import Clock, duration
 from rollout.reporting.timeline import Stage, Timeline, evidence, message, quantile_edge_ms, timeline
 
@@ -42,7 +43,7 @@ _ENVIRONMENT: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"evidence": evidence, "message": message}
+_ENVIRONMENT.filters |= {"evidence": evidence, "message": message, "differs": Record.differs}
 log = structlog.get_logger(__name__)
 
 
@@ -76,6 +77,7 @@ def render(records: Sequence[Record]) -> str:
         length=duration(line.end_s - line.start_s),
         start_s=line.start_s,
         weight=line.final.weights_percent.get(line.final.canary, 0),
+        advice=commands(line.final.phase, line.final.deployment, stable=line.final.stable, canary=line.final.canary),
         decisive=_unsaid(line) if mood != "good" else (),
         tiles=list(tiles(line)),
         rows=[row for stage in line.stages for row in rows(stage, line)],
@@ -195,4 +197,7 @@ def _count(hits: int, counts: Counts) -> str:
 
 
 def _percent(hits: int, counts: Counts) -> str:
-    return f"{100 * hits / counts.requests:.2g} %" if counts.requests else "-"
+    if not counts.requests:
+        return "-"
+    value = 100 * hits / counts.requests
+    return "< 0.001 %" if 0 < value < 0.001 else f"{value:.{3 if value >= 10 else 2}g} %"

@@ -26,13 +26,7 @@ COLOURS: Mapping[Verdict, str] = {
 
 def picture(state: RolloutState, results: Sequence[GateResult] = ()) -> RenderableType:
     """Return one screen: the weights as a bar, the phase, and a line for each gate."""
-    cells = round(state.canary_percent / 100 * BAR_CELLS)
-    bar = Text.assemble(
-        (f"{state.stable} {100 - state.canary_percent} % ", "bold"),
-        ("█" * (BAR_CELLS - cells), "blue"),
-        ("█" * cells, "yellow" if state.phase is not Phase.BAKING else "green"),
-        (f" {state.canary_percent} % {state.canary}", "bold"),
-    )
+    bar = weights_bar(state.weights, state)
     where = "at 0 %" if state.step < 0 else f"step {state.step + 1} of {len(state.plan.steps)}"
     head = Text(
         f"{state.phase.value}, {where}, {state.timers.step_s:.0f} s and {state.canary_requests} canary requests"
@@ -42,6 +36,22 @@ def picture(state: RolloutState, results: Sequence[GateResult] = ()) -> Renderab
         name = f"{result.name} (dry run)" if result.dry_run else result.name
         table.add_row(name, Text(result.verdict.value, COLOURS[result.verdict]), result.reason)
     return Group(bar, head, Text(state.message, "dim"), table)
+
+
+def weights_bar(percents: Mapping[str, int], state: RolloutState) -> Text:
+    """Draw who gets which part of the requests; predictors that are not of this rollout are named behind the bar."""
+    if not percents:
+        return Text("not known", "dim")
+    canary = percents.get(state.canary, 0)
+    cells = round(canary / 100 * BAR_CELLS)
+    others = [f"{name} {share} %" for name, share in percents.items() if name not in (state.stable, state.canary)]
+    return Text.assemble(
+        (f"{state.stable} {percents.get(state.stable, 0)} % ", "bold"),
+        ("█" * (BAR_CELLS - cells), "blue"),
+        ("█" * cells, "yellow" if state.phase is not Phase.BAKING else "green"),
+        (f" {canary} % {state.canary}", "bold"),
+        (f"  and {', '.join(others)}" if others else "", "red"),
+    )
 
 
 class Screen:
@@ -62,8 +72,14 @@ class Screen:
     def notify(self, record: Record, state: RolloutState) -> None:
         """Show one record."""
         if record.event != SAMPLE:
-            weights = " ".join(f"{name}={percent}" for name, percent in record.weights_percent.items())
+            weights = _weights(record.weights_percent)
+            if record.differs():
+                weights = f"asked {weights}, mesh {_weights(record.mesh_percent)}"
             line = f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}"
             self._console.print(line, markup=False, soft_wrap=True)
         if self._live.is_started:
             self._live.update(picture(state, record.verdicts), refresh=True)
+
+
+def _weights(percents: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={percent}" for name, percent in percents.items())

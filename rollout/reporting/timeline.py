@@ -174,5 +174,6 @@ def message(record: Record) -> str:
     """Return a decision's words without what the gates' own lines below it say."""
     words = record.message
     for result in record.verdicts:
-        words = words.replace(f"{result.name}: {result.reason}", "")
+        # `errors` ends the name `slo_errors`: only a whole name is taken out.
+        words = re.sub(rf"(?<!\w){re.escape(f'{result.name}: {result.reason}')}", "", words)
     return re.sub(r"\s*\([;\s]*\)|[;\s]+$|^[;\s]+|;\s*(?=;)", "", words)

@@ -22,7 +22,7 @@ from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment, Status
 from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.local_store import first_conflict
-from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+from rollout.targets.target import Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
 log = structlog.get_logger(__name__)
 SELDON: dict[str, Any] = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
@@ -63,6 +63,16 @@ class KubernetesTarget:
         services = {deployment.service_name(name): name for name in deployment.traffic()}
         name = deployment.virtual_service_name
         self._patch(ISTIO, name, reweighted(self._get(ISTIO, name), services, weights))
+
+    def pods(self) -> list[Pod]:
+        """Return the pods of all predictors, the oldest first. Raises TargetError; Denied without the right to list."""
+        found = self._connection.call(
+            "list pods",
+            client.CoreV1Api.list_namespaced_pod,
+            namespace=self._namespace,
+            label_selector=f"seldon-deployment-id={self._name}",
+        )
+        return sorted((_pod(pod) for pod in found.items), key=lambda pod: pod.created_at_s or 0.0)
 
     def forget(self, predictor: str) -> None:
         """Delete the predictor's DestinationRule, which the operator never does. Raises TargetError.
@@ -268,6 +278,20 @@ def pod_problems(pod: Mapping[str, Any]) -> list[str]:
                 f"{container.get('restartCount', 0)} restarts"
             )
     return problems
+
+
+def _pod(pod: Any) -> Pod:
+    statuses = (pod.status and pod.status.container_statuses) or []
+    conditions = {one.type: one.status for one in (pod.status and pod.status.conditions) or []}
+    labels, created = pod.metadata.labels or {}, pod.metadata.creation_timestamp
+    return Pod(
+        predictor=labels.get("version", ""),
+        name=pod.metadata.name,
+        image=pod.spec.containers[0].image or "",
+        ready=conditions.get("Ready") == "True",
+        restarts=sum(one.restart_count for one in statuses),
+        created_at_s=created.timestamp() if created else None,
+    )
 
 
 def _micro_time(at_s: float) -> datetime:

@@ -10,7 +10,7 @@ from rollout.errors import NotFound, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.targets import envoy
 from rollout.targets.local_store import LocalStore
-from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+from rollout.targets.target import Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
 
 class LocalTarget:
@@ -36,6 +36,22 @@ class LocalTarget:
         The operator writes the spec's weights again as soon as all predictors are ready, as Seldon's does.
         """
         envoy.route(self._store.directory, self._admin(), weights)
+
+    def pods(self) -> list[Pod]:
+        """Return one entry for each process of a predictor."""
+        deployment = parse(self._store.read())
+        images = {one.name: one.model_container.image or "" for one in deployment.predictors}
+        return [
+            Pod(
+                predictor=name,
+                name=f"{name}-{replica['pid']}",
+                image=images.get(name, ""),
+                ready=bool(replica.get("ready")),
+                restarts=int(replica.get("restarts", 0)),
+            )
+            for name, replicas in self._store.runtime().get("predictors", {}).items()
+            for replica in replicas
+        ]
 
     def forget(self, predictor: str) -> None:
         """Do nothing: the local operator leaves nothing behind."""

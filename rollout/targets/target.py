@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
@@ -89,6 +89,26 @@ class LeaseRecord:
     renewed_at_s: float = 0.0
     transitions: int = 0
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod, or one process on this machine; created_at_s is Unix time, None where it is not known."""
+
+    predictor: str
+    name: str
+    image: str
+    ready: bool
+    restarts: int = 0
+    created_at_s: float | None = None
+
+
+@runtime_checkable
+class PodLister(Protocol):
+    """A target that can say which pods there are; only people need it, so the promoter's account may not."""
+
+    def pods(self) -> Sequence[Pod]:
+        """Return all pods of the deployment. Raises TargetError."""
 
 
 class Target(Protocol):

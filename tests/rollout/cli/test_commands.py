@@ -143,13 +143,17 @@ def test_what_makes_no_sense_ends_with_a_sentence_and_its_exit_code(
 
 def test_dry_run_prints_a_patch_that_kubectl_would_take_and_changes_nothing(shell: Shell) -> None:
     before = shell.cluster.target.read().manifest["spec"]
-    done = shell.run("start churn --version v8 --model-uri s3://models/8 --env A=b --dry-run")
+    done = shell.run("start churn --version v8 --model-uri s3://models/8 --env A=b --dry-run -o json")
     assert done.exit_code == 0, done.stderr
     operations = json.loads(done.stdout)
     added = next(one["value"] for one in operations if one["path"] == "/spec/predictors/-")
     assert (added["name"], added["traffic"], added["graph"]["modelUri"]) == ("v8", 0, "s3://models/8")
     assert {"name": "A", "value": "b"} in added["componentSpecs"][0]["spec"]["containers"][0]["env"]
     assert operations[0]["op"] == "test"
+    words = shell.run("start churn --version v8 --image churn:8 --dry-run")
+    assert words.exit_code == 0, words.stderr
+    assert "add predictor v8 at 0 %, image churn:8" in words.stdout
+    assert "schema" not in words.stdout
     assert shell.cluster.target.read().manifest["spec"] == before
 
 
@@ -157,6 +161,10 @@ def test_start_then_status_then_resume_then_undo(shell: Shell) -> None:
     assert shell.run(f"start churn --version v8 --image churn:8 {QUICK} -o json").exit_code == 0
     status = shell.run("status churn -o json")
     assert (status.exit_code, printed(status)["phase"]) == (0, "Pending")
+    assert {"gates", "pods", "next", "driven"} <= set(printed(status))
+    screen = shell.run("status churn")
+    assert screen.exit_code == 0, screen.stdout + screen.stderr
+    assert "churn-serving rollout resume churn" in screen.stdout
     assert shell.run(shell.resume).exit_code == 0
     undone = shell.run("undo churn --lease 1 -o json")
     assert undone.exit_code == 0, undone.stdout + undone.stderr
@@ -167,7 +175,9 @@ def test_a_manual_gate_is_opened_from_another_process(shell: Shell) -> None:
     running = shell.begin(f"{shell.rollout} --manual 30")
     shell.cluster.until({"v7": 70, "v8": 30})
     eventually(lambda: printed(shell.run("status churn -o json"))["reason"], lambda reason: reason == "ManualGate")
-    assert shell.run("promote churn").exit_code == 0
+    promoted = shell.run("promote churn")
+    assert promoted.exit_code == 0
+    assert "acts on `promote` at its next look" in promoted.stdout
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
 

@@ -59,6 +59,8 @@ def test_a_bad_version_is_rolled_back_and_its_predictor_removed(world: World, be
     assert outcome.state.phase is Phase.ROLLED_BACK
     assert outcome.state.rollback_stage == "weights"
     assert world.target.forgotten == ["v8"]
+    failed = next(record for record in world.diary.records if record.event == "GateFailed")
+    assert (failed.weights_percent, failed.mesh_percent) == ({"v7": 100, "v8": 0}, {"v7": 90, "v8": 10})
     assert "errors" in outcome.state.message
     assert world.predictors == ["v7"]
     assert world.target.mesh_weights == {"v7": 100}

@@ -2,6 +2,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -184,3 +185,29 @@ def test_what_the_gates_say_is_not_said_twice() -> None:
         cell = Words(render([record])).text.split("Every decision")[1]
         assert f"{left} inconclusive errors: errors is unsure (3 of 5)" in cell
         assert cell.count("drift is unsure") == 1
+
+
+def test_a_rate_of_a_hundred_percent_is_written_out() -> None:
+    story = Story()
+    story.step(10)
+    story.windows(3, {"errors": 1.0}, until_fail=False)
+    page = render(story.records)
+    assert "e+0" not in Words(page).text
+    assert "100 %" in Words(page).text
+
+
+def test_a_rolled_back_page_has_the_next_commands() -> None:
+    page = Words(render(rolled_back(errors=0.05))).text
+    assert "churn-serving rollout run churn --version NAME" in page
+    assert "churn-serving rollout undo churn" in Words(render(promoted())).text
+
+
+def test_a_failed_gate_is_shown_with_the_weights_that_the_mesh_had() -> None:
+    records = list(rolled_back(errors=0.05))
+    index = next(index for index, record in enumerate(records) if record.event == "GateFailed")
+    asked = {"v7": 100, "v8": 0}
+    records[index] = replace(records[index], weights_percent=asked, mesh_percent={"v7": 90, "v8": 10})
+    page = Words(render(records)).text.replace("\xa0", " ")
+    assert "in the mesh:v7 90 %v8 10 %" in page
+    records[index] = replace(records[index], mesh_percent={"v7": 100})
+    assert "in the mesh:" not in Words(render(records)).text

@@ -4,9 +4,11 @@ from dataclasses import replace
 import pytest
 
 from rollout.analysis.counts import LATENCY_BUCKETS, ZERO, Counts
+from rollout.analysis.gate_config import GateConfig
+from rollout.analysis.gates import blank
 from rollout.analysis.verdict import GateResult, Verdict
 from rollout.engine.record import Record
-from rollout.reporting.timeline import MOST_WINDOWS, quantile_edge_ms, timeline
+from rollout.reporting.timeline import MOST_WINDOWS, message, quantile_edge_ms, timeline
 from tests.support.rollout_logs import Story, promoted, rolled_back
 
 
@@ -72,3 +74,11 @@ def test_a_rollout_that_is_held_shows_what_has_not_passed() -> None:
 )
 def test_a_quantile_is_a_bucket_edge(latency: list[int], share: float, edge: float) -> None:
     assert quantile_edge_ms(latency, share) == pytest.approx(edge, nan_ok=True)
+
+
+def test_a_message_without_its_gates_leaves_no_piece_of_a_name() -> None:
+    reason = "prometheus answered 503"
+    verdicts = blank(GateConfig(), Verdict.ERROR, reason)
+    said = "; ".join(f"{result.name}: {reason}" for result in verdicts)
+    record = Record(0.0, "Held", "churn", "v7", "v8", verdicts=verdicts, message=f"no evidence ({said})")
+    assert message(record) == "no evidence"

@@ -1,0 +1,95 @@
+"""What happens next in a rollout, and which commands help now: the same words in the terminal and on the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rollout.engine.state import Phase, RolloutState
+
+PROGRAM = "churn-serving rollout"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One command and what it is for."""
+
+    command: str
+    purpose: str
+
+
+def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True) -> tuple[Advice, ...]:
+    """Return the commands that help in a phase, the most likely first. driven: whether anybody drives it."""
+
+    def advice(verb: str, purpose: str, options: str = "") -> Advice:
+        return Advice(f"{PROGRAM} {verb} {deployment}{options}", purpose)
+
+    abort = advice("abort", f"return all requests to {stable} now")
+    resume = advice("resume", "drive the rollout on from where it stands")
+    found: list[Advice]
+    match phase:
+        case Phase.SUCCEEDED:
+            found = [advice("undo", f"bring {stable} back")]
+        case Phase.ROLLED_BACK:
+            again = advice("run", f"try again under a name other than {canary}", " --version NAME")
+            why = Advice(f"kubectl events --for seldondeployment/{deployment}", "every decision in the audit trail")
+            found = [advice("status", "what the mesh routes now"), why, again]
+        case Phase.FAILED:
+            found = [advice("abort", f"try again to return all requests to {stable}")]
+        case Phase.PAUSED:
+            found = [advice("promote", "go on"), abort]
+        case Phase.HELD:
+            full = advice("promote", "go to 100 % without further analysis", " --full")
+            found = [abort, full]
+        case Phase.ROLLING_BACK:
+            found = [advice("status", "follow it", " --watch")]
+        case Phase.BAKING | Phase.FINISHING:
+            found = [advice("undo", f"return all requests to {stable} while it is still there")]
+        case _:
+            found = [advice("pause", "keep the weights as they are"), abort]
+    over = phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED)
+    return (resume, *found) if not driven and not over else tuple(found)
+
+
+def next_step(state: RolloutState) -> str:
+    """Say what happens next, and what it waits for."""
+    plan, timers = state.plan, state.timers
+    match state.phase:
+        case Phase.PENDING:
+            left_s = max(0.0, plan.ready_deadline_s - timers.pending_s)
+            first = plan.steps[0].weight_percent
+            return f"{state.canary} gets {first} % when its pods are ready; after {left_s:.0f} s more it is removed"
+        case Phase.PAUSED:
+            return f"a person decides; until then {state.canary} keeps {state.canary_percent} % and is watched"
+        case Phase.HELD:
+            return f"{state.canary} keeps {state.canary_percent} % until the cause goes away or a person decides"
+        case Phase.FINISHING:
+            return f"{state.stable} is deleted; {state.canary} serves alone"
+        case Phase.ROLLING_BACK:
+            return f"all requests return to {state.stable}, verified in the mesh"
+        case Phase.SUCCEEDED | Phase.ROLLED_BACK:
+            return "nothing; the rollout is over"
+        case Phase.FAILED:
+            return f"nothing by itself: return all requests to {state.stable} by hand, or run `abort` again"
+    step = plan.steps[state.step]
+    waits = []
+    if (left_s := step.min_duration_s - timers.step_s) > 0:
+        waits.append(f"{left_s:.0f} s")
+    if (missing := step.min_requests - state.canary_requests) > 0:
+        waits.append(f"{missing:,} canary requests")
+    if state.analyse:
+        waits.append("a pass of every gate")
+    if step.manual and not state.gate_open:
+        waits.append("a person's `promote`")
+    then = (
+        f"{state.stable} is deleted"
+        if state.step == plan.last
+        else f"{state.canary} gets {plan.steps[state.step + 1].weight_percent} %"
+    )
+    return f"{then}; still needed: {', '.join(waits)}" if waits else f"{then} at the next look"
+
+
+def who_acts(command: str, holder: str) -> str:
+    """Say who will act on a command that was left, or on a rollout that was started."""
+    if holder:
+        return f"{holder} drives this rollout and acts on `{command}` at its next look"
+    return f"nobody drives this rollout now: `{PROGRAM} resume` or a running controller will act on `{command}`"

@@ -1,0 +1,107 @@
+"""A plan, and the patches of a rollout, in words for a person."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rollout.analysis.rate_gates import RelativeGate, SloGate
+from rollout.engine.state import COMMAND, PREVIOUS, STATE
+from rollout.plan.plan import Plan
+from rollout.reporting.charts import duration
+from rollout.targets.target import Operation
+
+_EVENTS: Final = {"errors": "errors (5xx)", "rejected": "rejections (4xx)", "slow": "slow answers"}
+_ANNOTATIONS: Final = {
+    STATE: "the record of the rollout",
+    PREVIOUS: "the predictor that `undo` brings back",
+    COMMAND: "a command for whoever drives the rollout",
+}
+_PREDICTOR: Final = re.compile(r"/spec/predictors/(\d+|-)")
+
+
+def plan_words(plan: Plan) -> RenderableType:
+    """Return the steps and the gates as two tables."""
+    steps = Table(box=None, padding=(0, 2))
+    for heading in ("step", "weight", "lasts", "at most", "canary requests", "then"):
+        steps.add_column(heading, header_style="dim")
+    for index, step in enumerate(plan.steps):
+        then = "a person decides" if step.manual else "stable is deleted" if index == plan.last else "the next step"
+        steps.add_row(
+            str(index + 1),
+            f"{step.weight_percent} %",
+            duration(step.min_duration_s),
+            duration(step.max_duration_s),
+            f"{step.min_requests:,} or more",
+            then,
+        )
+    gates = Table(box=None, padding=(0, 2))
+    for heading in ("gate", "rolls back when", "passes when"):
+        gates.add_column(heading, header_style="dim", overflow="fold")
+    for name, gate in plan.gates.gates.items():
+        fails, passes = gate_words(gate)
+        gates.add_row(f"{name} (dry run: decides nothing)" if gate.dry_run else name, fails, passes)
+    least_s = sum(step.min_duration_s for step in plan.steps)
+    sure = (
+        f"A canary as good as stable is rolled back in at most {100 * plan.gates.alpha:g} % of all rollouts. A step "
+        f"without a verdict in its time: {plan.on_inconclusive.value}."
+    )
+    return Group(Text(f"Plan {plan.hash}: {duration(least_s)} at least."), steps, Text(), gates, Text(), Text(sure))
+
+
+def gate_words(gate: Any) -> tuple[str, str]:
+    """Say when a gate fails and when it passes."""
+    if isinstance(gate, RelativeGate):
+        event = _EVENTS.get(gate.event, gate.event)
+        return (
+            f"{event} are more than {gate.margin:g} times those of stable, and at least {100 * gate.floor:g} %",
+            f"they are below {100 * gate.pass_rate:g} %, or below {gate.pass_ratio:g} times those of stable",
+        )
+    if isinstance(gate, SloGate):
+        event = _EVENTS.get(gate.event, gate.event)
+        return f"{event} exceed {100 * gate.limit:g} %", f"{event} stay within {100 * gate.limit:g} %"
+    return (
+        f"the scores differ from stable's by more than {gate.threshold:g} bits",
+        f"they differ by less, with {gate.min_rows:,} rows or more",
+    )
+
+
+def operation_words(operations: Sequence[Operation]) -> Iterator[str]:
+    """Say what a JSON Patch does, one line for each change; annotations are named and not printed."""
+    tests = 0
+    for operation in operations:
+        kind, path, value = operation["op"], operation["path"], operation.get("value")
+        key = path.removeprefix("/metadata/annotations/").replace("~1", "/")
+        predictor = _PREDICTOR.match(path)
+        if kind == "test":
+            tests += 1
+        elif key in _ANNOTATIONS:
+            yield f"{'remove' if kind == 'remove' else 'write'} {_ANNOTATIONS[key]} (annotation {key})"
+        elif path == "/metadata/annotations":
+            continue  # the empty mapping that the next operation needs
+        elif predictor and path.endswith("/traffic"):
+            yield f"set the traffic of predictor {predictor[1]} to {value} %"
+        elif predictor and predictor.end() == len(path):
+            yield f"remove predictor {predictor[1]}" if kind == "remove" else _added(value)
+        else:
+            yield f"{kind} {path}" + ("" if kind == "remove" else f": {value}")
+    if tests:
+        yield f"only if nothing changed meanwhile ({tests} tests)"
+
+
+def _added(predictor: Any) -> str:
+    containers = [
+        container["image"]
+        for component in predictor.get("componentSpecs", [])
+        for container in component.get("spec", {}).get("containers", [])
+        if "image" in container
+    ]
+    image = f", image {', '.join(containers)}" if containers else ""
+    model = predictor.get("graph", {}).get("modelUri")
+    source = f", model {model}" if model else ""
+    return f"add predictor {predictor['name']} at {predictor.get('traffic', 0)} %{image}{source}"
