@@ -70,4 +70,6 @@ class LoadedModels:
         """Raise NotReady while loading or draining. Requests that still arrive while draining are answered."""
         if self.draining:
             raise NotReady("the server is draining; send new requests elsewhere")
+        if self.is_foreign(name) or (name is None and not self._runtimes and any(self._foreign.values())):
+            return  # MLServer knows more about them
         self.find(name, version)

@@ -52,7 +52,7 @@ class Health:
             await asyncio.sleep(WATCH_TICK_S)
 
     def _status(self, service: str) -> int:
-        is_model = service in self._models.names()
+        is_model = service in self._models.names() or self._models.is_foreign(service)
         if service and not is_model and service not in self._services:
             return SERVICE_UNKNOWN
         try:

@@ -19,6 +19,7 @@ from mlserver.grpc import dataplane_pb2 as pb
 
 from custom_runtime.errors import ClientGone, DeadlineExceeded, Internal, InvalidInput, ServingError
 from custom_runtime.grpc.method import CallInfo
+from custom_runtime.grpc.other_runtimes import OtherRuntimes
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
 from custom_runtime.prediction.query import Prediction
@@ -41,15 +42,28 @@ _ERROR_MESSAGE, _INFER_RESPONSE = b"\x0a", b"\x12"
 class PendingInference:
     """One inference under way. The future ends with a Prediction, or with the bytes of an answer made elsewhere."""
 
-    __slots__ = ("_is_served", "_models", "_request", "_request_id", "_requested", "_runtime", "_started_s", "future")
+    __slots__ = (
+        "_is_foreign",
+        "_is_served",
+        "_models",
+        "_others",
+        "_request",
+        "_request_id",
+        "_requested",
+        "_runtime",
+        "_started_s",
+        "future",
+    )
     headers: Sequence[tuple[bytes, bytes]] = ()
 
-    def __init__(self, models: LoadedModels, request_id: str = "") -> None:
+    def __init__(self, models: LoadedModels, others: OtherRuntimes, request_id: str = "") -> None:
         self._request_id = request_id
         self._started_s = time.perf_counter()
         self._models = models
+        self._others = others
         self._runtime: TabularRuntime
         self._is_served = False
+        self._is_foreign = False
         self._request: Any = None
         self._requested: tuple[str, ...] = ()
         self.future: asyncio.Future[Any]
@@ -61,7 +75,9 @@ class PendingInference:
 
     def start(self, request: Any, timeout_s: float | None) -> None:
         """Put a message that was read before the coalescer. Raises ServingError."""
-        self._accept(request)
+        if not self._accept(request):
+            self.future = asyncio.get_running_loop().create_task(self._others.infer(request))
+            return
         tensors = read_tensors(request)
         self.future = self._runtime.submit(tensors, timeout_s=_shorter(timeout_s, read_timeout_s(request)))
 
@@ -69,7 +85,8 @@ class PendingInference:
         """Read, answer and write a big message, all but the prediction on a thread. Raises ServingError."""
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(thread, read_request, message)
-        self._accept(request)
+        if not self._accept(request):
+            return await self._others.infer(request)
         tensors = await loop.run_in_executor(thread, read_tensors, request)
         prediction = await self._runtime.infer(tensors, timeout_s=_shorter(timeout_s, read_timeout_s(request)))
         return await loop.run_in_executor(thread, self._write, prediction)
@@ -99,17 +116,22 @@ class PendingInference:
         """Count the outcome with its time, or by its error's code where no model took the request."""
         if self._is_served:
             self._runtime.metrics.observe_request(ROUTE, status, time.perf_counter() - self._started_s)
-        else:
+        elif not self._is_foreign:
             count_refused("grpc", code)
 
-    def _accept(self, request: Any) -> None:
+    def _accept(self, request: Any) -> bool:
+        """Find the model; False: another runtime's, which MLServer answers and counts. Raises ServingError."""
         if request is UNREADABLE:
             raise InvalidInput("the message is no ModelInferRequest, or has too many parts")
         self._request = request
+        if self._models.is_foreign(request.model_name):
+            self._is_foreign = True
+            return False
         self._runtime = self._models.find(request.model_name, request.model_version or None)
         self._is_served = True
         self._runtime.predictor.admit()
         self._requested = v2.check_outputs([output.name for output in request.outputs])
+        return True
 
     def _write(self, prediction: Prediction) -> bytes:
         request = self._request
@@ -126,13 +148,14 @@ class PendingInference:
 class Inference:
     """Begins inferences on the loaded models."""
 
-    def __init__(self, models: LoadedModels) -> None:
+    def __init__(self, models: LoadedModels, others: OtherRuntimes) -> None:
         self._models = models
+        self._others = others
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grpc-messages")
 
     def begin(self, message: bytes, info: CallInfo) -> PendingInference:
         """Begin one inference. Raises ServingError, counted, where it ends at once."""
-        pending = PendingInference(self._models, info.request_id)
+        pending = PendingInference(self._models, self._others, info.request_id)
         try:
             if len(message) > BIG_MESSAGE_BYTES:
                 work = pending.run_big(message, info.remaining_s(), self._thread)

@@ -15,10 +15,11 @@ from mlserver.grpc import converters
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc import model_repository_pb2 as repository_pb
 
-from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError, UnknownModel
+from custom_runtime.errors import Forbidden, Internal, InvalidInput, ServingError
 from custom_runtime.grpc.health import Health
 from custom_runtime.grpc.inference import Inference
 from custom_runtime.grpc.method import CallInfo, Method
+from custom_runtime.grpc.other_runtimes import OtherRuntimes, translate
 from custom_runtime.grpc.reflection import HEALTH, REFLECTION, Reflection
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
@@ -39,7 +40,7 @@ class Methods:
         self._handlers = handlers
         self._models = models
         self._admin_api = admin_api
-        self._inference = inference = Inference(models)
+        self._inference = inference = Inference(models, OtherRuntimes(data_plane))
         self._health = health = Health(models, SERVICES)
         reflection = Reflection((pb.DESCRIPTOR, repository_pb.DESCRIPTOR), SERVICES)
         table = [
@@ -95,7 +96,7 @@ class Methods:
             except ServingError:
                 raise
             except MLServerError as error:
-                raise _as_ours(error) from None
+                raise translate(error) from None
             except Exception:
                 log.exception("request_failed", route=name)
                 raise Internal from None
@@ -110,13 +111,17 @@ class Methods:
         return pb.ServerReadyResponse(ready=self._is_ready())
 
     async def _model_ready(self, request: Any) -> Any:
-        return pb.ModelReadyResponse(ready=self._is_ready(request.name, request.version or None))
+        ready = self._is_ready(request.name, request.version or None)
+        if ready and self._models.is_foreign(request.name):
+            ready = await self._data_plane.model_ready(name=request.name, version=request.version or None)
+        return pb.ModelReadyResponse(ready=ready)
 
     async def _server_metadata(self, request: Any) -> Any:
         return converters.ServerMetadataResponseConverter.from_types(await self._data_plane.metadata())
 
     async def _model_metadata(self, request: Any) -> Any:
-        self._models.find(request.name, request.version or None)
+        if not self._models.is_foreign(request.name):
+            self._models.find(request.name, request.version or None)
         metadata = await self._data_plane.model_metadata(name=request.name, version=request.version)
         return converters.ModelMetadataResponseConverter.from_types(metadata)
 
@@ -159,12 +164,3 @@ class Methods:
 
 def _count(error: ServingError) -> None:
     count_refused("grpc", error.code)
-
-
-def _as_ours(error: MLServerError) -> ServingError:
-    if error.status_code == 404:
-        return UnknownModel(str(error))
-    if error.status_code in (400, 422):
-        return InvalidInput(str(error))
-    log.error("request_failed", reason=str(error))
-    return Internal(str(error))
