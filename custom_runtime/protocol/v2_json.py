@@ -19,7 +19,8 @@ _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
 )
 _FIELDS = ("id", "inputs", "outputs", "parameters")
-_REQUEST_FIELDS = frozenset(_FIELDS)
+# KServe's client repeats the model's name; the path names the model, as on MLServer's own route.
+_REQUEST_FIELDS = frozenset((*_FIELDS, "model_name"))
 _PLAIN_TENSOR = frozenset(("name", "shape", "datatype", "data"))
 _TENSOR_FIELDS = _PLAIN_TENSOR | {"parameters"}
 _OUTPUT_FIELDS = frozenset(("name", "parameters"))

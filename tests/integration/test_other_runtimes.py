@@ -80,4 +80,4 @@ def test_a_model_that_nobody_serves_is_still_unknown(mixed: Server) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(request, timeout=10)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-    assert mixed.samples("serving_refused_total", protocol="grpc") == 1
+    assert mixed.samples("serving_refused_total", protocol="grpc", code="unknown_model") == 1

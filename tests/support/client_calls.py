@@ -14,6 +14,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
+def read_run(command: list[str]) -> list[float]:
+    return probabilities(run(command))
+
+
 def curl(rest: str, grpc: str) -> Iterator[Call]:
     for call, path, body in (("POST /predict", "/predict", PREDICT), ("V2 infer", f"/v2/models/{MODEL}/infer", V2)):
         command = ["curl", "-sS", "--fail-with-body", "--max-time", str(LIMIT_S), "-d", body, rest + path]
-        yield "curl", call, lambda command=command: probabilities(run(command)), True
+        yield "curl", call, partial(read_run, command), True
     command = ["curl", "-sS", "--fail", "-I", "--max-time", str(LIMIT_S), f"{rest}/v2/health/ready"]
     yield "curl", "HEAD ready", lambda: "200" in run(command), False
 
@@ -54,7 +59,7 @@ def java(rest: str, grpc: str) -> Iterator[Call]:
     for version in ("HTTP_1_1", "HTTP_2"):
         command = ["java", str(JAVA), version, f"{rest}/predict", PREDICT]
         name = "HTTP/1.1" if version == "HTTP_1_1" else "HTTP/2 asked for by Upgrade, as by default"
-        yield "Java `java.net.http`", name, lambda command=command: probabilities(run(command)), True
+        yield "Java `java.net.http`", name, partial(read_run, command), True
 
 
 def python(rest: str, grpc: str) -> Iterator[Call]:
@@ -80,10 +85,10 @@ def python(rest: str, grpc: str) -> Iterator[Call]:
 
     for call, path, body in (("POST /predict", "/predict", PREDICT), ("V2 infer", f"/v2/models/{MODEL}/infer", V2)):
         url = rest + path
-        yield "urllib", call, lambda url=url, body=body: by_urllib(url, body), True
-        yield "requests", call, lambda url=url, body=body: by_requests(url, body), True
-        yield "httpx", call, lambda url=url, body=body: by_httpx(url, body), True
-        yield "httpx (async)", call, lambda url=url, body=body: by_async_httpx(url, body), True
+        yield "urllib", call, partial(by_urllib, url, body), True
+        yield "requests", call, partial(by_requests, url, body), True
+        yield "httpx", call, partial(by_httpx, url, body), True
+        yield "httpx (async)", call, partial(by_async_httpx, url, body), True
 
 
 def triton_http(rest: str, grpc: str) -> Iterator[Call]:
@@ -113,9 +118,9 @@ def triton_http(rest: str, grpc: str) -> Iterator[Call]:
     for binary in (True, False):
         kind = "binary" if binary else "JSON"
         given = tensors(tritonclient.http, binary=binary, outputs=True)
-        yield "tritonclient.http", f"infer, {kind}", lambda given=given: sync("infer", **given), True
-        yield "tritonclient.http", f"async_infer, {kind}", lambda given=given: sync("async_infer", **given), True
-        yield "tritonclient.http.aio", f"infer, {kind}", lambda given=given: aio(**given), True
+        yield "tritonclient.http", f"infer, {kind}", partial(sync, "infer", **given), True
+        yield "tritonclient.http", f"async_infer, {kind}", partial(sync, "async_infer", **given), True
+        yield "tritonclient.http.aio", f"infer, {kind}", partial(aio, **given), True
     given = tensors(tritonclient.http, binary=True, outputs=False)
     yield "tritonclient.http", "infer, no outputs named", lambda: sync("infer", **given), True
     packed = given | {"request_compression_algorithm": "gzip"}
@@ -190,7 +195,7 @@ def reflection(rest: str, grpc: str) -> Iterator[Call]:
 
     def infer() -> list[float]:
         with insecure_channel(grpc) as channel:
-            pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))  # type: ignore[no-untyped-call]
+            pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
             method = pool.FindServiceByName(service).FindMethodByName("ModelInfer")
             request = GetMessageClass(method.input_type)(model_name=MODEL)
             key = request.inputs.add(name=KEY, datatype="INT64", shape=[len(CUSTOMERS)])
@@ -219,7 +224,7 @@ def mlserver(rest: str, grpc: str) -> Iterator[Call]:
 
 
 def kserve(rest: str, grpc: str) -> Iterator[Call]:
-    from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
+    from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig  # type: ignore[import-not-found]
     from numpy import array
 
     def request(*, binary: bool) -> Any:
