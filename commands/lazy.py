@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -27,7 +28,14 @@ class LazyCommand(TyperCommand):
         What follows `Example:` at the docstring's end is shown below the options, in lines that are not wrapped.
         """
         module, _, name = self.function.partition(":")
-        callback = getattr(import_module(module), name)
+        try:
+            callback = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing in sys.modules:  # a module of ours that is not there: a defect
+                raise
+            typer.echo(f"error: {self.name} needs {missing}, which is not installed; run: make setup", err=True)
+            raise typer.Exit(2) from error
         text, _, example = (inspect.getdoc(callback) or "").partition(EXAMPLE)
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         # \b keeps the line breaks of the paragraph.

@@ -127,3 +127,20 @@ def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2
     assert "nothing" in done.stderr
+
+
+def test_a_command_whose_packages_are_not_installed_says_what_to_run() -> None:
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'mlperf_loadgen':\n"
+        "            raise ModuleNotFoundError('absent', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from commands.main import main\n"
+        "sys.argv = ['churn-serving', 'load-test', '--qps', '10']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: load-test needs mlperf_loadgen, which is not installed; run: make setup\n"
