@@ -1,4 +1,4 @@
-"""From counters to verdicts: takes samples, forms windows, asks the gates, and forgets nothing that was not written."""
+"""Turns counters into verdicts: takes samples, builds windows and evaluates the gates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rollout.evidence.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What one window gave: the gates' answers, their state to be written, and requests per predictor."""
+    """The result of one window: the gates' results, their state to be written, and requests per predictor."""
 
     results: tuple[GateResult, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Evidence:
 
 
 class Analyst:
-    """Judges windows between two samples. A window ends with `keep`: one that was not written is looked at again."""
+    """Judges the window between two samples. `keep` ends a window; one that was not written is evaluated again."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -37,7 +37,7 @@ class Analyst:
         return self._latest or {}
 
     def look(self, state: RolloutState, predictors: Sequence[str]) -> Evidence:
-        """Sample, and judge what happened since the last kept sample. At 0 % nothing is judged."""
+        """Take a sample, and judge what happened since the last kept sample. At 0 % nothing is judged."""
         try:
             self._latest = sample = self._source.sample(predictors)
         except EvidenceError as error:
@@ -59,19 +59,19 @@ class Analyst:
         return Evidence(results, gates.to_json(), requests)
 
     def keep(self) -> None:
-        """Begin the next window: what was seen in this one is written."""
+        """Begin the next window, because the results of this one were written."""
         self._kept = self._latest
 
     @staticmethod
     def next_step(state: RolloutState) -> RolloutState:
-        """Return the state with proof started anew, as each step wants it; evidence of harm stays."""
+        """Return the state for the next step: evidence for promotion starts again, evidence of harm is kept."""
         if not state.evidence:
             return state
         return state.but(evidence=GateState.from_json(state.evidence).next_step().to_json())
 
 
 def present_results(state: RolloutState) -> tuple[GateResult, ...]:
-    """Return what the gates say of the evidence in a state's record, without a new window; none at 0 %."""
+    """Return the gates' results for the evidence in a state, without a new window; empty at 0 %."""
     if state.step < 0 or not state.analyse:
         return ()
     if not state.evidence:
@@ -83,5 +83,5 @@ def present_results(state: RolloutState) -> tuple[GateResult, ...]:
 
 
 def _waiting(state: RolloutState) -> tuple[GateResult, ...]:
-    """Say that the first window is still open: what was counted before this promoter looked cannot be its evidence."""
+    """Return results that say the first window is still open. Counts from before this process are no evidence."""
     return blank(state.plan.gates, Verdict.NO_DATA, "the first window has just begun")

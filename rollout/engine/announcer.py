@@ -1,6 +1,6 @@
-"""The one announcer of a rollout: decisions go to the subscribers, changes into the deployment's audit trail.
+"""Sends the decisions of a rollout to the subscribers, and its changes to the audit trail of the deployment.
 
-No subscriber decides how a rollout ends: whatever one raises is logged, and the next one is notified all the same.
+A subscriber cannot change how a rollout ends: its exceptions are logged, and the next subscriber is still notified.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALARMING = (Phase.HELD, Phase.FAILED, Phase.ROLLING_BACK, Phase.ROLLED_BACK)
 
 
 class Announcer:
-    """Announces what was decided about one deployment; a reason that is given again is one more sample."""
+    """Announces the decisions about one deployment. A repeated reason is logged as one more sample."""
 
     def __init__(self, target: Target, subscriber: Subscriber, clock: Clock) -> None:
         self._target = target
@@ -46,9 +46,9 @@ class Announcer:
         at_s: float | None = None,
         mesh_percent: Mapping[str, int] | None = None,
     ) -> None:
-        """Announce a decision, the cumulative counts per predictor, and what the gates said.
+        """Announce a decision, the cumulative counts per predictor, and the gates' results.
 
-        at_s: default: now. mesh_percent: what the mesh routed by when the decision was made.
+        at_s: default: now. mesh_percent: the weights in the mesh at the time of the decision.
         """
         changed = decision.reason != self._last_reason
         self._last_reason = decision.reason
@@ -74,18 +74,18 @@ class Announcer:
             self.publish(kind, decision.reason, decision.message)
 
     def publish(self, kind: EventType, reason: str, message: str) -> None:
-        """Add an event to the audit trail alone."""
+        """Add an event to the audit trail only."""
         try:
             self._target.publish(Event(kind, reason, message))
-        except (TargetError, OSError) as error:  # the audit trail must never decide how a rollout ends
+        except (TargetError, OSError) as error:  # the audit trail must not change how a rollout ends
             log.warning("event_lost", reason=reason, detail=str(error))
 
 
 class Subscriber(Protocol):
-    """Whoever wants to know what happens: log, report, terminal, webhook, metrics."""
+    """A receiver of events: log, report, terminal, webhook or metrics."""
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Take in one record. Must not block for long; what takes its time goes through Background."""
+        """Process one record. Must not block for long; wrap a slow subscriber in Background."""
 
 
 class Log:
@@ -95,26 +95,26 @@ class Log:
         self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            if file.exists():  # a promoter that was killed may have left half a line
+            if file.exists():  # a promoter that was killed may have left an incomplete line
                 content = file.read_bytes()
                 os.truncate(file, content.rfind(b"\n") + 1)
-        except OSError as error:  # a full disk must not keep a rollout from going back
+        except OSError as error:  # a full disk must not prevent a rollback
             log.warning("log_not_opened", file=str(file), detail=str(error))
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Append, in one write: a crash loses the last line at most."""
+        """Append the record in one write: a crash loses at most the last line."""
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(record.to_line() + "\n")
 
 
 class Broadcast:
-    """Passes each record on to every subscriber, in their order; one that fails is logged, and disturbs no other."""
+    """Passes each record to every subscriber, in order. An exception is logged and does not affect the others."""
 
     def __init__(self, subscribers: Sequence[Subscriber]) -> None:
         self._subscribers = subscribers
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Take in one record."""
+        """Process one record."""
         for subscriber in self._subscribers:
             try:
                 subscriber.notify(record, state)
@@ -123,7 +123,7 @@ class Broadcast:
 
 
 class Background:
-    """Notifies a slow subscriber from a thread of its own. A full queue drops the record and logs that."""
+    """Notifies a slow subscriber from its own thread. If the queue is full, the record is dropped and logged."""
 
     def __init__(self, subscriber: Subscriber, *, most: int = 100) -> None:
         self._subscriber = Broadcast([subscriber])
@@ -132,14 +132,14 @@ class Background:
         self._thread.start()
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Take in one record, without waiting."""
+        """Queue one record without waiting."""
         try:
             self._queue.put_nowait((record, state))
         except queue.Full:
             log.warning("not_notified", detail=f"{self._queue.maxsize} records are waiting already")
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Wait until what was taken in is passed on, for a limited time."""
+        """Wait a limited time until the queued records are passed on."""
         try:
             self._queue.put(None, timeout=timeout_s)
         except queue.Full:

@@ -1,8 +1,8 @@
-"""Capacity before weight: how many pods a share of the requests needs, and the scaling that provides them.
+"""Computes how many pods a share of the requests needs, and the patches that provide them before the weight changes.
 
-What served all requests when the rollout began is the measure: an autoscaler has sized stable for them already. For
-the time of the rollout stable keeps these pods, and the canary has its part of them before its weight rises. A higher
-minimum restarts no pod; it is given back when the rollout ends.
+The reference is the number of stable pods that served all requests when the rollout began; an autoscaler has already
+sized it. Stable keeps these pods during the rollout. The canary gets its proportion of them before its weight rises.
+A higher minimum restarts no pod. The original values are restored when the rollout ends.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from rollout.manifest.predictor import Predictor
 from rollout.targets.target import Operation, Snapshot
 
 STAY_SHARE = 0.75
-"""An autoscaler that aims at 60 % of a pod leaves room for a quarter of the pods to be missing."""
+"""The tolerated share of missing pods: an autoscaler that targets 60 % utilisation leaves this much spare capacity."""
 Scaling = dict[str, int | None]
-"""By JSON pointer within the predictor: the number that was there before the rollout, None where there was none."""
+"""JSON pointer within the predictor -> the number before the rollout, None where there was none."""
 
 
 def pods_needed(state: RolloutState, predictor: Predictor | None, percent: int) -> int:
-    """Return how many ready pods a share of the requests needs: at least one, at most what the autoscaler allows."""
+    """Return how many ready pods a share of the requests needs: at least one, at most the autoscaler's maximum."""
     wanted = max(1, math.ceil(state.stable_pods * percent / 100))
     return min([wanted, *(limit for _, _, limit in _knobs(predictor) if limit)]) if predictor else wanted
 
 
 def pods_to_stay(needed: int) -> int:
-    """Return how many of the pods that are needed must be ready: one that is rescheduled is no reason to go back."""
+    """Return how many of the needed pods must stay ready. One pod that is rescheduled does not cause a rollback."""
     return max(1, math.floor(STAY_SHARE * needed))
 
 
 def raised(snapshot: Snapshot, name: str, pods: int) -> tuple[list[Operation], Scaling]:
-    """Return the operations that give a predictor this many pods at least, and what they replace."""
+    """Return the operations that set a predictor's minimum to this many pods, and the values that they replace."""
     operations: list[Operation] = []
     before: Scaling = {}
     for position, predictor in enumerate(snapshot.deployment.predictors):
@@ -49,7 +49,7 @@ def raised(snapshot: Snapshot, name: str, pods: int) -> tuple[list[Operation], S
 
 
 def with_pods(predictor: Predictor, pods: int) -> tuple[Predictor, Scaling]:
-    """Return a new predictor that starts with this many pods at least, and what that replaces."""
+    """Return a new predictor with at least this many pods, and the values that were replaced."""
     before: Scaling = {}
     changes: list[tuple[list[str], int | None]] = []
     for pointer, current, limit in _knobs(predictor):
@@ -61,7 +61,7 @@ def with_pods(predictor: Predictor, pods: int) -> tuple[Predictor, Scaling]:
 
 
 def given_back(snapshot: Snapshot, scaling: Mapping[str, Scaling], *, without: str = "") -> list[Operation]:
-    """Return the operations that undo the scaling of every predictor that is there. without: one that is removed."""
+    """Return the operations that restore the scaling of every predictor that exists. without: one that is removed."""
     operations: list[Operation] = []
     for position, predictor in enumerate(snapshot.deployment.predictors):
         if predictor.name == without:
@@ -77,7 +77,7 @@ def given_back(snapshot: Snapshot, scaling: Mapping[str, Scaling], *, without: s
 
 
 def unscaled(predictor: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
-    """Return a predictor's JSON as it was before it was scaled."""
+    """Return a predictor's JSON with its scaling from before the rollout."""
     changed: dict[str, Any] = _set(
         predictor, [(pointer.strip("/").split("/"), value) for pointer, value in scaling.items()]
     )
@@ -85,7 +85,7 @@ def unscaled(predictor: Mapping[str, Any], scaling: Scaling) -> dict[str, Any]:
 
 
 def merged(scaling: Mapping[str, Scaling], name: str, before: Scaling) -> dict[str, Scaling]:
-    """Add what a predictor had before; what was noted first is what is given back."""
+    """Add a predictor's earlier values. The values that were stored first are kept, and are restored at the end."""
     return {**scaling, name: {**before, **scaling.get(name, {})}} if before else dict(scaling)
 
 

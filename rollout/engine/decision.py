@@ -1,4 +1,4 @@
-"""What follows from an observation of a rollout: an action, the next state, and why."""
+"""The decision that follows from an observation: an action, the next state, and the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollout.engine.state import Phase, RolloutState
 
 
 class Action(StrEnum):
-    """What the promoter does next."""
+    """The promoter's next action."""
 
     WAIT = "wait"
     ADVANCE = "advance"
@@ -23,7 +23,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, the state that follows, and why: a CamelCase word for programs, a sentence for people."""
+    """An action, the next state, and why: a CamelCase reason for programs, a sentence for people."""
 
     action: Action
     state: RolloutState
@@ -32,12 +32,12 @@ class Decision:
 
 
 def decided(action: Action, state: RolloutState, reason: str, message: str) -> Decision:
-    """Return the decision; the reason and the message are written to the next state, too."""
+    """Return the decision. The reason and the message are also written to the next state."""
     return Decision(action, state.but(reason=reason, message=message), reason, message)
 
 
 def wait(state: RolloutState, reason: str, message: str) -> Decision:
-    """Go on as before; a hold or a pause is over."""
+    """Continue as before, and end a hold or a pause."""
     return decided(Action.WAIT, state.running(), reason, message)
 
 
@@ -52,12 +52,12 @@ def pause(state: RolloutState, reason: str, message: str) -> Decision:
 
 
 def roll_back(state: RolloutState, reason: str, message: str) -> Decision:
-    """Give the stable predictor everything again."""
+    """Give all requests to the stable predictor again."""
     return decided(Action.ROLL_BACK, state.but(phase=Phase.ROLLING_BACK), reason, message)
 
 
 def advance(state: RolloutState, step: int) -> Decision:
-    """Give the canary the weight of a step."""
+    """Set the canary's weight to that of a step."""
     percent = state.plan.steps[step].weight_percent
     reason = "Baking" if step == state.plan.last else "WeightsRaised"
     message = f"{percent} % to {state.canary}, {100 - percent} % to {state.stable}"

@@ -1,9 +1,9 @@
-"""The lease of a rollout: which promoter may drive it, decided without trusting the clock of another machine.
+"""The lease of a rollout: which promoter may drive it, without trust in the clock of another machine.
 
-A lease counts as expired when its record did not change for its whole duration *while we watched*, as client-go does
-it; renewal times of other machines are shown and never compared. The lease only keeps two promoters from working at
-once; that a late writer does no harm is the state annotation's `test`. So the lease never stands in the way of a
-rollback: where it cannot be read or written, the promoter goes on without it.
+A lease counts as expired when its record did not change for its whole duration *while we watched*, as in client-go.
+Renewal times of other machines are shown and never compared. The lease only prevents two promoters from working at the
+same time. The `test` of the state annotation makes late writes harmless. Therefore the lease never blocks a rollback:
+if it cannot be read or written, the promoter continues without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lock:
-    """One promoter's hold on the lease. holder: unique to this process."""
+    """The lease as one promoter uses it. holder: unique to this process."""
 
     def __init__(self, store: LeaseStore, clock: Clock, *, holder: str, duration_s: int = 15) -> None:
         self._store = store
@@ -33,13 +33,13 @@ class Lock:
 
     @property
     def fence(self) -> int:
-        """The fencing token: grows with every new holder."""
+        """The fencing token: it grows with every new holder."""
         return self._record.transitions
 
     def acquire(self) -> None:
-        """Take the lease; an abandoned one after watching it for its duration.
+        """Take the lease; take an abandoned one after watching it for its duration.
 
-        Raises LeaseHeld naming the holder, and TargetError where the lease cannot be read or written.
+        Raises LeaseHeld, which names the holder, and TargetError when the lease cannot be read or written.
         """
         found = self._store.read_lease()
         if found.holder not in ("", self._holder):
@@ -50,14 +50,14 @@ class Lock:
             raise LeaseHeld("another promoter took the lease at the same moment; see `status`") from error
 
     def go_without(self) -> None:
-        """Work without the lease, and take it when that becomes possible: another holder is no reason to stop."""
+        """Work without the lease, and take it when possible: another holder is no reason to stop."""
         self._required = False
 
     def renew(self) -> None:
-        """Extend the lease when a third of it is over. Raises LeaseLost when another promoter has it.
+        """Extend the lease after a third of its duration. Raises LeaseLost when another promoter has it.
 
-        Any other failure is no loss: an API server that does not answer, a right that was taken away, a lease that
-        was deleted (it is made again). Whoever takes over meanwhile fences this promoter's writes.
+        Other failures are ignored: an API server that does not answer, a permission that was revoked, a lease that was
+        deleted (it is created again). A promoter that takes over meanwhile fences this promoter's writes.
         """
         if self._clock.monotonic_s() - self._tried_s < self._duration_s / 3:
             return
@@ -76,14 +76,14 @@ class Lock:
             log.warning("lease_not_renewed", detail=str(error))
 
     def keep(self) -> None:
-        """Extend the lease during a rollback, which goes on whoever has it."""
+        """Extend the lease during a rollback, which continues whoever holds it."""
         try:
             self.renew()
         except LeaseLost as error:
             log.warning("lease_lost_while_rolling_back", detail=str(error))
 
     def release(self) -> None:
-        """Give the lease back, if it still is this promoter's."""
+        """Release the lease, if this promoter still holds it."""
         try:
             self._store.write_lease(replace(self._record, holder="", renewed_at_s=self._clock.wall_s()))
         except TargetError:  # it expires by itself

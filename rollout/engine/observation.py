@@ -1,6 +1,6 @@
-"""One observation of a rollout: the deployment, its mesh, the evidence and a person's command, as the rules take them.
+"""One observation of a rollout, as the rules take it: deployment, mesh, evidence and a person's command.
 
-A foreign change is what somebody else did to the deployment while the rollout was under way.
+A foreign change is a change of the deployment by another client during the rollout.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from rollout.targets.target import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one observation of the deployment gave.
+    """The result of one observation of the deployment.
 
-    dt_s: seconds watched since the last observation. ready: the canary has the ready pods that its present share needs.
-    canary_pods, next_pods: the ready pods that it has, and those that the next step needs. problem: why pods are not
-    ready, in words.
-    follows: the mesh has the weights that the state asks for. exposed: both predictors exist, so that the canary may
-    do harm and stable can take its requests. foreign: what somebody else changed, in words; empty: nothing. restarts:
-    that change makes the evidence worthless (another canary image). results: what the gates say, empty where nothing
-    was analysed. The request counts are those since the last observation, and only while the mesh followed.
+    dt_s: seconds watched since the last one. ready: the canary has the ready pods that its present share needs.
+    canary_pods, next_pods: its ready pods, and those that the next step needs. problem: why pods are unready, as text.
+    follows: the mesh has the weights of the state. exposed: both predictors exist, so the canary can do harm and stable
+    can take its requests. foreign: the change of another client, as text; empty: none. restarts: that change makes the
+    evidence invalid (another canary image). results: the gates' results, empty if nothing was analysed. The request
+    counts are those since the last observation, and only while the mesh had the weights.
     """
 
     dt_s: float
@@ -49,20 +48,20 @@ class Observation:
 
     @property
     def verdict(self) -> Verdict:
-        """All gates together."""
+        """The combined verdict of all gates."""
         return combine(self.results)
 
 
 def observe(
     snapshot: Snapshot, state: RolloutState, evidence: Evidence, dt_s: float, command: Command | None
 ) -> Observation:
-    """Compare what is there with what the state asks for.
+    """Compare the deployment with the state.
 
-    command: from this command line; it precedes the annotation's.
+    command: from this command line; it takes precedence over the annotation.
     """
     deployment = snapshot.deployment
     follows = same_weights(snapshot.mesh_weights, state.weights)
-    if state.step < 0:  # at 0 % a route for the canary is the proof that its pods were all ready
+    if state.step < 0:  # at 0 % a route to the canary proves that its pods were all ready
         follows = follows and state.canary in snapshot.mesh_weights
     word = deployment.metadata.annotations.get(COMMAND)
     said = command or (Command(word) if word in list(Command) else None)
@@ -94,7 +93,7 @@ def observe(
 
 @dataclass(frozen=True, slots=True)
 class ForeignChange:
-    """A change in words; empty: none. restarts: the evidence gathered so far was for something else."""
+    """A change as text; empty: none. restarts: the evidence so far is of another version."""
 
     message: str = ""
     restarts: bool = False
@@ -104,15 +103,15 @@ NONE = ForeignChange()
 
 
 def fingerprints(deployment: SeldonDeployment) -> dict[str, str]:
-    """Return, per predictor, what decides how it answers: the image, and a hash of graph, images and environment.
+    """Return, per predictor, what determines its answers: the image, and a hash of graph, images and environment.
 
-    Traffic is compared by itself; replicas and autoscaling may change at any time.
+    Traffic is compared separately; replicas and autoscaling may change at any time.
     """
     return {predictor.name: _fingerprint(predictor) for predictor in deployment.predictors}
 
 
 def foreign_change(state: RolloutState, deployment: SeldonDeployment) -> ForeignChange:
-    """Compare the deployment with what the rollout left there."""
+    """Compare the deployment with what the rollout wrote."""
     expected, found = state.expected, fingerprints(deployment)
     said = []
     if gone := sorted(expected.keys() - found.keys()):
@@ -136,7 +135,7 @@ def foreign_change(state: RolloutState, deployment: SeldonDeployment) -> Foreign
 
 
 def same_weights(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
-    """Whether two weights send the requests to the same places: an absent predictor is one at 0 %."""
+    """Whether two weights send the requests to the same predictors: an absent predictor counts as 0 %."""
     return all(found.get(name, 0) == wanted.get(name, 0) for name in found.keys() | wanted.keys())
 
 

@@ -1,7 +1,7 @@
-"""The JSON Patches of a rollout. Each holds weights and state together, and tests what it was computed from.
+"""Builds the JSON Patches of a rollout. Each contains weights and state together, and tests what it is based on.
 
-force: for the way back only. Such a patch tests nothing but that the predictors stand where they stood, so that no
-other writer, however busy, keeps requests on a bad canary.
+force: only for a rollback. Such a patch tests only that the predictors are at the same positions. So other clients that
+write often cannot keep requests on a bad canary.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rollout.targets.target import Operation, Snapshot
 def begin(
     snapshot: Snapshot, state: RolloutState, canary: Predictor, scaling: Sequence[Operation] = ()
 ) -> list[Operation]:
-    """Add the canary at 0 % behind the others (the operator's order decides ports and, in Emissary, weights).
+    """Add the canary at 0 % after the others. The operator's order determines ports and, in Emissary, weights.
 
-    scaling: what keeps stable's pods for the time of the rollout.
+    scaling: the operations that keep stable's pods during the rollout.
     """
     return [
         {"op": "test", "path": "/metadata/resourceVersion", "value": snapshot.deployment.metadata.resource_version},
@@ -35,12 +35,12 @@ def begin(
 
 
 def scale(snapshot: Snapshot, state: RolloutState, scaling: Sequence[Operation]) -> list[Operation]:
-    """Ask for pods."""
+    """Change the number of pods."""
     return [*_guards(snapshot), *scaling, *_state(snapshot, state)]
 
 
 def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
-    """Set every weight to what the state asks for; when the rollout is over, give the scaling back."""
+    """Set every weight to the value in the state. When the rollout is over, restore the scaling."""
     return [
         *_guards(snapshot, force=force),
         *_traffic(snapshot, state.weights),
@@ -52,9 +52,9 @@ def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> li
 def remove(
     snapshot: Snapshot, state: RolloutState, name: str, *, keep: bool = False, force: bool = False
 ) -> list[Operation]:
-    """Remove a predictor and give the others what the state asks for; keep: remember it, for `undo`.
+    """Remove a predictor and set the weights of the others from the state. keep: store the predictor, for `undo`.
 
-    This ends a rollout, so the scaling of the others is given back, but not yet while a rollback is verified.
+    This ends a rollout, so the scaling of the others is restored, except while a rollback is verified.
     """
     predictors = snapshot.manifest["spec"]["predictors"]
     position = [predictor["name"] for predictor in predictors].index(name)
@@ -71,23 +71,23 @@ def remove(
 
 
 def note(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:
-    """Write the state alone."""
+    """Write only the state."""
     return _state(snapshot, state, force=force)
 
 
 def claim(snapshot: Snapshot, state: RolloutState) -> list[Operation]:
-    """Write the state alone, and leave a command that nobody has acted on yet."""
+    """Write only the state, and keep a command that was not executed yet."""
     return _annotation(snapshot, STATE, encode(state))
 
 
 def command(snapshot: Snapshot, word: str) -> list[Operation]:
-    """Leave a command for the promoter that drives this rollout."""
+    """Store a command for the promoter that drives this rollout."""
     return _annotation(snapshot, COMMAND, word)
 
 
 def _guards(snapshot: Snapshot, *, force: bool = False) -> list[Operation]:
-    # The generation grows with each change of the spec and with nothing else. Testing the predictors themselves would
-    # do, if an API server did not compare strings byte by byte, as Go escapes them: `&` in a URL never matches.
+    # The generation grows with each change of the spec only. A test of the predictors themselves fails: an API server
+    # compares strings byte by byte, as Go escapes them, so `&` in a URL never matches.
     manifest = snapshot.manifest
     predictors = manifest["spec"]["predictors"]
     if force:
@@ -101,7 +101,7 @@ def _guards(snapshot: Snapshot, *, force: bool = False) -> list[Operation]:
 
 
 def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:
-    # `add` also replaces; `replace` fails where traffic is absent, and the operator omits 0.
+    # `add` also replaces; `replace` fails without an existing traffic value, and the operator omits 0.
     return [
         {"op": "add", "path": f"/spec/predictors/{position}/traffic", "value": weights.get(predictor["name"], 0)}
         for position, predictor in enumerate(snapshot.manifest["spec"]["predictors"])

@@ -1,7 +1,7 @@
-"""The loop of a rollout: read, observe, decide, act, record. What survives a crash is in the state annotation only.
+"""The loop of a rollout: read, observe, decide, act, record. Only the state annotation survives a crash.
 
-Nothing stands between a failed gate and the rollback: not the lease, not the record, not whoever is notified. Where
-the deployment can be read and not written, the promoter goes on observing, and writes the mesh itself when it must.
+Nothing delays the rollback after a failed gate: not the lease, the record or a subscriber. If the deployment can be
+read but not written, the promoter continues to observe, and writes the mesh directly if necessary.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from rollout.targets.target import EventType, Snapshot, Target
 
 log = structlog.get_logger(__name__)
 TAKE_OVER_S = 30.0
-LAST_WRITE_S = 5.0  # how long a promoter that gets a signal tries to record that it leaves
-SLICE_S = 0.5  # how soon a signal is noticed
+LAST_WRITE_S = 5.0  # how long a promoter tries to record its exit after a signal
+SLICE_S = 0.5  # maximum delay before a signal is noticed
 NAP_INTERVALS = 3.0  # a longer gap between two observations was not watched, so it counts as one interval only
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a promoter left: the last state, and whether it got a signal before the rollout was over."""
+    """How a promoter ended: the last state, and whether a signal ended it before the rollout was over."""
 
     state: RolloutState
     interrupted: bool = False
@@ -56,10 +56,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Memory:
-    """What the loop carries from one observation to the next.
+    """What the loop keeps between two observations.
 
-    observed_s: when the last one was. unsaved: what was observed since the last write that the API server accepted.
-    unread_since_s, unwritten_since_s: since when reading or writing fails.
+    observed_s: time of the last observation. unsaved: what was observed since the last accepted write.
+    unread_since_s, unwritten_since_s: since when reads or writes fail.
     """
 
     observed_s: float
@@ -69,7 +69,7 @@ class _Memory:
 
 
 class Promoter:
-    """Drives one rollout that exists already, from wherever it stands. stop: whether the process got a signal."""
+    """Drives one existing rollout from its current state. stop: whether the process received a signal."""
 
     def __init__(
         self,
@@ -91,10 +91,10 @@ class Promoter:
         self._executor = Executor(target, self._state_writer, analyst, clock, self._announcer, alive=lock.keep)
 
     def drive(self, command: Command | None = None) -> Outcome:
-        """Take the lease, carry the rollout on and return where it ended. command: from a person, for the first look.
+        """Take the lease, drive the rollout and return the outcome. command: from a person, for the first observation.
 
-        Raises LeaseHeld, LeaseLost, StateError, TargetError (the rollout then stays as it is, `resume` goes on), and
-        InternalError for any error that was not expected, after the way back was tried.
+        Raises LeaseHeld, LeaseLost, StateError, TargetError (the rollout stays unchanged, `resume` continues it), and
+        InternalError for any unexpected error, after a rollback was tried.
         """
         try:
             self._take_lease(command)
@@ -112,7 +112,7 @@ class Promoter:
             self._lock.release()
 
     def _take_lease(self, command: Command | None) -> None:
-        """Take the lease, or go on without one where it cannot be had: the record's own `test` keeps writers apart."""
+        """Take the lease, or continue without it if unavailable: the record's `test` prevents concurrent writes."""
         again = retrying(self._clock, (TargetError,), for_s=LAST_WRITE_S, every_s=SLICE_S, doing="take the lease")
         try:
             again(self._lock.acquire)
@@ -127,7 +127,7 @@ class Promoter:
             self._lock.go_without()
 
     def _has_abort(self) -> bool:
-        """Whether the promoter at work finds the command to abort in the deployment."""
+        """Whether the active promoter will find the command to abort in the deployment."""
         return self._target.read().deployment.metadata.annotations.get(COMMAND) == Command.ABORT
 
     def _take_over(self) -> RolloutState:
@@ -139,11 +139,11 @@ class Promoter:
         except (Unavailable, Denied, Rejected) as error:
             if self._state_writer.known is None:
                 raise
-            log.warning("not_claimed", detail=str(error))  # nothing can be written, but harm can still be seen
+            log.warning("not_claimed", detail=str(error))  # nothing can be written, but harm can still be detected
             return self._state_writer.known
 
     def _abort(self) -> Outcome | None:
-        """Go back at once, whatever is left of the record; None where there is nothing to abort."""
+        """Roll back at once, whatever is left of the record; None if there is nothing to abort."""
         again = retrying(self._clock, (Unavailable,), for_s=TAKE_OVER_S, every_s=SLICE_S, doing="abort")
         snapshot = again(self._target.read)
         try:
@@ -160,7 +160,7 @@ class Promoter:
         return Outcome(self._executor.roll_back(snapshot, decision))
 
     def _crashed(self, error: Exception) -> InternalError:
-        """Try the way back after an error that nobody expected, and say how that ended."""
+        """Try a rollback after an unexpected error, and return an error that says how that ended."""
         log.error("unexpected_error", detail=repr(error), exc_info=error)
         what, state = f"unexpected {type(error).__name__}: {error}", self._state_writer.known
         if state is None or state.phase.over or state.phase is Phase.FINISHING:
@@ -209,7 +209,7 @@ class Promoter:
                 self._sleep(state.plan.interval_s)
 
     def _read(self, memory: _Memory) -> tuple[Snapshot, RolloutState]:
-        """Read the deployment, and the state with what could not be written since."""
+        """Read the deployment, and the state with the observations that could not be written."""
         snapshot, state = self._state_writer.read()
         if self._state_writer.record_lost:
             self._announcer.publish(
@@ -224,7 +224,7 @@ class Promoter:
     def _observe(
         self, snapshot: Snapshot, state: RolloutState, gap_s: float, command: Command | None
     ) -> tuple[Decision, Observation, RolloutState]:
-        """Return what to do, what was observed, and the state with nothing but the observation added."""
+        """Return the decision, the observation, and the state with only the observation added."""
         predictors = [name for name in (state.stable, state.canary) if name in state.weights]
         evidence = self._analyst.look(state, predictors)
         state = state.but(evidence=evidence.state)
@@ -240,7 +240,7 @@ class Promoter:
         now_s: float,
         error: TargetError,
     ) -> None:
-        """Remember what was observed although it could not be written; raise when that takes too long."""
+        """Keep the observation although it could not be written; raise when that takes too long."""
         state = decision.state if decision.action in (Action.WAIT, Action.SCALE) else known
         interval_s = state.plan.interval_s
         if memory.unwritten_since_s is None:
@@ -251,7 +251,7 @@ class Promoter:
         if not isinstance(error, Conflict) or now_s - memory.observed_s >= interval_s:
             memory.unsaved, memory.observed_s = state.but(nonce=known.nonce), now_s
             self._analyst.keep()
-        if isinstance(error, Conflict):  # somebody wrote between reading and writing: observe again, decide anew
+        if isinstance(error, Conflict):  # a write between our read and our write: observe again and decide again
             log.info("conflict", detail=str(error))
             self._clock.sleep(SLICE_S)
             return
@@ -267,12 +267,12 @@ class Promoter:
 
 
 def _watched_s(gap_s: float, state: RolloutState) -> float:
-    """Return how much of a gap between two observations was watched: a stopped process saw nothing meanwhile."""
+    """Return how much of a gap between two observations was watched: a stopped process observes nothing."""
     return gap_s if gap_s <= NAP_INTERVALS * state.plan.interval_s else state.plan.interval_s
 
 
 class Executor:
-    """Carries out decisions on one deployment. alive: called while a rollback takes its time, to renew the lease."""
+    """Executes decisions on one deployment. alive: called during a long rollback, to renew the lease."""
 
     def __init__(
         self,
@@ -293,9 +293,9 @@ class Executor:
         self._name = ""
 
     def act(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...]) -> RolloutState:
-        """Carry out a decision and announce it with what the gates said; return the state as written.
+        """Execute a decision and announce it with the gates' results; return the state as written.
 
-        Raises Conflict. A rollback is `roll_back`.
+        Raises Conflict. For a rollback use `roll_back`.
         """
         self._name = snapshot.deployment.name
         state = self._write(snapshot, decision)
@@ -305,7 +305,7 @@ class Executor:
         return state
 
     def roll_back(self, snapshot: Snapshot, decision: Decision, results: tuple[GateResult, ...] = ()) -> RolloutState:
-        """Go back, from wherever an earlier promoter left it, and return how it ended. Acts first, announces then."""
+        """Roll back, from the stage reached so far, and return the final state. Announces after acting."""
         self._name, decided_s = snapshot.deployment.name, self._clock.wall_s()
         announced = False
 
@@ -332,11 +332,11 @@ class Executor:
     def _forget(self, predictor: str) -> None:
         try:
             self._target.forget(predictor)
-        except TargetError as error:  # what is left behind does no harm
+        except TargetError as error:  # what is left over does no harm
             log.warning("left_behind", predictor=predictor, detail=str(error))
 
     def stop(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
-        """Do what the plan wants when the process gets a signal to end, and return the state that is left."""
+        """Do what the plan wants after a termination signal, and return the resulting state."""
         self._name = snapshot.deployment.name
         if state.plan.on_sigterm is OnDoubt.ROLLBACK and state.phase is not Phase.FINISHING:
             back = state.but(phase=Phase.ROLLING_BACK)
@@ -350,13 +350,13 @@ class Executor:
         )
         try:
             left = again(self._state_writer.write, snapshot, left, note)
-        except TargetError as error:  # the next promoter goes on from what was written last
+        except TargetError as error:  # the next promoter continues from the last written state
             log.warning("leaving_not_recorded", detail=str(error))
         self.announce(Decision(Action.LEAVE, left, left.reason, left.message))
         return left
 
     def announce(self, decision: Decision, results: tuple[GateResult, ...] = ()) -> None:
-        """Notify everybody of a decision, with what the gates said."""
+        """Notify all subscribers of a decision, with the gates' results."""
         self._announcer.tell(self._name, decision, self._analyst.counts, results)
 
     def _write(self, snapshot: Snapshot, decision: Decision) -> RolloutState:
@@ -377,7 +377,7 @@ class Executor:
                 return self._state_writer.write(snapshot, state, note)
 
     def _scale(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
-        """Ask for the pods of the next step; nothing but the state is written where they were asked for already."""
+        """Request the pods of the next step; if they were requested already, write only the state."""
         step = state.plan.last if state.requested is Command.PROMOTE_FULL else min(state.step + 1, state.plan.last)
         canary = snapshot.deployment.predictor(state.canary)
         pods = pods_needed(state, canary, state.plan.steps[step].weight_percent)

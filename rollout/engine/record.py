@@ -1,4 +1,4 @@
-"""One line of a rollout's log: what was observed, what was decided, and why."""
+"""One line of a rollout's log: the observation, the decision and its reason."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rollout.analysis.counts import Counts
 from rollout.analysis.verdict import GateResult
 
 SAMPLE: Final = "Sample"
-"""The event of a record that says again what the one before said."""
+"""The event of a record that repeats the decision of the record before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event of a rollout; a log file holds one JSON object a line, oldest first.
+    """One event of a rollout. A log file has one JSON object per line, oldest first.
 
-    `at_s` is Unix time. `event` is a stable word (started, weights_set, sample, promoted, held, rolled_back, ...),
-    `decision` what the state machine chose (empty where nothing was decided), `message` a sentence for a person.
-    `phase` is where the rollout stands after it (Progressing, Held, Succeeded, RolledBack, Failed, ...).
-    `weights_percent` is what the rollout asks for, `mesh_percent` what the mesh routed by then (empty: not known).
-    `counts` are cumulative per predictor; a line with smaller ones than the line before begins a new source.
+    `at_s` is Unix time. `event` is a stable name (started, weights_set, sample, promoted, held, rolled_back, ...),
+    `decision` is the state machine's decision (empty if there was none), `message` is a sentence for a person.
+    `phase` is the phase of the rollout after the event (Progressing, Held, Succeeded, RolledBack, Failed, ...).
+    `weights_percent` are the requested weights, `mesh_percent` the weights in the mesh at that time (empty: unknown).
+    `counts` are cumulative per predictor. If they are smaller than in the line before, a new source begins.
     """
 
     at_s: float
@@ -41,7 +41,7 @@ class Record:
     mesh_percent: Mapping[str, int] = field(default_factory=dict)
 
     def differs(self) -> bool:
-        """Whether the mesh is known to route by other weights than the rollout asks for."""
+        """Whether the weights in the mesh are known and differ from the requested ones."""
         return bool(self.mesh_percent) and _routed(self.mesh_percent) != _routed(self.weights_percent)
 
     def to_line(self) -> str:
@@ -50,7 +50,7 @@ class Record:
 
     @classmethod
     def from_line(cls, line: str) -> Record:
-        """Read what `to_line` wrote. Raises ValueError."""
+        """Read the output of `to_line`. Raises ValueError."""
         return _JSON.validate_json(line)
 
 
@@ -62,7 +62,7 @@ def _routed(weights: Mapping[str, int]) -> dict[str, int]:
 
 
 def read(lines: Iterable[str]) -> tuple[Record, ...]:
-    """Return the records of a log; a last line that a crash cut off is left out, any other bad line is a ValueError."""
+    """Return the records of a log. An incomplete last line is skipped; any other invalid line raises ValueError."""
     kept = [line for line in lines if line.strip()]
     records = []
     for number, line in enumerate(kept, start=1):

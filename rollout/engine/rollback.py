@@ -1,9 +1,9 @@
-"""The way back: weights first, then without the canary, then past the operator; each stage is verified in the mesh.
+"""The rollback in stages: set the weights, remove the canary, write the mesh directly. Each is verified in the mesh.
 
 Weights alone are not enough. The operator writes them only while every replica of every predictor is ready, so a
-canary that crash-loops keeps its share until its predictor is gone. And where the SeldonDeployment cannot be written
-at all (a dead operator's webhook refuses every patch), the VirtualService is written at once, and the SeldonDeployment
-as soon as it can be. Every stage may be repeated: a promoter that was killed goes on where the annotation says.
+canary in a crash loop keeps its share until its predictor is removed. If the SeldonDeployment cannot be written at all
+(the webhook of a dead operator rejects every patch), the VirtualService is written at once, and the SeldonDeployment
+as soon as possible. Every stage can be repeated: a new promoter continues at the stage in the annotation.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rollout.targets.target import Snapshot, Target
 log = structlog.get_logger(__name__)
 POLL_S = 1.0
 PATIENCE_S = 5.0
-"""How long a refused patch of the SeldonDeployment is repeated before the mesh is written directly."""
+"""How long a rejected patch of the SeldonDeployment is repeated before the mesh is written directly."""
 PASSES = 3
-"""All stages together are repeated for this many times the deadline of one, while a later try may succeed."""
+"""All stages together are repeated for this many deadlines of one stage, while a later attempt may succeed."""
 MAY_PASS = (Unavailable, Conflict, Denied)
 
 
 class RollbackStage(StrEnum):
-    """The stages, in their order."""
+    """The stages, in order."""
 
     WEIGHTS = "weights"
     REMOVAL = "removal"
@@ -40,7 +40,7 @@ class RollbackStage(StrEnum):
 
 
 class Rollback:
-    """Brings all requests back to the stable predictor. alive: called at every look, to renew the lease."""
+    """Returns all requests to the stable predictor. alive: called at every check, to renew the lease."""
 
     def __init__(self, target: Target, state_writer: StateWriter, clock: Clock, *, alive: Callable[[], None]) -> None:
         self._target = target
@@ -52,8 +52,8 @@ class Rollback:
     def run(self, state: RolloutState, *, acted: Callable[[], None] = lambda: None) -> RolloutState:
         """Roll back and return the final state: RolledBack with the stage that worked, or Failed with what was tried.
 
-        acted: called once the first write was tried, since nothing may delay it. Raises LeaseLost when the rollout was
-        ended by another promoter, and TargetError when the outcome could not be written.
+        acted: called after the first write attempt, since nothing may delay it. Raises LeaseLost when another promoter
+        ended the rollout, and TargetError when the outcome could not be written.
         """
         tried: dict[RollbackStage, str] = {}
         deadline_s = self._clock.monotonic_s() + PASSES * state.plan.rollback_deadline_s
@@ -69,11 +69,11 @@ class Rollback:
     def _pass(
         self, state: RolloutState, tried: dict[RollbackStage, str], acted: Callable[[], None]
     ) -> tuple[RollbackStage | None, bool]:
-        """Try all stages once; return the one that worked, or whether another pass may help."""
+        """Try all stages once; return the one that worked, or whether another attempt may help."""
         blocked, may_pass = False, False
         for stage in RollbackStage:
             if blocked and stage is RollbackStage.REMOVAL:
-                continue  # what refuses one patch of the SeldonDeployment refuses the next
+                continue  # the next patch of the SeldonDeployment would be rejected for the same reason
             try:
                 self._apply(stage, state, acted)
                 if self._follows(stage, state):
@@ -87,7 +87,7 @@ class Rollback:
         return None, may_pass
 
     def _apply(self, stage: RollbackStage, state: RolloutState, acted: Callable[[], None]) -> None:
-        """Write what the stage changes. Raises TargetError."""
+        """Write the changes of a stage. Raises TargetError."""
         patience_s = state.plan.rollback_deadline_s if stage is RollbackStage.MESH else PATIENCE_S
 
         def write() -> None:
@@ -134,11 +134,11 @@ class Rollback:
             self._clock.sleep(POLL_S)
 
     def _read(self, state: RolloutState) -> Snapshot:
-        """Read the deployment. Raises LeaseLost when this rollout was ended, or replaced, by somebody else."""
+        """Read the deployment. Raises LeaseLost when another promoter ended or replaced this rollout."""
         snapshot = self._target.read()
         try:
             found = read_state(snapshot.deployment.metadata.annotations)
-        except StateError:  # no record is needed for the way back
+        except StateError:  # a rollback needs no record
             return snapshot
         others = found is not None and not self._state_writer.owns(found)
         if found is not None and others and (found.phase.over or found.id != state.id):
@@ -146,7 +146,7 @@ class Rollback:
         return snapshot
 
     def _finish(self, state: RolloutState, stage: RollbackStage) -> RolloutState:
-        """Record the outcome; a canary that gets no requests any more is removed, unless it shall be kept."""
+        """Record the outcome. A canary without requests is removed, unless the plan keeps it."""
         message = (
             f"{state.message}. All requests go to {state.stable} again, verified in the mesh (stage: {stage.value})"
         )
@@ -171,7 +171,7 @@ class Rollback:
             raise type(error)(f"{failed.message}. And this could not be written: {error}") from error
 
     def _record(self, state: RolloutState) -> RolloutState:
-        """Write the final state. What the mesh has is verified again at each try: an operator may have come back."""
+        """Write the final state. The mesh is verified again at each attempt, because an operator may have recovered."""
 
         def write() -> RolloutState:
             self._alive()
@@ -189,7 +189,7 @@ class Rollback:
                 raise
 
         for_s = state.plan.rollback_deadline_s
-        if state.rollback_stage == RollbackStage.MESH:  # the operator undoes it when it is back: do not leave early
+        if state.rollback_stage == RollbackStage.MESH:  # a recovered operator would undo it: do not exit early
             for_s = max(for_s, state.plan.watch_held_s)
         again = retrying(self._clock, (Unavailable, Conflict), for_s=for_s, every_s=POLL_S, doing="record the rollback")
         return again(write)
@@ -208,7 +208,7 @@ class Rollback:
 
 
 def _frozen(snapshot: Snapshot, canary: str) -> bool:
-    """Whether the canary is what keeps the operator from writing weights."""
+    """Whether the canary prevents the operator from writing weights."""
     readiness = snapshot.readiness.get(canary)
     return readiness is None or not readiness.ready
 

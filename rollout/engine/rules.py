@@ -1,8 +1,8 @@
 """The state machine of a rollout: (state, observation) -> decision. Pure: no cluster, no clock, no socket.
 
-Only a `pass` promotes and only a `fail` rolls back; what is unknown waits, and after its limit is held: the weights
-stay, and the rollout goes on by itself when the cause goes away. Harm is judged first: neither a foreign change nor a
-person's pause keeps requests on a canary that fails.
+Only a `pass` promotes and only a `fail` rolls back. Without a result the rollout waits, and is held after a limit: the
+weights stay, and the rollout continues when the cause disappears. Harm is judged first: a change by another client or a
+pause does not keep requests on a canary that fails.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rollout.engine.state import Command, Phase, RolloutState, Timers
 from rollout.plan.plan import OnDoubt
 
 SHARE_MIN_REQUESTS = 100
-FLAPPING_DEADLINES = 2.0  # unready for so many deadlines, in pieces
-FLAPPING_FORGIVEN = 0.1  # seconds of it that a second of readiness makes up for
-SHARE_SIGMAS = 4.0  # a share that is this far off by chance alone: once in 16,000 looks
+FLAPPING_DEADLINES = 2.0  # the total unready time that causes a rollback, in deadlines
+FLAPPING_FORGIVEN = 0.1  # seconds subtracted from that total for each second of readiness
+SHARE_SIGMAS = 4.0  # a random deviation of this size happens once in 16,000 observations
 
 
 def finishing(state: RolloutState, observation: Observation) -> Decision | None:
-    """Once the old predictor is deleted: wait until the mesh has no route to it, whatever else is observed."""
+    """After the old predictor is deleted: wait until the mesh has no route to it, whatever else is observed."""
     if state.phase is not Phase.FINISHING:
         return None
     if observation.ready and observation.follows:
@@ -36,7 +36,7 @@ def finishing(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def foreign(state: RolloutState, observation: Observation) -> Decision | None:
-    """Hold on somebody else's change until it is put back, or a person adopts it."""
+    """Hold after a change by another client, until it is reverted or a person adopts it."""
     if not observation.foreign:
         return None
     if observation.command is Command.ADOPT and not observation.restarts:
@@ -53,7 +53,7 @@ def foreign(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def pending(state: RolloutState, observation: Observation) -> Decision | None:
-    """At 0 %: take the first step once the canary is ready and has a route."""
+    """At 0 %: start the first step once the canary is ready and has a route."""
     if state.step >= 0:
         return None
     if state.requested is Command.PAUSE:
@@ -70,7 +70,7 @@ def pending(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def unready(state: RolloutState, observation: Observation) -> Decision | None:
-    """Roll back when the canary lacks pods for its share for too long, or again and again."""
+    """Roll back when the canary lacks pods for its share for too long, or repeatedly."""
     if state.step < 0 or not observation.exposed:
         return None
     if not observation.ready and state.timers.unready_s >= state.plan.unready_deadline_s:
@@ -83,7 +83,7 @@ def unready(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def lagging(state: RolloutState, observation: Observation) -> Decision | None:
-    """Wait while the mesh does not have the weights yet, and hold when that takes too long."""
+    """Wait while the mesh does not have the weights yet; hold when that takes too long."""
     if observation.follows:
         return None
     if state.timers.lag_s >= state.plan.mesh_deadline_s:
@@ -98,7 +98,7 @@ def lagging(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def not_now(state: RolloutState, observation: Observation) -> Decision | None:
-    """Wait for a canary that has just become unready."""
+    """Wait for a canary that became unready a short time ago."""
     if observation.ready:
         return None
     left_s = state.plan.unready_deadline_s - state.timers.unready_s
@@ -116,7 +116,7 @@ def failed(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def blind(state: RolloutState, observation: Observation) -> Decision | None:
-    """Wait while there is no evidence, and hold when that takes too long."""
+    """Wait while there is no evidence; hold when that takes too long."""
     if not state.analyse or observation.verdict is not Verdict.ERROR:
         return None
     said = "; ".join(result.reason for result in observation.results if result.verdict is Verdict.ERROR)
@@ -126,7 +126,7 @@ def blind(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
-    """Hold when the canary's share of the requests cannot be its weight: what is measured is not the rollout then."""
+    """Hold when the canary's share of the requests does not match its weight: the counts are then invalid."""
     total = state.canary_requests + state.stable_requests
     share = state.canary_percent / 100
     if not state.analyse or total < SHARE_MIN_REQUESTS or share in (0, 1):
@@ -144,7 +144,7 @@ def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def passed(state: RolloutState, observation: Observation) -> Decision:
-    """Leave the step when its time, its requests, all gates and, where wanted, a person agree; else say what lacks."""
+    """Leave the step when its time, requests, gates and (if manual) a person allow it; else say what is missing."""
     step = state.plan.steps[state.step]
     if state.timers.step_s < step.min_duration_s:
         left_s = step.min_duration_s - state.timers.step_s
@@ -176,14 +176,14 @@ def _late(state: RolloutState) -> Decision | None:
 
 
 def aborted(state: RolloutState, observation: Observation) -> Decision | None:
-    """Roll back when commanded to."""
+    """Roll back on the command to abort."""
     if observation.command is not Command.ABORT:
         return None
     return roll_back(state, "Aborted", "a person aborted the rollout")
 
 
 def commanded(state: RolloutState, observation: Observation) -> Decision | None:
-    """Pause, or go straight to the last step, as a person asked, however long ago."""
+    """Pause, or go directly to the last step, as requested by a person."""
     if state.requested is Command.PAUSE:
         return pause(state, "Paused", "a person paused the rollout; `promote` ends the pause")
     if state.requested is Command.PROMOTE_FULL and state.step < state.plan.last:
@@ -193,7 +193,7 @@ def commanded(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def _raise(state: RolloutState, observation: Observation, step: int, *, then: RolloutState | None = None) -> Decision:
-    """Give the canary the weight of a step once it has the pods for it; ask for them first. then: what to raise."""
+    """Set the weight of a step once the canary has enough pods; request them first. then: the state to change."""
     percent = state.plan.steps[step].weight_percent
     if observation.canary_pods >= observation.next_pods:
         return advance(then or state, step)
@@ -224,11 +224,11 @@ RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
     misrouted,
     passed,
 )
-"""In the order in which they win; the last one always decides."""
+"""The rules in order of precedence; the last one always returns a decision."""
 
 
 def decide(state: RolloutState, observation: Observation) -> Decision:
-    """Return what to do now. A rollout that is over must not be asked."""
+    """Return the next decision. Must not be called for a rollout that is over."""
     state = observed(state, observation)
     decision = next(found for rule in RULES if (found := rule(state, observation)))
     if decision.state.phase.on_hold and decision.state.timers.on_hold_s >= state.plan.watch_held_s:
@@ -237,7 +237,7 @@ def decide(state: RolloutState, observation: Observation) -> Decision:
 
 
 def observed(state: RolloutState, observation: Observation) -> RolloutState:
-    """Return the state with its timers and counters brought up to date."""
+    """Return the state with updated timers and counters."""
     timers, dt = state.timers, observation.dt_s
     blind = state.analyse and state.step >= 0 and observation.verdict is Verdict.ERROR
     counted = observation.follows and state.step >= 0
@@ -268,7 +268,7 @@ def _flapping_s(state: RolloutState, observation: Observation) -> float:
 
 
 def _requested(state: RolloutState, command: Command | None) -> Command | None:
-    """Return which request is in force: a pause lasts until it is ended, `promote --full` until it is done."""
+    """Return the request that is in effect: a pause until it is ended, `promote --full` until it is done."""
     if command in (Command.PAUSE, Command.PROMOTE_FULL):
         return command
     if command is Command.PROMOTE and state.requested is Command.PAUSE:

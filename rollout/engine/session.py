@@ -1,4 +1,4 @@
-"""What a person or a pipeline asks of a rollout, one method for each command of the command line."""
+"""The operations on a rollout, one method for each command of the command line."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ log = structlog.get_logger(__name__)
 
 
 class RolloutTarget(Target, LeaseStore, Protocol):
-    """A deployment together with its lease: every adapter is both."""
+    """A deployment together with its lease; every adapter implements both."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """One caller and one deployment. lease_s: how long a promoter that died keeps others waiting."""
+    """One caller and one deployment. lease_s: how long others wait after a promoter died."""
 
     target: RolloutTarget
     clock: Clock = field(default_factory=SystemClock)
     lease_s: int = 15
 
     def prepare(self, release: Release, plan: Plan) -> FirstPatch:
-        """Return the first patch of a rollout, checked against what is there now. Writes nothing."""
+        """Return the first patch of a rollout, checked against the current deployment. Writes nothing."""
         return start(self.target.read(), release, plan, self.clock)
 
     def prepare_undo(self, plan: Plan) -> FirstPatch:
-        """Return the first patch of the way back after a rollout. Writes nothing."""
+        """Return the first patch of an undo after a rollout. Writes nothing."""
         return undo(self.target.read(), plan, self.clock)
 
     def begin(self, prepare: Callable[[], FirstPatch]) -> RolloutState:
-        """Prepare and write the first patch, under the lease. Raises Conflict when somebody wrote in between."""
+        """Prepare and write the first patch while holding the lease. Raises Conflict after a concurrent write."""
         lock = self._lock()
         lock.acquire()
         try:
@@ -62,14 +62,14 @@ class Session:
     def drive(
         self, source: Source, subscriber: Subscriber, *, command: Command | None = None, stop: Callable[[], bool]
     ) -> Outcome:
-        """Carry the rollout on until it is over, is held for too long, or `stop` is true."""
+        """Drive the rollout until it is over, is held for too long, or `stop` is true."""
         promoter = Promoter(self.target, self._lock(), Analyst(source), self.clock, subscriber=subscriber, stop=stop)
         return promoter.drive(command)
 
     def say(self, command: Command) -> None:
-        """Leave a command for the promoter that drives the rollout, or for the next one. Raises StateError.
+        """Store a command for the promoter that drives the rollout, or for the next one. Raises StateError.
 
-        An abort that cannot be written is no error here: `drive` carries it out without that.
+        An abort that cannot be written is no error here, because `drive` executes it without the annotation.
         """
         snapshot, _ = self.active()
         if command is not Command.ABORT:
@@ -82,7 +82,7 @@ class Session:
             log.warning("command_not_written", command=command.value, detail=str(error))
 
     def active(self) -> tuple[Snapshot, RolloutState]:
-        """Return the rollout under way, derived from the deployment where its record is lost.
+        """Return the active rollout; if its record is lost, it is derived from the deployment.
 
         Raises StateError when there is none.
         """
@@ -98,22 +98,22 @@ class Session:
         return snapshot, state
 
     def last(self) -> RolloutState | None:
-        """Return the last rollout, under way or over; None when there was none, or nothing of its record is left."""
+        """Return the last rollout, active or over; None if there was none or its record is gone."""
         return _found(self.target.read())
 
     def driver(self) -> str:
-        """Return who holds the lease and renewed it lately, by this machine's clock; empty where nobody does."""
+        """Return the holder of the lease if it was renewed lately, by this machine's clock; empty if there is none."""
         lease = self.target.read_lease()
         recent = self.clock.wall_s() - lease.renewed_at_s <= 2 * lease.duration_s
         return lease.holder if recent else ""
 
     def preview_abort(self) -> Sequence[Operation]:
-        """Return the patch of the first stage."""
+        """Return the patch of the first rollback stage."""
         snapshot, state = self.active()
         return weigh(snapshot, state.but(phase=Phase.ROLLING_BACK))
 
     def preview(self, command: Command) -> Sequence[Operation]:
-        """Return the patch that leaves a command."""
+        """Return the patch that stores a command."""
         return command_patch(self.active()[0], command.value)
 
     def _lock(self) -> Lock:
@@ -122,7 +122,7 @@ class Session:
 
 
 def _recorded(snapshot: Snapshot) -> RolloutState:
-    """Return the recorded rollout. Raises StateError: one whose record is lost can only be aborted."""
+    """Return the recorded rollout. Raises StateError: a rollout without a record can only be aborted."""
     state = read_state(snapshot.deployment.metadata.annotations)
     if state is None:
         raise StateError(f"the record of this rollout is lost; `abort` returns all requests to {_stable(snapshot)}")
@@ -135,7 +135,7 @@ def _stable(snapshot: Snapshot) -> str:
 
 
 def _found(snapshot: Snapshot) -> RolloutState | None:
-    """Return the rollout that is recorded; where the record is lost, one that can be aborted, if there is a canary."""
+    """Return the recorded rollout; if the record is lost and there is a canary, a rollout that can be aborted."""
     try:
         state = read_state(snapshot.deployment.metadata.annotations)
     except StateError as error:

@@ -1,6 +1,6 @@
-"""The start of a rollout and of an undo: the patch that adds a predictor at 0 %.
+"""Builds the first patch of a rollout or an undo, which adds a predictor at 0 %.
 
-A new version becomes a predictor that is made from the one that serves now.
+The predictor of a new version is a copy of the current one with the release's changes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rollout.plan.plan import Plan, Step
 from rollout.targets.target import Operation, Snapshot
 
 log = structlog.get_logger(__name__)
-UNDO_INTERVAL_S = 1.0  # a way back is urgent, and nothing is analysed
-VERSION_LABEL = "version"  # the operator's DestinationRule selects a predictor's pods by it
+UNDO_INTERVAL_S = 1.0  # an undo is urgent, and nothing is analysed
+VERSION_LABEL = "version"  # the operator's DestinationRule selects a predictor's pods by this label
 NAMED_PORTS = ("http", "grpc", "metrics")
 
 
 @dataclass(frozen=True, slots=True)
 class FirstPatch:
-    """The first patch of a rollout, and the state that it writes."""
+    """The first patch of a rollout, and the state that it contains."""
 
     state: RolloutState
     operations: Sequence[Operation]
@@ -45,13 +45,13 @@ def start(snapshot: Snapshot, release: Release, plan: Plan, clock: Clock) -> Fir
 
 
 def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> FirstPatch:
-    """Prepare the way back after a rollout: the removed predictor is added again, and gets all requests when ready."""
+    """Prepare an undo after a rollout: the removed predictor is added again, and gets all requests when it is ready."""
     name, annotations = snapshot.deployment.name, snapshot.deployment.metadata.annotations
     kept, ended = annotations.get(PREVIOUS), True
     try:
         state = read_state(annotations)
         ended = state is None or state.phase is Phase.SUCCEEDED
-    except StateError as error:  # the predictor is remembered by itself
+    except StateError as error:  # the annotation of the removed predictor is enough
         log.warning("record_lost", detail=str(error))
     if kept is None or not ended:
         raise StateError(f"{name} remembers no earlier version; roll the wanted one out with `run`")
@@ -67,14 +67,14 @@ def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> FirstPatch:
 
 
 def _stable(snapshot: Snapshot) -> Predictor:
-    """Return the one predictor that serves. Raises StateError when a rollout is, or may be, under way."""
+    """Return the one predictor that serves. Raises StateError when a rollout is, or may be, in progress."""
     deployment = snapshot.deployment
     try:
         running = read_state(deployment.metadata.annotations)
     except StateError:
         if deployment.canary is not None:
             raise
-        running = None  # nothing is left of that rollout but its record
+        running = None  # only the record of that rollout is left
     if running is not None and not running.phase.over:
         raise StateError(
             f"a rollout of {running.canary} is under way ({running.phase}: {running.message}); "
@@ -120,7 +120,7 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is new: the predictor's name (`v8`), and any of image, model URI and environment of the model container."""
+    """A new version: the predictor's name (`v8`), any of image, model URI and environment of the container."""
 
     name: str
     image: str = ""
@@ -128,15 +128,15 @@ class Release:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a release that brings nothing new."""
+        """Reject a release without any change."""
         if not (self.image or self.model_uri or self.env):
             raise PlanError(f"release {self.name} brings nothing new; give --image, --model-uri or --env")
 
 
 def predictor_for(stable: Predictor, release: Release) -> Predictor:
-    """Return the stable predictor as the release's, at 0 %: same resources, probes and scaling.
+    """Return the predictor of a release: the stable predictor at 0 %, with the same resources, probes and scaling.
 
-    Raises PlanError when the two would restart each other's pods: the operator numbers ports that are not declared.
+    Raises PlanError if the two would restart each other's pods, because the operator numbers undeclared ports.
     """
     declared = {port.name for port in stable.model_container.ports}
     if missing := [name for name in NAMED_PORTS if name not in declared]:

@@ -1,9 +1,9 @@
-"""The state of a rollout: all that survives the promoter, as an annotation of its SeldonDeployment.
+"""The state of a rollout: everything that survives the promoter, as an annotation of its SeldonDeployment.
 
-The state is written in the same patch as the weights, so the two never disagree. Every write carries a new nonce and a
-`test` for the text that was read, so the API server itself refuses a promoter whose rollout was taken over.
+The state is written in the same patch as the weights, so they always agree. Every write contains a new nonce and a
+`test` of the text that was read, so the API server rejects the writes of a promoter that was replaced.
 
-Two more annotations belong to a rollout: a person's command, and the predictor that the rollout replaced.
+A rollout has two more annotations: a person's command, and the predictor that the rollout replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Seconds = Annotated[float, PlainSerializer(lambda value: round(value, 3))]
 
 
 class Phase(StrEnum):
-    """The named phases of a rollout."""
+    """The phases of a rollout."""
 
     PENDING = "Pending"
     PROGRESSING = "Progressing"
@@ -47,17 +47,17 @@ class Phase(StrEnum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the rollout has ended."""
         return self in (Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED)
 
     @property
     def on_hold(self) -> bool:
-        """Whether the weights stay until the cause goes away or a person decides."""
+        """Whether the weights stay until the cause disappears or a person decides."""
         return self in (Phase.PAUSED, Phase.HELD)
 
 
 class Command(StrEnum):
-    """What a person asks of a rollout that another process drives."""
+    """A person's command to a rollout that another process drives."""
 
     PAUSE = "pause"
     PROMOTE = "promote"
@@ -68,12 +68,12 @@ class Command(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """Seconds that the promoter itself observed, so neither a wrong clock nor a sleeping laptop adds to them.
+    """Durations in seconds that the promoter itself observed, so a wrong clock or a suspended machine adds nothing.
 
     step_s: at this step with its weights in the mesh. pending_s: waiting for the canary to be ready at 0 %.
-    unready_s: since the canary was last ready. lag_s: since the mesh last had the weights. outage_s: since the
-    evidence last came. on_hold_s: since the rollout was held or paused. scaling_s: since pods were asked for.
-    flapping_s: all the time for which the canary was unready, less a tenth of the time for which it was ready.
+    unready_s: since the canary was last ready. lag_s: since the mesh last had the weights. outage_s: since the last
+    evidence. on_hold_s: since the rollout was held or paused. scaling_s: since pods were requested.
+    flapping_s: the total time that the canary was unready, minus a tenth of the time that it was ready.
     """
 
     step_s: Seconds = 0.0
@@ -90,12 +90,12 @@ class Timers:
 class RolloutState:
     """One rollout. step: -1 while the canary waits at 0 %, else the index in plan.steps.
 
-    canary_requests, stable_requests: in this step. gate_open: the step's manual gate was opened. requested: a person's
-    `pause` or `promote --full` that is in force or waits until it can be done. evidence: the sequential tests, as
-    gates.py serialises them. stable_pods: how many of stable's pods were ready when the rollout began, and served all
-    requests. scaling: what is given back at the end, see capacity.py. expected: a fingerprint per predictor, as this
-    rollout left it. rollback_stage: what brought the requests back. nonce: "<writer>.<count>" of the last write.
-    fence: the lease's transitions at that time.
+    canary_requests, stable_requests: in this step. gate_open: a person opened the step's manual gate. requested: a
+    person's `pause` or `promote --full` that is in effect or pending. evidence: the sequential tests, as serialised by
+    gates.py. stable_pods: how many stable pods were ready when the rollout began and served all requests. scaling: the
+    values to restore at the end, see capacity.py. expected: a fingerprint per predictor, as this rollout wrote it.
+    rollback_stage: the stage that worked. nonce: "<writer>.<count>" of the last write. fence: the lease's
+    transitions at that time.
     """
 
     id: str
@@ -124,14 +124,14 @@ class RolloutState:
 
     @property
     def canary_percent(self) -> int:
-        """The canary's weight that this state asks for."""
+        """The canary's weight in this state."""
         if self.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.FAILED) or self.step < 0:
             return 0
         return self.plan.steps[self.step].weight_percent
 
     @property
     def weights(self) -> dict[str, int]:
-        """Percent per predictor that this state asks for; always 100 together."""
+        """The weights of this state in percent per predictor; their sum is always 100."""
         if self.phase in (Phase.FINISHING, Phase.SUCCEEDED):
             return {self.canary: 100}
         return {self.stable: 100 - self.canary_percent, self.canary: self.canary_percent}
@@ -145,7 +145,7 @@ class RolloutState:
 
     @property
     def writer(self) -> str:
-        """The promoter that wrote this."""
+        """The promoter that wrote this state."""
         return self.nonce.partition(".")[0]
 
     def but(self, **changes: Any) -> RolloutState:
@@ -157,7 +157,7 @@ class RolloutState:
         return self.but(phase=self.active_phase)
 
     def at_step(self, step: int) -> RolloutState:
-        """Return the state at the beginning of a step: its time and its requests count anew, its gate is closed."""
+        """Return the state at the start of a step: its time and its requests are zero, its gate is closed."""
         timers = Timers(flapping_s=self.timers.flapping_s)
         begun = self.but(step=step, timers=timers, canary_requests=0, stable_requests=0, gate_open=False)
         return begun.running()
@@ -167,10 +167,10 @@ _JSON: Final = TypeAdapter(RolloutState)
 
 
 def plain_json(data: Mapping[str, Any]) -> str:
-    r"""Return compact JSON without a character that two JSON writers escape differently.
+    r"""Return compact JSON without the characters that two JSON writers escape differently.
 
-    An API server compares the strings of a `test` byte by byte, in the form in which Go wrote them: there `<` is
-    \u003c, and a letter beyond ASCII is itself, where Python writes it the other way round.
+    An API server compares the strings of a `test` byte by byte, as Go wrote them. Go writes `<` as \u003c and keeps
+    letters beyond ASCII. Python escapes those letters and keeps `<`.
     """
     text = json.dumps(data, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -182,13 +182,13 @@ def encode(state: RolloutState) -> str:
 
 
 def decode(text: str) -> RolloutState:
-    """Read what `encode` wrote. Raises StateError."""
+    """Read the output of `encode`. Raises StateError."""
     try:
         data = json.loads(text)
         if data.pop("schema") != SCHEMA:
             raise StateError(f"the annotation {STATE} was written by another release of this program; {_WAY_BACK}")
         recorded, found = data.pop("plan_hash"), plan_hash(data["plan"])
-        if (data["phase"], data["reason"]) == (Phase.PAUSED, "Paused"):  # before `requested`, that was a person's pause
+        if (data["phase"], data["reason"]) == (Phase.PAUSED, "Paused"):  # written before `requested` existed
             data.setdefault("requested", Command.PAUSE)
         state = _JSON.validate_python(data)
     except (PlanError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -204,15 +204,15 @@ _WAY_BACK: Final = (
 
 
 def read_state(annotations: Mapping[str, str]) -> RolloutState | None:
-    """Return the rollout that the annotations describe, or None. Raises StateError when it cannot be read."""
+    """Return the rollout in the annotations, or None. Raises StateError when it cannot be read."""
     text = annotations.get(STATE)
     return None if text is None else decode(text)
 
 
 def derive_state(deployment: SeldonDeployment) -> RolloutState | None:
-    """Return a rollout that can be aborted although its record is lost; None when there is only one predictor.
+    """Return a rollout that can be aborted although its record is lost; None if there is only one predictor.
 
-    The names come from what is left of the record, else from the order: a canary is always added behind stable.
+    The names come from the remaining record, else from the order: a canary is always added after stable.
     """
     names = list(deployment.traffic())
     if len(names) < 2:
@@ -236,6 +236,6 @@ def derive_state(deployment: SeldonDeployment) -> RolloutState | None:
 
 
 def _named(text: str, role: str, names: Sequence[str]) -> str | None:
-    """Find who had a role in the text of a record that is no JSON any more."""
+    """Find the predictor with a role in the text of a record that is no longer valid JSON."""
     found = re.search(rf'"{role}"\s*:\s*"([^"]*)"', text)
     return found[1] if found and found[1] in names else None

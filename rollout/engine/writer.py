@@ -1,4 +1,4 @@
-"""Reads and writes the state of a rollout, and refuses to go on once another promoter has written."""
+"""Reads and writes the state of a rollout, and stops once another promoter has written."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Patch = Callable[[Snapshot, RolloutState], Sequence[Operation]]
 class StateWriter:
     """Reads and writes the state annotation of one deployment for one promoter.
 
-    known: the last state that was read or written. record_lost: the annotation was deleted or edited since; the state
-    is remembered here, and the next write restores it.
+    known: the last state that was read or written. record_lost: the annotation was deleted or edited since then; this
+    object keeps the state, and the next write restores it.
     """
 
     def __init__(self, target: Target, *, writer: str = "") -> None:
@@ -33,7 +33,7 @@ class StateWriter:
         self.record_lost = False
 
     def read(self) -> tuple[Snapshot, RolloutState]:
-        """Return the deployment and its rollout. Raises LeaseLost when another promoter wrote last."""
+        """Return the deployment and its rollout. Raises LeaseLost when another promoter was the last writer."""
         snapshot = self._target.read()
         try:
             found = read_state(snapshot.deployment.metadata.annotations)
@@ -52,19 +52,19 @@ class StateWriter:
         return snapshot, state
 
     def take_over(self, fence: int) -> RolloutState:
-        """Make the record this promoter's own: an earlier one's writes are refused from now on. Raises StateError."""
+        """Make this promoter the owner of the record: later writes of others are rejected. Raises StateError."""
         snapshot = self._target.read()
         state = read_state(snapshot.deployment.metadata.annotations)
         if state is None:
             raise StateError(f"{snapshot.deployment.name} has no rollout; begin one with `run` or `start`")
-        if state.phase.on_hold:  # who resumes gives what was waited for its whole time again
+        if state.phase.on_hold:  # a resumed rollout waits again for the full time
             again_s = 0.0 if state.reason == "Inconclusive" else state.timers.step_s
             state = state.but(timers=Timers(step_s=again_s, pending_s=state.timers.pending_s))
         self.known, self._predecessor = state, state.writer
         return self.write(snapshot, state.but(fence=fence), claim)
 
     def write(self, snapshot: Snapshot, state: RolloutState, patch: Patch) -> RolloutState:
-        """Write a patch that was computed from the snapshot, and return the state as written. Raises Conflict."""
+        """Write a patch that is based on the snapshot, and return the state as written. Raises Conflict."""
         self._count += 1
         signed = state.but(nonce=f"{self._writer}.{self._count}")
         self._unanswered = signed.nonce
@@ -74,7 +74,7 @@ class StateWriter:
         return signed
 
     def arrived(self, state: RolloutState) -> bool:
-        """Whether this state is the last write, whose answer was lost: it took effect all the same."""
+        """Whether this state is the last write, which succeeded although its response was lost."""
         return bool(self._unanswered) and state.nonce == self._unanswered
 
     def owns(self, state: RolloutState) -> bool:

@@ -1,13 +1,14 @@
-"""How many pods a load needs: from what one core measured to the autoscaler's minimum and maximum.
+"""Computes how many pods a load needs: the minimum and maximum of the autoscaler.
 
-A pod is one event loop on one core. What it answers within the latency objective is measured on a core; `deratings`
-take that figure to the cluster's cores and feature store; at the target utilisation a share of it is used:
+A pod is one event loop on one core. The capacity of one core within the latency objective is measured. `deratings`
+adjust that figure to the cores and the feature store of the cluster. The target utilisation is the share of it that is
+used:
 
     usable = slo_capacity * product(deratings) * target_utilisation         requests/s per pod
-    lost   = nodes_lost * floor(P / nodes) + min(nodes_lost, P mod nodes)   the fullest nodes go; maxSkew is 1
+    lost   = nodes_lost * floor(P / nodes) + min(nodes_lost, P mod nodes)   the fullest nodes fail; maxSkew is 1
     P      = the smallest with  P - lost >= load / usable
 
-min: P for the required load; max: P for the peak.
+The minimum is P for the required load, the maximum is P for the peak load.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rollout.errors import ManifestError
 
 
 class Capacity(BaseModel):
-    """The numbers that the autoscaler's bounds follow from: seldon/capacity.yaml."""
+    """The input of the capacity calculation, as in seldon/capacity.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +42,7 @@ class Capacity(BaseModel):
         return self.slo_capacity_rps * math.prod(self.deratings.values()) * self.target_utilisation_percent / 100
 
     def pods(self, load_rps: float) -> int:
-        """Return the fewest pods that hold a load with `nodes_lost` nodes gone."""
+        """Return the smallest number of pods that serve a load while `nodes_lost` nodes are unavailable."""
         pods = math.ceil(load_rps / self.usable_rps)
         while (pods - self._lost(pods)) * self.usable_rps < load_rps:
             pods += 1
@@ -53,17 +54,17 @@ class Capacity(BaseModel):
 
     @property
     def min_replicas(self) -> int:
-        """The autoscaler's minimum, of each predictor: a canary at 100 % holds the load alone, and so does stable."""
+        """The minimum of each predictor's autoscaler: stable and a canary at 100 % must each serve the load alone."""
         return self.pods(self.required_rps)
 
     @property
     def max_replicas(self) -> int:
-        """The autoscaler's maximum, of each predictor."""
+        """The maximum of each predictor's autoscaler."""
         return self.pods(self.required_rps * self.peak_factor)
 
 
 def read_capacity(path: Path) -> Capacity:
-    """Read seldon/capacity.yaml. Raises ManifestError naming what is wrong."""
+    """Read seldon/capacity.yaml. Raises ManifestError, which names the invalid fields."""
     try:
         capacity = Capacity.model_validate(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValidationError) as error:

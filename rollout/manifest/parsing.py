@@ -1,6 +1,6 @@
-"""A SeldonDeployment as JSON and YAML: `parse` then `to_dict` gives back what was read, unknown fields included.
+"""Reads and writes SeldonDeployments as JSON and YAML, by the rules of Kubernetes.
 
-YAML and JSON streams of Kubernetes objects, read as Kubernetes reads them.
+`to_dict` after `parse` returns the input, including unknown fields.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rollout.manifest.seldon import API_VERSION, KIND, SeldonDeployment
 
 
 def parse(source: Mapping[str, Any] | str | bytes) -> SeldonDeployment:
-    """Read one SeldonDeployment from a mapping or YAML text. Raises ManifestError naming every field that is wrong."""
+    """Read one SeldonDeployment from a mapping or YAML text. Raises ManifestError, which names every invalid field."""
     if isinstance(source, str | bytes):
         documents = read_documents(source)
         if len(documents) != 1:
@@ -34,17 +34,17 @@ def parse(source: Mapping[str, Any] | str | bytes) -> SeldonDeployment:
 
 
 def to_dict(deployment: SeldonDeployment | Predictor) -> dict[str, Any]:
-    """Return the JSON object: what was read, with what was changed since."""
+    """Return the JSON object: the input with the changes that were made since."""
     return deployment.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def to_yaml(deployment: SeldonDeployment) -> str:
-    """Return the manifest as YAML; the fields that are modelled here come first."""
+    """Return the manifest as YAML. The fields that are modelled here come first."""
     return yaml.safe_dump(to_dict(deployment), sort_keys=False, width=120)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: timestamps stay text."""
+    """Reads YAML as Kubernetes does: timestamps stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -54,7 +54,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_documents(text: str | bytes) -> tuple[dict[str, Any], ...]:
-    """Read every object of a YAML (or JSON) stream; empty documents are left out. Raises ManifestError."""
+    """Read every object of a YAML or JSON stream; empty documents are skipped. Raises ManifestError."""
     try:
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""One predictor of a SeldonDeployment, from its graph down to its containers' probes, as typed values.
+"""One predictor of a SeldonDeployment as typed values, from its graph to the probes of its containers.
 
-What is not modelled here is kept: a field that was read is written again.
+Fields that are not modelled are kept: what was read is written again.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from rollout.errors import ManifestError
 
 
 class Part(BaseModel):
-    """A frozen object of the API: camelCase outside, unknown fields kept."""
+    """A frozen object of the API with camelCase aliases; unknown fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel, protected_namespaces=())
 
     def but(self, **changes: Any) -> Self:
-        """Return a copy with these fields (by Python name) replaced."""
+        """Return a copy with these fields replaced, given by their Python names."""
         return self.model_copy(update=changes)
 
 
 class EnvVar(Part):
-    """One environment variable; `valueFrom` is kept as it is."""
+    """One environment variable; `valueFrom` is not interpreted."""
 
     name: str
     value: str | None = None
 
 
 class Port(Part):
-    """One declared port; the operator recognises the names http, grpc and metrics."""
+    """One declared port. The operator recognises the names http, grpc and metrics."""
 
     name: str = ""
     container_port: StrictInt
 
 
 class HttpGet(Part):
-    """What a probe asks for; the port is a number or a port's name."""
+    """The HTTP request of a probe; the port is a number or the name of a port."""
 
     path: str = "/"
     port: StrictInt | str
 
 
 class Probe(Part):
-    """One probe; only its HTTP form is looked into."""
+    """One probe; only its HTTP form is checked."""
 
     http_get: HttpGet | None = None
 
@@ -71,7 +71,7 @@ class PodSpec(Part):
 
 
 class HpaSpec(Part):
-    """The autoscaler; `metrics` (autoscaling/v2beta1) wins over `metricsv2` when both are given."""
+    """The autoscaler. `metrics` (autoscaling/v2beta1) takes precedence over `metricsv2` when both are given."""
 
     min_replicas: StrictInt | None = None
     max_replicas: StrictInt
@@ -90,7 +90,7 @@ class Metadata(Part):
 
 
 class ComponentSpec(Part):
-    """One Deployment of a predictor: its pod, and how it scales."""
+    """One Deployment of a predictor: its pod and its scaling."""
 
     metadata: Metadata = Metadata()
     spec: PodSpec
@@ -100,7 +100,7 @@ class ComponentSpec(Part):
 
 
 class Unit(Part):
-    """A node of the inference graph; without an implementation its name must be a container's."""
+    """A node of the inference graph. Without an implementation, its name must be the name of a container."""
 
     name: str
     type: str | None = None
@@ -112,12 +112,12 @@ class Unit(Part):
     logger: dict[str, Any] | None = None
 
     def nodes(self) -> tuple[Unit, ...]:
-        """Return this node and everything below it, depth first."""
+        """Return this node and all nodes below it, depth first."""
         return (self, *(node for child in self.children for node in child.nodes()))
 
 
 class Predictor(Part):
-    """One version of the model, named after it (`v7`); its role follows from its traffic."""
+    """One version of the model, with the version's name (`v7`). Its traffic determines its role."""
 
     name: str
     graph: Unit
@@ -135,7 +135,7 @@ class Predictor(Part):
 
     @property
     def model_container(self) -> Container:
-        """The container that the graph's root runs in. Raises ManifestError when there is none."""
+        """The container that runs the root of the graph. Raises ManifestError when there is none."""
         for container in self.containers():
             if container.name == self.graph.name:
                 return container
@@ -148,9 +148,9 @@ class Predictor(Part):
         return self.model_container.image
 
     def for_version(self, name: str, *, image: str = "", model_uri: str = "", traffic: int = 0) -> Predictor:
-        """Return this predictor under another name: a new image or model URI (empty: unchanged), and its traffic.
+        """Return this predictor under another name, with a new image or model URI (empty: unchanged) and traffic.
 
-        Spread constraints that select the old predictor's pods (`version: v7`) select the new one's instead.
+        Spread constraints that select the pods of the old predictor (`version: v7`) select those of the new one.
         """
         old = self.model_container
         components = []

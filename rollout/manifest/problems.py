@@ -1,7 +1,4 @@
-"""One thing that is wrong with a manifest, and where.
-
-What Pydantic refuses, as a person looks for it: the target, and the value that was there.
-"""
+"""A problem of a manifest and its location; also converts Pydantic's validation errors to location and message."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A broken rule: the message has the operator's words where they exist, the value, and what is allowed.
+    """A broken rule. The message has the operator's text where there is one, the value, and what is allowed.
 
-    `path` is a JSON pointer into the manifest. An error is refused by the API or breaks the service; a warning
-    is accepted, and surprises later.
+    `path` is a JSON pointer into the manifest. An error is rejected by the API or breaks the service. A warning is
+    accepted, and can cause an unexpected result later.
     """
 
     severity: Severity
@@ -26,7 +23,7 @@ class Problem:
     message: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return the problem for programs."""
+        """Return the problem as a JSON object."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -34,17 +31,17 @@ class Problem:
 
 
 def error(path: str, message: str) -> Problem:
-    """Return a problem that must be mended."""
+    """Return a problem that must be fixed."""
     return Problem("error", path, message)
 
 
 def warning(path: str, message: str) -> Problem:
-    """Return a problem that is accepted, and surprises later."""
+    """Return a problem that the API accepts and that can cause an unexpected result later."""
     return Problem("warning", path, message)
 
 
 def field_errors(error: ValidationError) -> tuple[tuple[str, str], ...]:
-    """Return (JSON pointer, message with the value received) of everything that validation found."""
+    """Return (JSON pointer, message with the invalid value) for each validation error."""
     return tuple(
         (
             "".join(f"/{part}" for part in one["loc"]),

@@ -1,4 +1,4 @@
-"""The deployment of one model version, from the manifests that kustomize applies too: there is no second template."""
+"""Renders the deployment of one model version from the manifests that kustomize applies. No second template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUNDLE_MANIFEST = "bundle.json"  # written by custom_runtime/model/bundle.py
 
 
 def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:
-    """Return every object of a kustomization. Raises ManifestError when it cannot be built."""
+    """Return every object of a kustomization. Raises ManifestError when the build fails."""
     try:
         built = subprocess.run(
             ["kubectl", "kustomize", str(directory)], capture_output=True, timeout=KUSTOMIZE_TIMEOUT_S, check=False
@@ -34,7 +34,7 @@ def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:
 
 
 def bundle_version(directory: Path, *, model: str) -> str:
-    """Return the model version that a bundle was imported from. Raises ManifestError when it is not that model's."""
+    """Return the model version that a bundle was imported from. Raises ManifestError if it is of another model."""
     path = directory / BUNDLE_MANIFEST
     try:
         stored = json.loads(path.read_bytes())
@@ -52,11 +52,11 @@ def bundle_version(directory: Path, *, model: str) -> str:
 def render(
     template: SeldonDeployment, *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
 ) -> SeldonDeployment:
-    """Return the template with one predictor, named after the version, that gets all traffic.
+    """Return the template with one predictor, which has the version's name and gets all traffic.
 
-    image: empty is the template's, with the version as its tag. model_uri: where the storage initializer fetches the
-    bundle from; empty: the image has it baked in. namespace: empty keeps the template's. Raises ManifestError when the
-    template has no predictor to start from.
+    image: empty uses the template's image with the version as its tag. model_uri: where the storage initializer finds
+    the bundle; empty means that the image contains it. namespace: empty keeps the template's namespace. Raises
+    ManifestError when the template has no predictor.
     """
     image = image or tagged(template.stable.image, version)
     predictor = template.stable.for_version(f"v{version}", image=image, model_uri=model_uri, traffic=100)
@@ -65,7 +65,7 @@ def render(
 
 
 def tagged(image: str, tag: str) -> str:
-    """Return an image reference with another tag: its old tag or digest goes, a registry's port stays."""
+    """Return an image reference with another tag. The old tag or digest is removed; a registry's port is kept."""
     repository = image.partition("@")[0]
     head, _, last = repository.rpartition("/")
     name = last.partition(":")[0]
@@ -75,9 +75,9 @@ def tagged(image: str, tag: str) -> str:
 def rendered_objects(
     objects: tuple[dict[str, Any], ...], *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
 ) -> tuple[dict[str, Any], ...]:
-    """Return a kustomization's objects with its SeldonDeployment rendered, the others as they are.
+    """Return a kustomization's objects: its SeldonDeployment is rendered, the others are unchanged.
 
-    Raises ManifestError unless there is exactly one, and when a namespace is given that the others are not in.
+    Raises ManifestError unless there is exactly one SeldonDeployment, and when another object is not in `namespace`.
     """
     found = [one for one in objects if one.get("kind") == KIND]
     if len(found) != 1:

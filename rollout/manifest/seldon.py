@@ -1,6 +1,6 @@
-"""The SeldonDeployment (machinelearning.seldon.io/v1) as typed values: what we use of it, and all the rest kept.
+"""The SeldonDeployment (machinelearning.seldon.io/v1) as typed values. Fields that are not modelled are kept.
 
-Every `with_*` returns a new value. Names follow the operator's own functions (seldondeployment_types.go).
+Every `with_*` method returns a new value. Names follow the operator's functions (seldondeployment_types.go).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ API_VERSION = "machinelearning.seldon.io/v1"
 KIND = "SeldonDeployment"
 NO_ENGINE = "seldon.io/no-engine"
 SERVICE_NAME = "seldon.io/svc-name"
-NAME_MAX_CHARS = 63  # DNS-1123 label; the operator hashes what is longer
+NAME_MAX_CHARS = 63  # DNS-1123 label; the operator hashes longer names
 
 
 class Spec(Part):
@@ -31,14 +31,14 @@ class Spec(Part):
 
 
 class DeploymentStatus(Part):
-    """Replicas of one Deployment, as the operator last saw them."""
+    """The replicas of one Deployment, as the operator last observed them."""
 
     replicas: StrictInt = 0
     available_replicas: StrictInt = 0
 
 
 class Status(Part):
-    """What the operator reports: Available, Creating or Failed. It may be stale just after an edit."""
+    """The status that the operator reports: Available, Creating or Failed. It can be out of date just after an edit."""
 
     state: str = ""
     description: str = ""
@@ -61,41 +61,41 @@ class SeldonDeployment(Part):
 
     @property
     def namespace(self) -> str:
-        """The object's namespace; empty when the manifest names none."""
+        """The object's namespace; empty when the manifest has none."""
         return self.metadata.namespace
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:
-        """All predictors, shadows included, in the manifest's order."""
+        """All predictors in the order of the manifest, including shadows."""
         return self.spec.predictors
 
     def predictor(self, name: str) -> Predictor:
-        """Return one predictor. Raises ManifestError naming those that exist."""
+        """Return one predictor. Raises ManifestError, which lists the existing names."""
         for predictor in self.predictors:
             if predictor.name == name:
                 return predictor
         raise ManifestError(f"{self.name} has no predictor {name!r}; it has: {', '.join(self.traffic()) or 'none'}")
 
     def traffic(self) -> dict[str, int]:
-        """Return the declared traffic in percent of each predictor that answers callers (no shadows)."""
+        """Return the declared traffic in percent of each predictor that answers callers (shadows excluded)."""
         return {predictor.name: predictor.traffic for predictor in self.predictors if not predictor.shadow}
 
     def weights(self) -> dict[str, int]:
-        """Return the weights that reach the mesh: as `traffic`, but a lone predictor gets everything."""
+        """Return the weights in the mesh: as `traffic`, but a single predictor gets 100 %."""
         declared = self.traffic()
         return dict.fromkeys(declared, 100) if len(declared) == 1 else declared
 
     @property
     def stable(self) -> Predictor:
-        """The predictor with the most traffic; the first of equals, since a canary is appended."""
+        """The predictor with the most traffic. Of equal ones the first, because a canary is appended."""
         answering = [predictor for predictor in self.predictors if not predictor.shadow]
         if not answering:
             raise ManifestError(f"{self.name} has no predictor that answers callers; add one that is not a shadow")
-        return max(answering, key=lambda predictor: predictor.traffic)  # max keeps the first of equals
+        return max(answering, key=lambda predictor: predictor.traffic)  # max returns the first of equal ones
 
     @property
     def canary(self) -> Predictor | None:
-        """The other predictor that answers callers, or None. Raises ManifestError when there are several."""
+        """The other predictor that answers callers, or None. Raises ManifestError when there is more than one."""
         stable = self.stable.name
         others = [predictor for predictor in self.predictors if not predictor.shadow and predictor.name != stable]
         if len(others) > 1:
@@ -104,13 +104,13 @@ class SeldonDeployment(Part):
         return others[0] if others else None
 
     def with_predictor(self, predictor: Predictor) -> SeldonDeployment:
-        """Return the deployment with one more predictor, at the end. Raises ManifestError when the name is taken."""
+        """Return the deployment with one more predictor, at the end. Raises ManifestError when the name exists."""
         if any(existing.name == predictor.name for existing in self.predictors):
             raise ManifestError(f"{self.name} has a predictor {predictor.name!r} already")
         return self._with_predictors((*self.predictors, predictor))
 
     def with_traffic(self, percents: Mapping[str, int]) -> SeldonDeployment:
-        """Return the deployment with these weights in percent; predictors that are not named keep theirs.
+        """Return the deployment with these weights in percent; predictors that are not named keep their weights.
 
         Raises ManifestError when a name is unknown, a value is outside 0..100 or the sum is not 100.
         """
@@ -134,20 +134,20 @@ class SeldonDeployment(Part):
 
     @property
     def virtual_service_name(self) -> str:
-        """The Istio VirtualService that the operator writes."""
+        """The name of the Istio VirtualService that the operator writes."""
         return _hashed_when_long(self.name)
 
     def service_name(self, predictor: str) -> str:
-        """Return the Service in front of one predictor's pods."""
+        """Return the name of the Service of one predictor."""
         found = self.predictor(predictor)
         return found.annotations.get(SERVICE_NAME) or self.default_service_name(predictor)
 
     def default_service_name(self, predictor: str) -> str:
-        """Return what the Service of a predictor is called, present or removed, unless an annotation names it."""
+        """Return the default name of a predictor's Service, whether the predictor exists or was removed."""
         return _hashed_when_long(f"{self.name}-{predictor}")
 
     def deployment_names(self, predictor: str) -> tuple[str, ...]:
-        """Return the Deployments of one predictor, one a component spec (the HPA has the same name)."""
+        """Return the names of a predictor's Deployments, one per component spec. The HPA has the same name."""
         names = []
         for index, component in enumerate(self.predictor(predictor).component_specs):
             pod = component.metadata.name or "-".join(container.name for container in component.spec.containers)

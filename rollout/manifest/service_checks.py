@@ -1,9 +1,8 @@
-"""What the webhook accepts although it breaks the service: names, traffic, ports, probes, environment, disruption.
+"""Checks a manifest: its shape, the webhook's rules, and what the webhook accepts although it breaks the service.
 
-Each rule names the operator's behaviour that it guards against. Protocol-specific rules hold for v2 (`kfserving` is
-its old name), where MLServer runs in a container of ours.
-
-Everything that is wrong with a manifest: its shape, the webhook's rules, and the gaps that those leave.
+`find_problems` runs all checks. The rules here cover names, traffic, ports, probes, environment and disruption. Each
+rule names the behaviour of the operator that it guards against. Protocol-specific rules apply to v2 (old name:
+`kfserving`), where MLServer runs in our own container.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rollout.manifest.seldon import API_VERSION, KIND, NAME_MAX_CHARS, NO_ENGINE
 from rollout.manifest.webhook_rules import runs_in_own_container, webhook
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # DNS-1123
-SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035: what a Service is called starts with a letter
+SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # DNS-1035: the name of a Service starts with a letter
 PORTS = ("http", "grpc", "metrics")
 OPERATORS_ENV = (
     "MLSERVER_HTTP_PORT",
@@ -30,14 +29,14 @@ OPERATORS_ENV = (
     "PREDICTIVE_UNIT_GRPC_SERVICE_PORT",
     "PREDICTIVE_UNIT_PARAMETERS",
 )
-"""What the operator looks for before it adds its own; it replaces the whole list where it finds one of them."""
+"""Constraints that the operator searches for before it adds its own. If it finds one, it replaces the whole list."""
 REGISTRY_SCHEMES = ("models:", "mlflow:", "runs:")
 LIVE_PATH = "/v2/health/live"
 V2_PROTOCOLS = ("v2", "kfserving")
 
 
 def gaps(deployment: SeldonDeployment) -> Iterator[Problem]:
-    """Yield everything that the API accepts and that breaks, or surprises, later."""
+    """Yield every problem that the API accepts and that causes a failure or an unexpected result later."""
     yield from _name("/metadata/name", deployment.name, SERVICE, "it starts the name of a Service, so with a letter")
     yield from _misplaced_no_engine(deployment)
     yield from _disruption_budgets(deployment)
@@ -192,7 +191,7 @@ def _probe(probe: Probe | None, path: str, allowed: str, otherwise: str) -> Iter
 
 
 def find_problems(document: Mapping[str, Any]) -> tuple[Problem, ...]:
-    """Return every problem of one SeldonDeployment; a wrong shape hides what lies behind it."""
+    """Return every problem of one SeldonDeployment. If its shape is invalid, the other rules are not checked."""
     found = (document.get("apiVersion"), document.get("kind"))
     if found != (API_VERSION, KIND):
         return (error("", f"expected {API_VERSION} {KIND}, this is {found[0]} {found[1]}"),)

@@ -1,7 +1,7 @@
-"""What Seldon Core's validating webhook refuses, in the operator's own words.
+"""The rules of Seldon Core's validating webhook, with the messages of the operator.
 
-Each rule is a generator of find_problems over the typed deployment. The operator answers create and update with these
-texts (seldondeployment_webhook.go); what it lets through although it breaks the service is in `gaps`.
+`find_problems` runs these rules on the typed deployment. The operator answers create and update requests with these
+messages (seldondeployment_webhook.go). `gaps` reports what the webhook accepts although it breaks the service.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rollout.manifest.seldon import NO_ENGINE, SERVICE_NAME, SeldonDeployment, S
 PROTOCOLS = ("seldon", "tensorflow", "kfserving", "v2")
 TRANSPORTS = ("rest", "grpc")
 SERVER_TYPES = ("rpc", "kafka")
-# Implementations that are not a prepackaged model server; any other name is looked up in the operator's ConfigMap.
+# Implementations that are not a prepackaged model server. The operator looks up any other name in its ConfigMap.
 BUILT_IN = ("SIMPLE_MODEL", "SIMPLE_ROUTER", "RANDOM_ABTEST", "AVERAGE_COMBINER")
 UNKNOWN_IMPLEMENTATION = "UNKNOWN_IMPLEMENTATION"
 UNKNOWN_TYPE = "UNKNOWN_TYPE"
 
 
 def webhook(deployment: SeldonDeployment) -> Iterator[Problem]:
-    """Yield everything that the operator would refuse."""
+    """Yield every problem that the operator's webhook rejects."""
     spec = deployment.spec
     yield from _choices(spec)
     if not spec.predictors:
@@ -43,7 +43,7 @@ def webhook(deployment: SeldonDeployment) -> Iterator[Problem]:
 
 
 def runs_in_own_container(unit: Unit) -> bool:
-    """Tell whether a node is served by a container of the manifest, not by a prepackaged server."""
+    """Return whether a container of the manifest serves a node, not a prepackaged server."""
     return unit.implementation in (None, "", UNKNOWN_IMPLEMENTATION)
 
 

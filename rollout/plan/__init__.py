@@ -1,4 +1,4 @@
-"""What a rollout is to do: rollout.yaml and options, read into one frozen plan.
+"""The plan of a rollout: rollout.yaml and options, read into one frozen value.
 
 May import `analysis`, `manifest` and `errors`.
 """

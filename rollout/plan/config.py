@@ -1,6 +1,7 @@
-"""rollout.yaml and the flags that override it, read into a Plan by one strict model.
+"""Reads rollout.yaml and the flags that override it, and returns a Plan. One strict model validates both.
 
-Strict: no text becomes a number or a truth value, no truth value a number, no number is infinite, no key comes twice.
+Strict means: text is not converted to numbers or booleans, booleans are not converted to numbers, infinite numbers and
+duplicate keys are rejected.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Strict(BaseModel):
-    """What every part of the file is: nothing is converted, nothing unknown is taken."""
+    """The base of every part of the file: no conversion of types, no unknown keys."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 def _strict_model(default: Any) -> type[Strict]:
-    """Return a model of a gate's dataclass (and of the gates within), with the dataclass's own types and defaults."""
+    """Return a strict model of a gate's dataclass and of its nested gates, with the same types and defaults."""
     types = get_type_hints(type(default))
     settings: dict[str, Any] = {}
     for one in fields(default):
@@ -43,7 +44,7 @@ GateSettings = _strict_model(GateConfig())
 
 
 class StepSettings(Strict):
-    """One step; what is not given comes from `step_defaults`."""
+    """One step; values that are not given come from `step_defaults`."""
 
     weight_percent: int
     min_duration_s: Seconds | None = None
@@ -53,7 +54,7 @@ class StepSettings(Strict):
 
 
 class StepDefaults(Strict):
-    """What every step has unless it says otherwise."""
+    """The defaults of all steps."""
 
     min_duration_s: Seconds = Step(1).min_duration_s
     max_duration_s: Seconds = Step(1).max_duration_s
@@ -62,7 +63,7 @@ class StepDefaults(Strict):
 
 
 class Settings(Strict):
-    """The file; every key is optional. judged: false lets a rollout go on by time and requests alone."""
+    """The file; every key is optional. judged=False advances a rollout by time and requests alone, without gates."""
 
     steps: tuple[int | StepSettings, ...] = tuple(step.weight_percent for step in DEFAULT_STEPS)
     step_defaults: StepDefaults = StepDefaults()
@@ -87,7 +88,7 @@ class Settings(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How to roll out, where the counts come from (`prometheus=URL`, `scrape`), and which webhook is notified."""
+    """The plan, the source of the counts (`prometheus=URL` or `scrape`), and the webhook that is notified."""
 
     plan: Plan
     evidence: str
@@ -95,9 +96,9 @@ class Config:
 
 
 def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequence[int] = ()) -> Config:
-    """Read a file (None: the defaults), lay the given flags over it, and return the config. Raises PlanError.
+    """Read a file (None: the defaults), apply the given flags to it, and return the config. Raises PlanError.
 
-    overrides: settings by name, `step_defaults` as a mapping of its own. manual: weights after which a person decides.
+    overrides: settings by name, with `step_defaults` as a nested mapping. manual: weights after which a person decides.
     """
     try:
         data = yaml.load(file.read_text(), _Loader) or {} if file else {}  # noqa: S506 - a SafeLoader
@@ -109,7 +110,7 @@ def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequ
     if isinstance(step_defaults, Mapping):
         step_defaults = {**step_defaults, **overrides.get("step_defaults", {})}
     try:
-        # As JSON, since strict Python input would have to hold tuples and enums already.
+        # As JSON, because strict Python input would have to contain tuples and enums already.
         text = json.dumps({**data, **overrides, "step_defaults": step_defaults}, default=str)
         settings = Settings.model_validate_json(text)
         return Config(_plan(settings, manual), settings.evidence, settings.webhook)
@@ -154,10 +155,10 @@ def _named(gates: GateConfig) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that are given twice: the last one would win, without a word."""
+    """Rejects duplicate keys in YAML; otherwise the last one would be used without a message."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Read a mapping. Raises ConstructorError for a key that is there already."""
+        """Read a mapping. Raises ConstructorError for a duplicate key."""
         found: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

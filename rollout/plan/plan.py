@@ -1,4 +1,4 @@
-"""What a rollout shall do: its steps, its limits and its gates, as one frozen value."""
+"""The plan of a rollout: its steps, limits and gates, as one frozen value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rollout.errors import PlanError
 
 
 class OnDoubt(StrEnum):
-    """What to do when a step's time is over without a verdict, or when the promoter gets a signal to end."""
+    """What to do when a step ends without a verdict, or when the promoter receives a termination signal."""
 
     HOLD = "hold"
     ROLLBACK = "rollback"
@@ -24,7 +24,7 @@ class OnDoubt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One weight of the canary, and what it takes to leave it: time, canary requests, and a person where `manual`."""
+    """One weight of the canary, and the conditions to leave it: time, canary requests, and a person if `manual`."""
 
     weight_percent: int
     min_duration_s: float = 60.0
@@ -33,7 +33,7 @@ class Step:
     manual: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a step that cannot be taken or never ends."""
+        """Reject a step with an invalid weight, or one that never ends."""
         if not 1 <= self.weight_percent <= 100:
             raise PlanError(f"step weight is {self.weight_percent}; allowed: 1..100 (0 is where every rollout begins)")
         if not 0 <= self.min_duration_s <= self.max_duration_s:
@@ -46,19 +46,19 @@ class Step:
 
 
 DEFAULT_STEPS = (Step(10), Step(30), Step(50), Step(100, min_duration_s=300.0))
-"""10 -> 30 -> 50 -> 100 %; the last is the bake, with the old version still warm."""
+"""10 -> 30 -> 50 -> 100 %. The last step is the bake: the pods of the old version still run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole rollout. The last step has weight 100 and is the bake: the old predictor is deleted when it ends.
+    """A whole rollout. The last step has weight 100 and is the bake; the old predictor is deleted when it ends.
 
-    ready_deadline_s: from adding the canary until it must be ready, at 0 %. unready_deadline_s: how long a canary that
-    was ready may be unready before it is rolled back. mesh_deadline_s: how long the mesh may lag behind the weights.
-    api_grace_s: how long the API server may not answer before the promoter gives up, with the rollout as it stands.
-    metric_grace_s: how long the evidence may be unavailable before the rollout counts as held. share_tolerance_percent:
-    how far the observed share of requests may be from the weight, beyond chance. watch_held_s: how long a held or
-    paused rollout is still watched before the promoter leaves. rollback_deadline_s: for each stage of a rollback.
+    ready_deadline_s: time for the new canary to become ready, at 0 %. unready_deadline_s: how long a canary that was
+    ready may be unready before the rollback. mesh_deadline_s: maximum delay of the mesh behind the weights.
+    api_grace_s: how long the API server may be unavailable before the promoter exits and leaves the rollout unchanged.
+    metric_grace_s: how long the evidence may be unavailable before the rollout is held. share_tolerance_percent: the
+    allowed difference between the observed share of requests and the weight, beyond random variation. watch_held_s: how
+    long the promoter watches a held or paused rollout before it exits. rollback_deadline_s: for each rollback stage.
     """
 
     steps: tuple[Step, ...] = DEFAULT_STEPS
@@ -78,7 +78,7 @@ class Plan:
     analyse: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse steps that do not grow to 100 % and limits below zero."""
+        """Reject steps that do not increase to 100 %, and limits below zero."""
         weights = [step.weight_percent for step in self.steps]
         if not weights or weights != sorted(set(weights)) or weights[-1] != 100:
             raise PlanError(f"steps are {weights}; allowed: growing weights that end with 100, such as 10, 30, 50, 100")
@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """Identify the plan: 12 hex digits of its sha256."""
+        """Return the identifier of the plan: 12 hex digits of its sha256."""
         return plan_hash(PLAN_JSON.dump_python(self, mode="json"))
 
 
@@ -116,5 +116,5 @@ PLAN_JSON: Final = TypeAdapter(Plan)
 
 
 def plan_hash(data: Mapping[str, Any]) -> str:
-    """Return the hash of a plan's JSON; it does not depend on what this release of the program adds to a plan."""
+    """Return the hash of a plan's JSON. Fields that a later release adds do not change it."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
