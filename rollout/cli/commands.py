@@ -1,7 +1,7 @@
-"""`churn-serving rollout`: roll a new model version out in steps that judge themselves.
+"""`churn-serving rollout`: rolls out a new model version in steps that gates judge.
 
-The options of every command stand in its signature. What it does is in rollout/cli/driving.py and rollout/engine/;
-they take a second to import, so they are imported when a command runs.
+The signature of each command declares its options. Their work is in rollout/cli/driving.py and rollout/engine/, which
+take a second to import and are therefore imported when a command runs.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ def _session(name: str, target: str, namespace: str, context: str, state: Path, 
 
 
 def _release(version: str, image: str, model_uri: str, env: list[str] | None) -> Release:
-    """Return what is rolled out. Raises PlanError when an --env is no NAME=VALUE."""
+    """Return the release. Raises PlanError when an --env is not NAME=VALUE."""
     from rollout.engine.start import Release
 
     pairs = {}
@@ -393,7 +393,7 @@ def _weights_percent(steps: str) -> list[int] | None:
 
 
 def _settings(file: Path | None, overrides: dict[str, Any], manual: list[int] | None = None) -> Config:
-    """Read a config (None: seldon/rollout.yaml, if there is one) under the flags. Raises PlanError."""
+    """Read a config (None: seldon/rollout.yaml, if it exists) and apply the flags. Raises PlanError."""
     from rollout.plan.config import read_config
 
     if file is None and DEFAULT_CONFIG.exists():
@@ -428,7 +428,7 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
         found = session.last()
         if found is None or found.phase not in (Phase.ROLLED_BACK, Phase.FAILED):
             raise
-        # The promoter at work carried it out before this process had its turn.
+        # The active promoter executed it before this process could.
         print_state(found, output)
         raise typer.Exit(exit_code(found)) from None
     end_with_outcome(ended, output)

@@ -1,6 +1,6 @@
-"""Drives a rollout before the eyes of everybody: a log, a page, a terminal, metrics, a webhook.
+"""Drives a rollout with its outputs: log, page, terminal, metrics and webhook.
 
-Opens what a command line names: the target of a deployment, and the source of its evidence.
+Also opens the target of a deployment and the source of the evidence that a command line names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rollout.targets.local_store import LocalStore
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """How it ended, and where to read about it."""
+    """The outcome, and the paths of its log and page."""
 
     outcome: Outcome
     log: Path
@@ -48,7 +48,7 @@ def drive(
     *,
     command: Command | None = None,
 ) -> Driven:
-    """Carry the rollout under way on until it is over, or a signal comes, and close the source.
+    """Drive the active rollout until it is over or a signal arrives, and close the source.
 
     logs: the directory of the log and the page. webhook, metrics_port: none when empty or 0. Raises RolloutError.
     """
@@ -72,7 +72,7 @@ def drive(
 
 @contextmanager
 def signalled() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM and SIGINT instead of dying of them; gives a function that says whether one came."""
+    """Record SIGTERM and SIGINT instead of terminating; yields a function that returns whether one arrived."""
     came: list[int] = []
     before = {
         one: signal.signal(one, lambda number, frame: came.append(number)) for one in (signal.SIGTERM, signal.SIGINT)
@@ -85,7 +85,7 @@ def signalled() -> Iterator[Callable[[], bool]]:
 
 
 class NoEvidence:
-    """A source without counts, for the ways back: they are not judged."""
+    """A source without counts, for rollbacks and undo, which are not judged."""
 
     def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
         """Return nothing."""
@@ -99,7 +99,7 @@ def open_target(target: str, name: str, *, namespace: str = "", context: str = "
     """Return the deployment's target; target: `kubernetes`, or `local` with the state directory of seldon_local.py."""
     if target == "local":
         return LocalTarget(LocalStore.of(state, namespace, name))
-    # The client takes most of a second to import, and is not wanted on one machine.
+    # The client takes most of a second to import, and is not needed on one machine.
     from rollout.targets.kubernetes import KubernetesTarget
     from rollout.targets.kubernetes_connection import Connection
 

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code for a pipeline, and an error as one line."""
+"""The end of a command: an exit code for a pipeline, and an error as one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """How a command ended, for a pipeline."""
+    """The result of a command, for a pipeline."""
 
     PROMOTED = 0
     ROLLED_BACK = 1
@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 
 def exit_code(state: RolloutState) -> ExitCode:
-    """Return the code of a rollout that goes on no more; one that is neither over nor failed is held."""
+    """Return the code of a rollout that has stopped; one that is neither over nor failed is held."""
     from rollout.engine.state import Phase
 
     ends = {
@@ -42,7 +42,7 @@ def exit_code(state: RolloutState) -> ExitCode:
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with this package's errors as one line and an exit code; it must take `output`."""
+    """Return the command with this package's errors as one line and an exit code; it must have `output`."""
 
     @functools.wraps(command)
     def reported(**options: Any) -> None:
@@ -61,7 +61,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
         except (typer.Exit, typer.Abort):
             raise
-        except Exception as error:  # 1 would say "rolled back"
+        except Exception as error:  # 1 would mean "rolled back"
             traceback.print_exc()
             typer.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
             raise typer.Exit(ExitCode.ERROR) from error

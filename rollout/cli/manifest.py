@@ -1,4 +1,4 @@
-"""`churn-serving manifest`: check SeldonDeployments as the operator does and better, render one for a version."""
+"""`churn-serving manifest`: validates SeldonDeployments, renders one for a version, computes capacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that rollout commands share, each declared once: its flag, its type and its line of help."""
+"""The options that rollout commands share; each is declared once with its flag, type and help text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Image = Annotated[str, typer.Option(help="The new image; default: the stable pre
 ModelUri = Annotated[str, typer.Option(help="The new bundle, such as s3://models/churn/8.")]
 Env = Annotated[list[str] | None, typer.Option(help="NAME=VALUE in the new model container. Repeatable.")]
 
-# How far and how fast; what is not given comes from the config.
+# Steps and limits; values that are not given come from the config.
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Default: seldon/rollout.yaml, if there is one.")]
 Steps = Annotated[str, typer.Option(help="Percent of each step, such as 10,30,50,100.")]
 MinDuration = Annotated[float | None, typer.Option(help="Seconds that a step lasts at least.")]
@@ -40,7 +40,7 @@ Manual = Annotated[list[int] | None, typer.Option(help="Wait for a person after 
 OnSigterm = Annotated[Literal["hold", "rollback"] | None, typer.Option(help="What SIGTERM and Ctrl-C do.")]
 WatchHeld = Annotated[float | None, typer.Option(help="Seconds that a held rollout is watched before exit code 3.")]
 
-# What drives a rollout: where its counts come from, and where its events go.
+# The source of the counts, and the receivers of the events.
 Evidence = Annotated[str, typer.Option(help="prometheus=URL, or scrape (--target local); default: from the config.")]
 WebhookUrl = Annotated[str, typer.Option("--webhook", help="Gets a POST for every change.")]
 LogDir = Annotated[Path, typer.Option("--log", help="Where the JSONL log and the HTML report go.")]

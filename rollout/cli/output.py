@@ -1,4 +1,4 @@
-"""What a command prints: text or JSON on standard output."""
+"""Prints the result of a command to standard output, as text or JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rollout.targets.target import Operation
 
 
 def print_state(state: RolloutState, output: Format, **more: Any) -> None:
-    """Print where a rollout stands, and whatever more there is to know."""
+    """Print the state of a rollout, and the additional values."""
     if output == "json":
         typer.echo(json.dumps(state_facts(state) | more))
         return
@@ -32,7 +32,7 @@ def print_state(state: RolloutState, output: Format, **more: Any) -> None:
 
 
 def print_plan(plan: Plan, output: Format) -> None:
-    """Print the steps and the gates as words and tables."""
+    """Print the steps and the gates as text and tables."""
     if output == "json":
         typer.echo(json.dumps({"hash": plan.hash, **PLAN_JSON.dump_python(plan, mode="json")}, indent=2))
         return
@@ -40,7 +40,7 @@ def print_plan(plan: Plan, output: Format) -> None:
 
 
 def end_with_patch(target: RolloutTarget, operations: Sequence[Operation], output: Format) -> NoReturn:
-    """Print what a JSON Patch would do, and end; as JSON: the patch. Raises TargetError when it would be refused."""
+    """Print the effect of a JSON Patch (as JSON: the patch) and exit. Raises TargetError when it would be rejected."""
     target.patch(operations, dry_run=True)
     if output == "json":
         typer.echo(json.dumps([dict(operation) for operation in operations], indent=2))
@@ -52,7 +52,7 @@ def end_with_patch(target: RolloutTarget, operations: Sequence[Operation], outpu
 
 
 def end_with_outcome(driven: Driven, output: Format) -> NoReturn:
-    """Print how driving ended and where to read about it, and end with the rollout's exit code."""
+    """Print how the rollout ended and where its files are, and exit with the rollout's exit code."""
     outcome = driven.outcome
     print_state(outcome.state, output, log=str(driven.log), report=str(driven.page), interrupted=outcome.interrupted)
     raise typer.Exit(exit_code(outcome.state))

@@ -1,4 +1,4 @@
-"""`churn-serving rollout status`: one look, or a screen that is redrawn until the rollout is over."""
+"""`churn-serving rollout status`: prints once, or redraws a screen until the rollout is over."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ INTERVAL_S = 2.0
 
 
 def follow(session: Session, watch: bool, output: Format) -> None:
-    """Print where a rollout stands, and end with its exit code; watch: until it is over. Raises TargetError.
+    """Print the state of a rollout, and exit with its exit code; watch: until it is over. Raises TargetError.
 
-    On a terminal `watch` takes the whole screen; elsewhere it prints one picture for each change of phase or step.
+    On a terminal, `watch` uses the whole screen; elsewhere it prints one status for each change of phase or step.
     """
     console = Console()
     full_screen = watch and output == "text" and console.is_terminal

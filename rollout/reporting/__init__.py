@@ -1,4 +1,4 @@
-"""What people and systems see of a rollout: page, charts, terminal, metrics, webhook.
+"""The output of a rollout for people and systems: page, charts, terminal, metrics, webhook.
 
 May import `engine` and every room below it.
 """

@@ -1,4 +1,4 @@
-"""What happens next in a rollout, and which commands help now: the same words in the terminal and on the page."""
+"""The next step of a rollout and the useful commands, with the same text in the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PROGRAM = "churn-serving rollout"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One command and what it is for."""
+    """One command and its purpose."""
 
     command: str
     purpose: str
 
 
 def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True) -> tuple[Advice, ...]:
-    """Return the commands that help in a phase, the most likely first. driven: whether anybody drives it."""
+    """Return the useful commands in a phase, the most likely first. driven: whether a promoter drives the rollout."""
 
     def advice(verb: str, purpose: str, options: str = "") -> Advice:
         return Advice(f"{PROGRAM} {verb} {deployment}{options}", purpose)
@@ -51,7 +51,7 @@ def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: b
 
 
 def next_step(state: RolloutState) -> str:
-    """Say what happens next, and what it waits for."""
+    """Return what happens next, and what it waits for."""
     plan, timers = state.plan, state.timers
     match state.phase:
         case Phase.PENDING:
@@ -89,7 +89,7 @@ def next_step(state: RolloutState) -> str:
 
 
 def who_acts(command: str, holder: str) -> str:
-    """Say who will act on a command that was left, or on a rollout that was started."""
+    """Return which process will execute a stored command, or drive a started rollout."""
     if holder:
         return f"{holder} drives this rollout and acts on `{command}` at its next look"
     return f"nobody drives this rollout now: `{PROGRAM} resume` or a running controller will act on `{command}`"

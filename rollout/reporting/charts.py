@@ -1,6 +1,6 @@
-"""The charts of a rollout's report; those over time share one axis, so that they can be read downwards.
+"""Draws the charts of a rollout's report as SVG text, without a library, a script or external files.
 
-The few shapes that the charts of a report are made of, as SVG text: no library, no script, nothing to load.
+Charts over time share one axis, so that they can be compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERDICT_COLOURS: Final[Mapping[Verdict, str]] = {
     Verdict.ERROR: "#8a5cb8",
 }
 SHARE_MIN_REQUESTS: Final = 20
-"""Fewer requests than these give no share worth drawing."""
+"""With fewer requests a share is too uncertain to draw."""
 _EDGES: Final = (*LATENCY_EDGES_MS, math.inf)
 WIDTH: Final = 1060
 LEFT: Final = 92
@@ -34,7 +34,7 @@ _SPACINGS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7
 
 
 def weights(line: Timeline, clock: Clock) -> str:
-    """Draw the canary's weight as an area, and the share of requests that it really got as a dashed line."""
+    """Draw the canary's weight as an area, and its observed share of requests as a dashed line."""
     top, base = 14.0, 130.0
     stable, canary = line.final.stable, line.final.canary
 
@@ -84,7 +84,7 @@ def share(line: Timeline, clock: Clock, event: str, *, limit: float | None) -> s
 
 
 def latency(line: Timeline, clock: Clock) -> str:
-    """Draw the bucket edges below which half (dashed) and 99 % (solid) of the answers lie, on a scale of buckets."""
+    """Draw the bucket edges below which half (dashed) and 99 % (solid) of the latencies are, on a scale of buckets."""
     top, base = 12.0, 170.0
 
     def y(edge: float) -> float:
@@ -106,7 +106,7 @@ def latency(line: Timeline, clock: Clock) -> str:
 
 
 def verdicts(line: Timeline, clock: Clock) -> str:
-    """Draw what each gate said over time, one row a gate."""
+    """Draw each gate's verdict over time, one row per gate."""
     names = list(dict.fromkeys(result.name for window in line.windows for result in window.verdicts))
     row, top = 21.0, 4.0
     base = top + row * max(1, len(names))
@@ -122,7 +122,7 @@ def verdicts(line: Timeline, clock: Clock) -> str:
 
 
 def scores(stage: Stage, stable: str, canary: str) -> str:
-    """Draw both score histograms of one step as shares of their rows: stable filled, the canary as an outline."""
+    """Draw both score histograms of one step as shares of the rows: stable filled, the canary as an outline."""
     top, base, left, right = 6.0, 104.0, 6.0, 244.0
     theirs, mine = (_shares(stage.counts.get(name, ZERO)) for name in (stable, canary))
     highest = max(*theirs, *mine) or 1.0
@@ -172,24 +172,24 @@ class Clock:
     end_s: float
 
     def x(self, at_s: float) -> float:
-        """Return the pixel of a moment."""
+        """Return the x coordinate of a moment in pixels."""
         return LEFT + (at_s - self.start_s) / (self.end_s - self.start_s) * (WIDTH - LEFT - RIGHT)
 
     def labels(self, base: float) -> str:
-        """Draw a dozen times since the start at most, below `base`."""
+        """Draw at most a dozen labels of the time since the start, below `base`."""
         length_s = self.end_s - self.start_s
         spacing_s = next((step for step in _SPACINGS_S if length_s / step <= 12), _SPACINGS_S[-1])
         parts = []
         for index in range(int(length_s // spacing_s) + 1):
             x = self.x(self.start_s + index * spacing_s)
-            anchor = "end" if x > WIDTH - RIGHT - 20 else "middle"  # the last one would be cut off
+            anchor = "end" if x > WIDTH - RIGHT - 20 else "middle"  # the last label would be cut off
             parts.append(text(x, base + 17, duration(index * spacing_s), anchor=anchor))
         return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One window of a curve: its value, NaN where there is none, and what a pointer on it shows."""
+    """One window of a curve: its value, NaN if there is none, and the tooltip."""
 
     start_s: float
     end_s: float
@@ -198,7 +198,7 @@ class Piece:
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time for a person: 45s, 3m 20s, 2h 5m."""
+    """Format a duration: 45s, 3m 20s, 2h 5m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -210,37 +210,37 @@ def duration(seconds: float) -> str:
 
 
 def nice(value: float) -> float:
-    """Round a positive number up to 1, 2, 4, 6 or 10 times a power of ten: half of it is a round number too."""
+    """Round a positive number up to 1, 2, 4, 6 or 10 times a power of ten; half of it is then a round number too."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 4, 6, 10) if value <= step * power * (1 + 1e-9))
 
 
 def svg(height: float, *parts: str, width: float = WIDTH) -> str:
-    """Put a drawing together."""
+    """Join the parts of a drawing."""
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img">{"".join(parts)}</svg>'
 
 
 def text(x: float, y: float, words: str, *, kind: str = "label", anchor: str = "end") -> str:
-    """Draw words; `anchor` is the end of them that lies at x."""
+    """Draw text; `anchor` is the end of it that is placed at x."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def box(
     left: float, top: float, right: float, bottom: float, colour: str, *, told: str = "", opacity: float = 1
 ) -> str:
-    """Draw a filled rectangle; `told` shows when the pointer rests on it."""
+    """Draw a filled rectangle; `told` is its tooltip."""
     size = f'x="{left:.1f}" y="{top:.1f}" width="{max(0.0, right - left):.1f}" height="{max(0.0, bottom - top):.1f}"'
     faint = f' fill-opacity="{opacity:g}"' if opacity < 1 else ""
     return f'<rect {size} fill="{colour}"{faint}>{f"<title>{escape(told)}</title>" if told else ""}</rect>'
 
 
 def upright(x: float, top: float, bottom: float) -> str:
-    """Draw the line at which a step begins."""
+    """Draw the vertical line at the start of a step."""
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" class="mark"/>'
 
 
 def level(y: float, label: str, *, kind: str = "grid") -> str:
-    """Draw a horizontal line over the whole chart, named beside it; an objective is named above itself."""
+    """Draw a horizontal line over the whole chart with a label beside it; an objective has its label above the line."""
     line = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="{kind}"/>'
     if kind == "grid":
         return line + text(LEFT - 8, y + 4, label)
@@ -250,7 +250,7 @@ def level(y: float, label: str, *, kind: str = "grid") -> str:
 def curve(
     clock: Clock, pieces: Iterable[Piece], y: Callable[[float], float], colour: str, *, dashed: bool = False
 ) -> str:
-    """Draw a stepped line, one level a window, with a gap where there is no value."""
+    """Draw a stepped line, one level per window, with a gap where there is no value."""
     path, targets, pen_down = [], [], False
     for piece in pieces:
         if math.isnan(piece.value):

@@ -1,4 +1,4 @@
-"""The promoter's own metrics, on a registry of its own; all begin with serving_rollout_."""
+"""The promoter's metrics, on a separate registry; all names begin with serving_rollout_."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollout.engine.state import Phase, RolloutState
 
 
 class Metrics:
-    """A subscriber that counts."""
+    """A subscriber that updates the metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,7 +46,7 @@ class Metrics:
         start_http_server(port, registry=self.registry)
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Take in one record."""
+        """Process one record."""
         for phase in Phase:
             self._phase.labels(record.deployment, phase.value).set(phase is state.phase)
         for predictor, weight in record.weights_percent.items():

@@ -1,4 +1,4 @@
-"""A plan, and the patches of a rollout, in words for a person."""
+"""Describes a plan and the patches of a rollout as text for a person."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def plan_words(plan: Plan) -> RenderableType:
 
 
 def gate_words(gate: Any) -> tuple[str, str]:
-    """Say when a gate fails and when it passes."""
+    """Return when a gate fails and when it passes, as text."""
     if isinstance(gate, RelativeGate):
         event = _EVENTS.get(gate.event, gate.event)
         return (
@@ -72,7 +72,7 @@ def gate_words(gate: Any) -> tuple[str, str]:
 
 
 def operation_words(operations: Sequence[Operation]) -> Iterator[str]:
-    """Say what a JSON Patch does, one line for each change; annotations are named and not printed."""
+    """Describe a JSON Patch, one line for each change; annotations are named but not printed."""
     tests = 0
     for operation in operations:
         kind, path, value = operation["op"], operation["path"], operation.get("value")
@@ -83,7 +83,7 @@ def operation_words(operations: Sequence[Operation]) -> Iterator[str]:
         elif key in _ANNOTATIONS:
             yield f"{'remove' if kind == 'remove' else 'write'} {_ANNOTATIONS[key]} (annotation {key})"
         elif path == "/metadata/annotations":
-            continue  # the empty mapping that the next operation needs
+            continue  # only creates the mapping for the next operation
         elif predictor and path.endswith("/traffic"):
             yield f"set the traffic of predictor {predictor[1]} to {value} %"
         elif predictor and predictor.end() == len(path):

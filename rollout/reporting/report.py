@@ -1,8 +1,7 @@
-"""What a person reads after a rollout: one HTML page from its log, with nothing to load and nothing to run.
+"""Writes the report of a rollout: one HTML page from its log, without scripts and external files.
 
-Keeps a rollout's page beside its log while the rollout goes on.
-
-The numbers of a rollout's report, as a person reads them: the tiles at its top, and a table of the steps.
+`Page` keeps the page up to date beside the log during the rollout. `tiles` and `rows` compute its key figures and
+its table of steps.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from rollout.reporting.advice import commands
 from rollout.reporting.charts import Clock, duration
 from rollout.reporting.timeline import Stage, Timeline, evidence, message, quantile_edge_ms, timeline
 
-# How a phase is headed, and its colour class in the template. A phase that is not here is still under way.
+# The heading of a phase, and its colour class in the template. Any other phase is still in progress.
 _HEADS: Final = {
     "Succeeded": ("Promoted", "good"),
     "RolledBack": ("Rolled back", "bad"),
@@ -48,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 
 def write(log: Path, page: Path | None = None) -> Path:
-    """Write the page of a log beside it, or where told, and return its path. Raises ReportError."""
+    """Write the page of a log beside it, or to `page`, and return its path. Raises ReportError."""
     page = page or log.with_suffix(".html")
     try:
         with log.open(encoding="utf-8") as lines:
@@ -59,12 +58,12 @@ def write(log: Path, page: Path | None = None) -> Path:
         raise ReportError(f"{log} holds no record; a rollout writes one line for each look")
     fresh = page.with_name(f".{page.name}.{os.getpid()}")
     fresh.write_text(render(records), encoding="utf-8")
-    fresh.replace(page)  # whoever has the page open never sees half of it
+    fresh.replace(page)  # a reader never sees an incomplete page
     return page
 
 
 def render(records: Sequence[Record]) -> str:
-    """Return the page of a rollout's records, oldest first; one at least."""
+    """Return the page of a rollout's records, oldest first; at least one."""
     line = timeline(records)
     clock = Clock(line.start_s, line.end_s)
     head, mood = _HEADS.get(line.final.phase, ("Under way", "doubt"))
@@ -105,7 +104,7 @@ def render(records: Sequence[Record]) -> str:
 
 
 def _unsaid(line: Timeline) -> tuple[GateResult, ...]:
-    """Return what explains the end and is not in its message already."""
+    """Return the results that explain the end and are not in its message already."""
     return tuple(result for result in line.decisive if result.reason not in line.final.message)
 
 
@@ -119,9 +118,9 @@ def _moment(at_s: float) -> str:
 
 
 class Page:
-    """A subscriber that writes the page anew whenever something has changed; it must notify after the log does.
+    """A subscriber that writes the page again after each change; it must be notified after the log.
 
-    So the page is there, and says how things stand, even if the promoter is killed.
+    So the page exists, and shows the current state, even if the promoter is killed.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -129,7 +128,7 @@ class Page:
         self.file = journal.with_suffix(".html")
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Write the page, unless the record is one more sample; a page that cannot be written is only logged."""
+        """Write the page, unless the record is one more sample; a failure to write it is only logged."""
         if record.event == SAMPLE:
             return
         try:
@@ -140,7 +139,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One arm in one step, in numbers."""
+    """The numbers of one arm in one step."""
 
     weight: str
     name: str
@@ -153,7 +152,7 @@ class Row:
 
 
 def tiles(line: Timeline) -> Iterable[tuple[str, str, str]]:
-    """Yield a caption, the canary's number and what to compare it with."""
+    """Yield a caption, the canary's number and the number to compare it with."""
     stable, canary = (_total(line, name) for name in (line.final.stable, line.final.canary))
     yield "canary requests", f"{canary.requests:,}", f"{stable.requests:,} on {line.final.stable}"
     yield "errors (5xx)", _percent(canary.errors, canary), f"{_percent(stable.errors, stable)} on {line.final.stable}"
@@ -168,7 +167,7 @@ def tiles(line: Timeline) -> Iterable[tuple[str, str, str]]:
 
 
 def rows(stage: Stage, line: Timeline) -> Iterable[Row]:
-    """Yield what both arms did in one step, stable first."""
+    """Yield the results of both arms in one step, stable first."""
     for role, name in (("stable", line.final.stable), ("canary", line.final.canary)):
         counts = stage.counts.get(name, ZERO)
         edge = quantile_edge_ms(counts.latency, 0.99)

@@ -1,4 +1,4 @@
-"""Where a rollout stands, gathered once and shown as a screen (`status --watch`) or as JSON (`-o json`)."""
+"""The state of a rollout, collected once and shown as a screen (`status --watch`) or as JSON (`-o json`)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PHASE_COLOURS: Final[Mapping[Phase, str]] = {
     Phase.FAILED: "bold red",
 }
 MOST_PODS = 8
-"""Pods of one predictor that are shown; the rest is a count."""
+"""The number of pods per predictor that are shown; the others are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One look at a rollout. images: per predictor. pods_error: why no pods are shown; empty where they are."""
+    """One status of a rollout. images: per predictor. pods_error: why no pods are shown; empty if they are."""
 
     deployment: str
     state: RolloutState
@@ -52,12 +52,12 @@ class Status:
 
     @property
     def driven(self) -> bool:
-        """Whether a promoter renewed its lease lately, by this machine's clock."""
+        """Whether a promoter renewed its lease recently, by this machine's clock."""
         return bool(self.lease.holder) and self.now_s - self.lease.renewed_at_s <= 2 * self.lease.duration_s
 
     @property
     def driver(self) -> str:
-        """Who drives the rollout, and when that was last known."""
+        """The holder of the lease, and the time of its last known renewal."""
         if self.state.phase.over:
             return "nobody: the rollout is over"
         if not self.lease.holder:
@@ -91,7 +91,7 @@ class Status:
 
 
 def look(snapshot: Snapshot, state: RolloutState, lease: LeaseRecord, target: object, *, now_s: float) -> Status:
-    """Gather a status. target: asked for pods if it can list them; a missing right is shown, not raised."""
+    """Collect a status. target: its pods are listed if it can; a missing right is shown, not raised."""
     deployment = snapshot.deployment
     pods: Sequence[Pod] = ()
     pods_error = ""
@@ -119,7 +119,7 @@ def look(snapshot: Snapshot, state: RolloutState, lease: LeaseRecord, target: ob
 
 
 def _notes(snapshot: Snapshot, state: RolloutState) -> tuple[str, ...]:
-    """Explain what would mislead a reader."""
+    """Return explanations of values that could mislead a reader."""
     notes = []
     routed = {name: percent for name, percent in snapshot.mesh_weights.items() if percent}
     if routed != {name: percent for name, percent in state.weights.items() if percent}:
@@ -136,7 +136,7 @@ def _notes(snapshot: Snapshot, state: RolloutState) -> tuple[str, ...]:
 
 
 def screen(status: Status) -> RenderableType:
-    """Return the whole picture for a terminal."""
+    """Return the whole screen for a terminal."""
     state = status.state
     colour = PHASE_COLOURS.get(state.phase, "cyan")
     title = Text.assemble(

@@ -1,4 +1,4 @@
-"""A rollout for the eyes of a person: where it stands, what each gate says, what happened so far."""
+"""Displays a rollout in the terminal: its state, the gates' results and the events so far."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def picture(state: RolloutState, results: Sequence[GateResult] = ()) -> Renderab
 
 
 def weights_bar(percents: Mapping[str, int], state: RolloutState) -> Text:
-    """Draw who gets which part of the requests; predictors that are not of this rollout are named behind the bar."""
+    """Draw each predictor's share of the requests; predictors of no part in the rollout are named after the bar."""
     if not percents:
         return Text("not known", "dim")
     canary = percents.get(state.canary, 0)
@@ -55,7 +55,7 @@ def weights_bar(percents: Mapping[str, int], state: RolloutState) -> Text:
 
 
 class Screen:
-    """A subscriber that redraws one picture in a terminal, and prints one line for each change everywhere."""
+    """A subscriber that redraws one screen in a terminal; in other outputs it prints one line for each change."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,6 +1,6 @@
-"""A rollout's log as a person reads it: windows of time, steps, decisions, and how it ended.
+"""Arranges a rollout's log for reading: windows of time, steps, decisions, the outcome and the gates' results.
 
-What the gates said, arranged so that a page does not say it twice.
+Results with the same text are grouped, so that a page does not repeat them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_WINDOWS = 120
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What each predictor did between two moments, under which weights, and what the gates said at the end."""
+    """The counts of each predictor between two moments, the weights, and the gates' results at the end."""
 
     start_s: float
     end_s: float
@@ -32,7 +32,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the rollout as a whole: its windows joined."""
+    """One whole step of the rollout: its windows joined."""
 
     step: int
     weight_percent: int
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Everything that the page shows. `final` is the record that says how the rollout stands."""
+    """Everything that the page shows. `final` is the record with the current state of the rollout."""
 
     records: tuple[Record, ...]
     windows: tuple[Window, ...]
@@ -58,7 +58,7 @@ class Timeline:
 
     @property
     def start_s(self) -> float:
-        """When the first line was written."""
+        """The time of the first line."""
         return self.records[0].at_s
 
     @property
@@ -68,7 +68,7 @@ class Timeline:
 
 
 def timeline(records: Sequence[Record]) -> Timeline:
-    """Arrange the records of one rollout, oldest first; there must be one at least."""
+    """Arrange the records of one rollout, oldest first; there must be at least one."""
     over = [record for record in records if record.phase in ("Succeeded", "RolledBack", "Failed")]
     final = over[-1] if over else records[-1]
     windows = _windows(records)
@@ -78,9 +78,9 @@ def timeline(records: Sequence[Record]) -> Timeline:
 
 
 def quantile_edge_ms(latency: Sequence[int], share: float) -> float:
-    """Return the upper edge of the bucket that holds the quantile, infinity in the last; NaN without any request.
+    """Return the upper edge of the bucket that holds the quantile, infinity in the last; NaN without requests.
 
-    Never interpolated: within a bucket nothing is known.
+    Never interpolated: the distribution within a bucket is unknown.
     """
     wanted, seen = share * sum(latency), 0
     for edge, count in zip((*LATENCY_EDGES_MS, math.inf), latency, strict=True):
@@ -91,7 +91,7 @@ def quantile_edge_ms(latency: Sequence[int], share: float) -> float:
 
 
 def _open(failed: Sequence[Record], held: tuple[GateResult, ...]) -> tuple[GateResult, ...]:
-    """Pick the results that explain the end: what failed, or else what has not passed yet."""
+    """Select the results that explain the end: the failures, or else what has not passed yet."""
     if failed:
         return tuple(result for result in failed[-1].verdicts if result.verdict is Verdict.FAIL)
     return tuple(result for result in held if result.verdict is not Verdict.PASS and not result.dry_run)
@@ -110,12 +110,12 @@ def _windows(records: Sequence[Record]) -> tuple[Window, ...]:
 def _gain(before: Counts, now: Counts) -> Counts:
     try:
         return now - before
-    except ValueError:  # another promoter went on with the rollout: its source counts from zero
+    except ValueError:  # another promoter continued the rollout: its source counts from zero
         return now
 
 
 def _thinned(windows: Sequence[Window]) -> tuple[Window, ...]:
-    """Join neighbours of one step until there are few enough to be drawn."""
+    """Join adjacent windows of one step until there are few enough to draw."""
     if not windows:
         return ()
     shortest_s = (windows[-1].end_s - windows[0].start_s) / MOST_WINDOWS
@@ -151,7 +151,7 @@ def _stages(windows: Sequence[Window], canary: str) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True, slots=True)
 class GateSummary:
-    """What one gate said, or several with the same words."""
+    """The result of one gate, or of several with the same text."""
 
     verdict: str
     gates: tuple[str, ...]
@@ -159,7 +159,7 @@ class GateSummary:
 
 
 def evidence(results: Sequence[GateResult]) -> list[GateSummary]:
-    """Arrange results for reading: the worst first, equal reasons once; beside a doubt the passes are named only."""
+    """Arrange results for reading: the worst first, equal reasons once; after a doubt, passes are only named."""
     order = (Verdict.FAIL, Verdict.ERROR, Verdict.NO_DATA, Verdict.INCONCLUSIVE, Verdict.PASS)
     doubt = any(result.verdict is not Verdict.PASS for result in results)
     groups: dict[tuple[Verdict, str], list[str]] = {}
@@ -171,9 +171,9 @@ def evidence(results: Sequence[GateResult]) -> list[GateSummary]:
 
 
 def message(record: Record) -> str:
-    """Return a decision's words without what the gates' own lines below it say."""
+    """Return a decision's message without the text that the gates' own lines repeat."""
     words = record.message
     for result in record.verdicts:
-        # `errors` ends the name `slo_errors`: only a whole name is taken out.
+        # `errors` ends the name `slo_errors`: only a whole name is removed.
         words = re.sub(rf"(?<!\w){re.escape(f'{result.name}: {result.reason}')}", "", words)
     return re.sub(r"\s*\([;\s]*\)|[;\s]+$|^[;\s]+|;\s*(?=;)", "", words)

@@ -1,4 +1,4 @@
-"""Notifies a webhook: one POST for each change, never for each observation."""
+"""Notifies a webhook with one POST for each change; observations without a change send nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TIMEOUT_S = 5.0
 
 
 class Webhook:
-    """A subscriber behind a URL. Put it in a Background: a slow webhook must not delay a rollout."""
+    """A subscriber that posts to a URL. Put it in a Background: a slow webhook must not delay a rollout."""
 
     def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self._client = httpx.Client(timeout=TIMEOUT_S, transport=transport)
         self._url = url
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Post the change as JSON; `text` alone is what chat systems show."""
+        """Post the change as JSON; chat systems show only `text`."""
         if record.event == SAMPLE:
             return
         body = {

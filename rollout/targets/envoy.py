@@ -1,8 +1,8 @@
-"""Envoy as the mesh of one machine: the route file that it watches, and what its admin socket says that it does.
+"""Envoy as the mesh of one machine: its route file, and the state that its admin socket reports.
 
 Envoy reads its routes from `<state>/envoy/routes.json` (file-based xDS) and applies a new version without closing a
-connection. The file is what a VirtualService is in a cluster: the stand-in operator writes it, and so may a promoter
-whose operator does not answer; a lock keeps the two apart. What Envoy routes *now* is read from Envoy itself.
+connection. The file corresponds to the VirtualService in a cluster: the local operator writes it, and so may a promoter
+whose operator does not answer. A lock prevents concurrent writes. The current routes are read from Envoy itself.
 
 A route whose name begins with `weights:` splits its requests by percent over clusters named `<protocol>-<predictor>`.
 There are several (REST and gRPC, with and without the operator's path), and all have equal weights.
@@ -23,12 +23,12 @@ from typing import Any
 from rollout.errors import Rejected, Unavailable
 
 ROUTES = "mesh"
-"""The name of the route configuration, and of the statistics of the requests that callers send."""
+"""The name of the route configuration, and of the statistics of the callers' requests."""
 SPLIT = "weights:"
 REST, GRPC = "rest", "grpc"
 TIMEOUT_S = 5.0
 POLL_S = 0.005
-# xDS resources by file name -> the statistic that holds the version which Envoy has applied.
+# xDS resources by file name -> the statistic with the version that Envoy has applied.
 ROUTES_VERSION = f"http.{ROUTES}.rds.{ROUTES}.version_text"
 CLUSTERS_VERSION = "cluster_manager.cds.version_text"
 
@@ -43,9 +43,9 @@ def cluster_name(protocol: str, predictor: str) -> str:
 
 
 def read_weights(routes: Mapping[str, Any]) -> dict[str, int]:
-    """Return percent per predictor in a RouteConfiguration; empty while nothing is routed by weight.
+    """Return percent per predictor in a RouteConfiguration; empty while no route has weights.
 
-    Raises ValueError when two splits differ, which only a hand-made change of the file can bring about.
+    Raises ValueError when two routes have different weights, which only a manual change of the file can cause.
     """
     found: dict[str, int] | None = None
     for route in _splits(routes):
@@ -60,7 +60,7 @@ def read_weights(routes: Mapping[str, Any]) -> dict[str, int]:
 
 
 def with_weights(routes: Mapping[str, Any], percents: Mapping[str, int]) -> Json:
-    """Return a copy of a RouteConfiguration with these weights; a predictor that is not named gets nothing.
+    """Return a copy of a RouteConfiguration with these weights; a predictor that is not named gets 0 %.
 
     Raises ValueError when a predictor with weight has no route, or no predictor has any weight.
     """
@@ -88,14 +88,14 @@ def _predictor(cluster: Mapping[str, Any]) -> str:
 
 
 class DiscoveryFile:
-    """One file of xDS resources that Envoy watches; its version is a number that grows with each change."""
+    """One file of xDS resources that Envoy watches; its version is a number that increases with each change."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path = (directory / "envoy" / f"{name}.json").absolute()
         self._lock = self.path.with_name(".lock")
 
     def read(self) -> tuple[int, list[Json]]:
-        """Return version and resources; 0 and nothing where the file does not exist."""
+        """Return version and resources; 0 and an empty list when the file does not exist."""
         try:
             document = json.loads(self.path.read_bytes())
         except FileNotFoundError:
@@ -103,11 +103,11 @@ class DiscoveryFile:
         return int(document["version_info"]), list(document["resources"])
 
     def replace(self, resources: list[Json]) -> int:
-        """Store these resources, and return the version then."""
+        """Store these resources, and return the new version."""
         return self.change(lambda _: resources)
 
     def change(self, change: Callable[[list[Json]], list[Json]]) -> int:
-        """Replace the resources by what `change` makes of them, under the lock, and return the version then."""
+        """Replace the resources by the result of `change`, under the lock, and return the new version."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ class DiscoveryFile:
                 return version
             new = self.path.with_suffix(".new")
             new.write_text(json.dumps({"version_info": str(version + 1), "resources": wanted}))
-            new.replace(self.path)  # Envoy notices a rename into the directory, and never reads half a file
+            new.replace(self.path)  # Envoy notices a rename into the directory, and never reads an incomplete file
             return version + 1
 
 
@@ -127,7 +127,7 @@ def route_file(directory: Path) -> DiscoveryFile:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket; httpx leaves its own open where nobody listens, and a caller cannot close it."""
+    """HTTP over a unix socket. httpx leaves its socket open when nothing listens, and a caller cannot close it."""
 
     def __init__(self, path: str) -> None:
         super().__init__("envoy", timeout=TIMEOUT_S)
@@ -146,7 +146,7 @@ class EnvoyAdmin:
         self._socket_path = socket_path
 
     def routes(self) -> Json:
-        """Return the RouteConfiguration that requests are routed by now; empty while there is none."""
+        """Return the RouteConfiguration that Envoy uses now; empty while there is none."""
         dump = json.loads(self.get("/config_dump?resource=dynamic_route_configs"))
         return next((dict(one["route_config"]) for one in dump.get("configs", []) if "route_config" in one), {})
 
@@ -173,7 +173,7 @@ class EnvoyAdmin:
         return self.get(STATISTICS_PATH)
 
     def active_requests(self) -> int:
-        """Return how many requests of callers are in flight."""
+        """Return the number of callers' requests in flight."""
         name = f"http.{ROUTES}.downstream_rq_active"
         found = json.loads(self.get(f"/stats?format=json&filter=^{name}$"))["stats"]
         return int(next((one["value"] for one in found if one.get("name") == name), 0))
@@ -183,7 +183,7 @@ class EnvoyAdmin:
         return self._ask("GET", path)
 
     def post(self, path: str) -> bytes:
-        """Do what a page stands for, such as /drain_listeners."""
+        """Send POST to an admin path such as /drain_listeners."""
         return self._ask("POST", path)
 
     def _ask(self, method: str, path: str) -> bytes:
@@ -202,7 +202,7 @@ class EnvoyAdmin:
 
 
 def route(directory: Path, admin: EnvoyAdmin, percents: Mapping[str, int]) -> None:
-    """Write percent per predictor into the routes, and return when requests follow. Raises Rejected or Unavailable."""
+    """Write percent per predictor into the routes, and wait until they apply. Raises Rejected or Unavailable."""
     try:
         version = route_file(directory).change(
             lambda resources: [with_weights(resources[0] if resources else {}, percents)]

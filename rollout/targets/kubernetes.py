@@ -1,9 +1,9 @@
 """A SeldonDeployment in a cluster, through the official client.
 
-Needs no more than seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService, one
-Lease, Events, delete of DestinationRules; Deployments and pods are read only. Readiness comes from the Deployments,
-since the status of the SeldonDeployment is old when its operator is dead, and weights from the routes of the Istio
-VirtualService, as the operator writes it: one HTTP route for REST, one for gRPC.
+Needs only the rights in seldon/base/promoter-role.yaml: get and patch of one SeldonDeployment and one VirtualService,
+one Lease, Events, delete of DestinationRules; Deployments and pods are only read. Readiness comes from the Deployments,
+because the status of the SeldonDeployment is out of date when its operator is dead. Weights come from the routes of the
+Istio VirtualService as the operator writes it: one HTTP route for REST, one for gRPC.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEPLOYMENT: dict[str, Any] = {"group": "apps", "version": "v1", "plural": "deplo
 MOST_REASONS = 4
 JSON_PATCH = "application/json-patch+json"
 FIELD_MANAGER = "serving-rollout"
-EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 refuses a longer note
+EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 rejects a longer note
 
 
 class KubernetesTarget:
@@ -43,29 +43,29 @@ class KubernetesTarget:
         self._connection = connection
 
     def read(self) -> Snapshot:
-        """Return the deployment with what its VirtualService routes. Raises TargetError."""
+        """Return the deployment with the weights of its VirtualService. Raises TargetError."""
         return self._snapshot(self._get(SELDON, self._name))
 
     def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
-        """Apply a JSON Patch with strict field validation; dry_run: the server checks all of it and stores nothing."""
+        """Apply a JSON Patch with strict field validation; dry_run: the server checks it and stores nothing."""
         try:
             manifest = self._patch(SELDON, self._name, operations, **({"dry_run": "All"} if dry_run else {}))
         except Rejected as error:
-            # A failed `test` is a 422 like an invalid object: only the object itself tells which of the two it was.
+            # A failed `test` is a 422 like an invalid object: only the object itself shows which of the two it was.
             if path := first_conflict(self._get(SELDON, self._name), operations):
                 raise Conflict(f"{path} of {self._name} is not what it was when the patch was written") from error
             raise
         return self._snapshot(manifest)
 
     def route(self, weights: Mapping[str, int]) -> None:
-        """Write the VirtualService's weights, for REST and gRPC alike."""
+        """Write the VirtualService's weights for both REST and gRPC."""
         deployment = parse(self._get(SELDON, self._name))
         services = {deployment.service_name(name): name for name in deployment.traffic()}
         name = deployment.virtual_service_name
         self._patch(ISTIO, name, reweighted(self._get(ISTIO, name), services, weights))
 
     def pods(self) -> list[Pod]:
-        """Return the pods of all predictors, the oldest first. Raises TargetError; Denied without the right to list."""
+        """Return the pods of all predictors, oldest first. Raises TargetError; Denied without the right to list."""
         found = self._connection.call(
             "list pods",
             client.CoreV1Api.list_namespaced_pod,
@@ -77,7 +77,7 @@ class KubernetesTarget:
     def forget(self, predictor: str) -> None:
         """Delete the predictor's DestinationRule, which the operator never does. Raises TargetError.
 
-        A VirtualService that still names its subset would answer 503 without it, so it stays until nothing does.
+        While a VirtualService still names its subset, the rule stays, because requests would get 503 without it.
         """
         snapshot = self.read()
         deployment = snapshot.deployment
@@ -134,7 +134,7 @@ class KubernetesTarget:
         return _record(lease)
 
     def write_lease(self, record: LeaseRecord) -> LeaseRecord:
-        """Create or replace the lease at the version that the record names. Raises Conflict."""
+        """Create or replace the lease at the version in the record. Raises Conflict."""
         body = client.V1Lease(
             metadata=client.V1ObjectMeta(
                 name=self._lease, namespace=self._namespace, resource_version=record.version or None
@@ -200,19 +200,19 @@ class KubernetesTarget:
         return Snapshot(manifest, readiness, routed, {name: why for name, why in problems.items() if why})
 
     def _part(self, name: str, status: Status | None) -> Readiness | None:
-        """Return the readiness of one Deployment: from itself, since a dead operator's word is old, else from that."""
+        """Return the readiness of one Deployment: from itself, or without the right from the status."""
         try:
             found = self._get(DEPLOYMENT, name)
         except NotFound:
             return None
-        except Denied:  # a role from before this was read
+        except Denied:  # a role from before Deployments were read
             known = status.deployment_status.get(name) if status else None
             return Readiness(known.replicas, known.available_replicas) if known else None
         wanted = found.get("spec", {}).get("replicas", 1)
         return Readiness(wanted, min(wanted, (found.get("status") or {}).get("availableReplicas", 0)))
 
     def _reasons(self, deployment: SeldonDeployment, predictor: str) -> list[str]:
-        """Say why a predictor's pods are not ready: the Deployment's conditions, the pods, the operator's own words."""
+        """Return why a predictor's pods are not ready: conditions, pods, the operator's message."""
         reasons: list[str] = []
         try:
             for name in deployment.deployment_names(predictor):
@@ -243,13 +243,13 @@ class KubernetesTarget:
 
 
 def _joined(parts: Sequence[Readiness]) -> Readiness:
-    """Join the Deployments of one predictor: its graph is as ready as the one that lacks the most."""
+    """Join the Deployments of one predictor: its readiness is that of the least ready one."""
     replicas = sum(part.replicas for part in parts)
     return Readiness(replicas, replicas - max(part.replicas - part.available for part in parts))
 
 
 def deployment_problems(deployment: Mapping[str, Any]) -> list[str]:
-    """Return what a Deployment's conditions say against it, such as an exceeded quota."""
+    """Return the problems in a Deployment's conditions, such as an exceeded quota."""
     bad = {"ReplicaFailure": "True", "Progressing": "False"}
     conditions = (deployment.get("status") or {}).get("conditions") or []
     return [
@@ -260,7 +260,7 @@ def deployment_problems(deployment: Mapping[str, Any]) -> list[str]:
 
 
 def pod_problems(pod: Mapping[str, Any]) -> list[str]:
-    """Return why a pod is not ready: it cannot be scheduled, its image cannot be pulled, its container ends."""
+    """Return why a pod is not ready: it cannot be scheduled, its image cannot be pulled, its container exits."""
     status = pod.get("status") or {}
     problems = [
         f"{one.get('reason', 'Unschedulable')}: {one.get('message', '')}"
@@ -295,7 +295,7 @@ def _pod(pod: Any) -> Pod:
 
 
 def _micro_time(at_s: float) -> datetime:
-    # The API server's MicroTime wants six digits, and isoformat leaves them out when they are all zero.
+    # The API server's MicroTime needs six digits, and isoformat omits them when they are all zero.
     at = datetime.fromtimestamp(at_s, UTC)
     return at.replace(microsecond=max(at.microsecond, 1))
 
@@ -314,13 +314,13 @@ def _record(lease: client.V1Lease) -> LeaseRecord:
 def weights(virtual_service: Mapping[str, Any], services: Mapping[str, str]) -> dict[str, int]:
     """Return percent per predictor; services: predictor by the name of its Service.
 
-    A destination that is none of these counts under its host, so that requests which go elsewhere are seen. Routes
-    that disagree (REST and gRPC) have no weights in common: the result is empty.
+    A destination that is not one of these counts under its host, so such requests are visible. If routes have
+    different weights (REST and gRPC), the result is empty.
     """
     seen = []
     for route in virtual_service["spec"].get("http", []):
         destinations = route.get("route") or []
-        lone = len(destinations) == 1  # Istio sends everything to a lone destination, whatever its weight
+        lone = len(destinations) == 1  # Istio sends everything to a single destination, whatever its weight
         seen.append(
             {
                 _predictor(destination, services): 100 if lone else destination.get("weight", 0)
@@ -333,7 +333,7 @@ def weights(virtual_service: Mapping[str, Any], services: Mapping[str, str]) -> 
 def reweighted(
     virtual_service: Mapping[str, Any], services: Mapping[str, str], wanted: Mapping[str, int]
 ) -> list[Operation]:
-    """Return the JSON Patch that gives every destination its percent, 0 where none is wanted."""
+    """Return the JSON Patch that sets every destination's weight; a destination without a weight gets 0."""
     http = virtual_service["spec"].get("http", [])
     operations: list[Operation] = [{"op": "test", "path": "/spec/http", "value": http}]
     for i, route in enumerate(http):

@@ -1,4 +1,4 @@
-"""The way to the API server: credentials, timeouts, and errors in words. Nothing here knows what is asked for."""
+"""The connection to the API server: credentials, timeouts and readable errors, for any kind of request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT_S = 3.0
 
 
 class Connection:
-    """An API client for one namespace: in a pod its service account, elsewhere KUBECONFIG."""
+    """An API client for one namespace. In a pod it uses the service account, elsewhere KUBECONFIG."""
 
     def __init__(self, *, namespace: str = "", context: str = "", timeout_s: float = 10.0) -> None:
         self._context = context
@@ -31,9 +31,9 @@ class Connection:
         self.identity = f"{socket.gethostname()}-{os.getpid()}"
 
     def call(self, doing: str, method: Callable[..., Any], **arguments: Any) -> Any:
-        """Call a method of one of the client's API classes (unbound). doing: words for messages. Raises TargetError.
+        """Call a method (unbound) of one of the client's API classes. doing: text for messages. Raises TargetError.
 
-        An expired token is read anew once: kubelets and credential plugins rotate it under a running process.
+        An expired token is read again once, because kubelets and credential plugins rotate it under a running process.
         """
         try:
             return self._call(method, arguments)
@@ -69,7 +69,7 @@ class Connection:
             raise Denied(
                 f"no way to a cluster: {error}; set KUBECONFIG, or run in a pod with a service account"
             ) from error
-        settings.retries = False  # the promoter retries by itself, and must know that it does
+        settings.retries = False  # the promoter retries by itself, and must know about each attempt
         return client.ApiClient(settings)
 
     def _own_namespace(self) -> str:
@@ -84,11 +84,11 @@ class Connection:
 
 
 def _kubeconfig() -> str | None:
-    return os.environ.get("KUBECONFIG") or None  # the client itself looks only once, when it is imported
+    return os.environ.get("KUBECONFIG") or None  # the client reads the variable only once, when it is imported
 
 
 def readable(error: ApiException, doing: str) -> TargetError:
-    """Return the error of this package for an HTTP status, with the server's own words and what to do."""
+    """Return the error of this package for an HTTP status, with the server's message and what to do."""
     said = _message(error)
     match error.status:
         case 401:

@@ -1,4 +1,4 @@
-"""A SeldonDeployment on this machine (churn-serving local): its files, and Envoy for the mesh."""
+"""A SeldonDeployment on this machine (churn-serving local): its files, with Envoy as the mesh."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rollout.targets.target import Event, LeaseRecord, Operation, Pod, Readiness
 
 
 class LocalTarget:
-    """Target and LeaseStore over one deployment's files. The controller (`up`) does what they say.
+    """Target and LeaseStore over one deployment's files. The controller (`up`) applies their content.
 
-    Readiness comes from the Deployments (runtime.json), not from the operator's status: that is stale when it is dead.
+    Readiness comes from the Deployments (runtime.json), because the operator's status is out of date when it is dead.
     """
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
 
     def read(self) -> Snapshot:
-        """Return the deployment, its pods' readiness and the weights that Envoy routes by now."""
+        """Return the deployment, its pods' readiness and Envoy's current weights."""
         return self._snapshot(self._store.read())
 
     def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
-        """Apply a JSON Patch to the live object; the controller follows within a fraction of a second."""
+        """Apply a JSON Patch to the live object; the controller applies it within a fraction of a second."""
         return self._snapshot(self._store.patch(operations, dry_run=dry_run))
 
     def route(self, weights: Mapping[str, int]) -> None:
-        """Write percent per predictor into Envoy's routes, past the operator; returns when requests follow.
+        """Write percent per predictor into Envoy's routes, without the operator; returns when Envoy applied them.
 
-        The operator writes the spec's weights again as soon as all predictors are ready, as Seldon's does.
+        The operator writes the spec's weights again as soon as all predictors are ready, as Seldon's operator does.
         """
         envoy.route(self._store.directory, self._admin(), weights)
 
@@ -68,11 +68,11 @@ class LocalTarget:
         return self._store.read_lease()
 
     def write_lease(self, record: LeaseRecord) -> LeaseRecord:
-        """Replace the lock's record, if nobody else has."""
+        """Replace the lock's record. Raises Conflict after a concurrent write."""
         return self._store.write_lease(record)
 
     def metrics_urls(self) -> dict[str, list[str]]:
-        """Return each predictor's metrics endpoints, one per replica: what evidence is scraped from."""
+        """Return each predictor's metrics endpoints, one per replica; the evidence is scraped from them."""
         return {
             name: [f"http://127.0.0.1:{replica['metrics']}/prometheus" for replica in replicas]
             for name, replicas in self._store.runtime().get("predictors", {}).items()

@@ -1,15 +1,15 @@
-"""One SeldonDeployment as files on this machine: what an API server is to the cluster.
+"""One SeldonDeployment as files on this machine, in place of an API server.
 
 deployment.json     the live object; replaced in one rename, under a lock, with a growing resourceVersion
 status.json         its status, written by local_seldon only
 runtime.json        where the processes, ports and sockets are, written by local_seldon only
-controls.json       what a test makes happen (Controls): a dead operator, an autoscaler's wish, slow image pulls
+controls.json       conditions that a test sets (Controls): a dead operator, an autoscaler's target, slow pulls
 lease.json          the rollout's lock
-events.jsonl        the audit trail; it outlives the deployment
+events.jsonl        the audit trail; it is kept when the deployment is deleted
 
 The resourceVersion grows with every change and the generation with every change of the spec, as in the cluster.
 
-JSON Patch (RFC 6902) as an API server applies it: for the adapters that are their own store.
+JSON Patches (RFC 6902) are applied as by an API server; adapters that are their own store use `apply` too.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Document = dict[str, Any]
 
 
 class Controls(BaseModel):
-    """What a test, or a person who wants to see it, makes happen to a deployment on this machine.
+    """Conditions that a test or a person sets for a deployment on this machine.
 
-    operator_alive: while False the webhook answers nobody, so every change of the deployment is refused with 500, and
-    neither weights nor predictors nor the status follow the spec; pods, autoscaler, endpoints and mesh work on.
-    replicas: by predictor, how many the autoscaler asks for; it stays within minReplicas and maxReplicas of hpaSpec.
+    operator_alive: while it is False the webhook does not answer, so every change of the deployment gets a 500,
+    and weights, predictors and status do not follow the spec; pods, autoscaler, endpoints and mesh still work.
+    replicas: by predictor, the autoscaler's target, limited by minReplicas and maxReplicas of hpaSpec.
     image_pull_s: by predictor, how long a new pod waits before its process starts.
     """
 
@@ -55,7 +55,7 @@ class Controls(BaseModel):
 
 
 class LocalStore:
-    """The files of one deployment. Several processes may write at once: a lock file keeps them apart."""
+    """The files of one deployment. Several processes may write at the same time: a lock file serialises the writes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -68,7 +68,7 @@ class LocalStore:
 
     @classmethod
     def of(cls, root: Path, namespace: str, name: str) -> LocalStore:
-        """Return the store of a deployment below the state root."""
+        """Return the store of a deployment below the state directory."""
         return cls(root / (namespace or DEFAULT_NAMESPACE) / name)
 
     def read(self) -> Document:
@@ -78,22 +78,22 @@ class LocalStore:
         return {**manifest, "status": status} if status else manifest
 
     def runtime(self) -> Document:
-        """Return where everything runs; empty when nothing does."""
+        """Return processes, ports and sockets; empty when nothing runs."""
         return read_json(self.runtime_file) or {}
 
     def controls(self) -> Controls:
-        """Return what is made to happen; nothing out of the ordinary where nobody has asked for it."""
+        """Return the conditions that are set; the defaults if there are none."""
         return Controls.model_validate(read_json(self.controls_file) or {})
 
     def control(self, controls: Controls) -> None:
-        """Make these happen from now on, instead of what was asked for before."""
+        """Set these conditions; they replace the earlier ones."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.controls_file, controls.model_dump())
 
     def put(self, manifest: Mapping[str, Any]) -> Document:
         """Store a manifest as `kubectl apply` would: its spec replaces the live one, its annotations are added.
 
-        Raises Rejected with every rule that is broken, Unavailable when the operator is dead.
+        Raises Rejected with every broken rule, Unavailable when the operator is dead.
         """
         with self._locked():
             live = read_json(self.object_file) or {}
@@ -110,7 +110,7 @@ class LocalStore:
         with self._locked():
             live = self._object()
             changed = apply(self.read(), operations)
-            changed.pop("status", None)  # a subresource: a patch of the object does not reach it
+            changed.pop("status", None)  # status is a subresource: a patch of the object does not change it
             return self._store(changed, live, dry_run=dry_run)
 
     def read_lease(self) -> LeaseRecord:
@@ -146,7 +146,7 @@ class LocalStore:
             events.write(json.dumps(event) + "\n")
 
     def remove(self) -> None:
-        """Delete the object and what belongs to it; the audit trail and the logs stay."""
+        """Delete the object and its files; the audit trail and the logs stay."""
         with self._locked():
             for file in (self.object_file, self.status_file, self.runtime_file, self.lease_file, self.controls_file):
                 file.unlink(missing_ok=True)
@@ -158,7 +158,7 @@ class LocalStore:
         return live
 
     def _store(self, document: Document, live: Mapping[str, Any], *, dry_run: bool = False) -> Document:
-        if not self.controls().operator_alive:  # its webhook has failurePolicy Fail; it is asked for every change
+        if not self.controls().operator_alive:  # its webhook has failurePolicy Fail and is called for every change
             raise Unavailable(f"500 Internal error occurred: failed calling webhook {WEBHOOK}: connection refused")
         try:
             broken = [problem for problem in webhook(parse(document)) if problem.severity == "error"]
@@ -190,7 +190,7 @@ class LocalStore:
 
 
 def read_json(file: Path) -> Document | None:
-    """Return a file's JSON object, or None when there is no such file."""
+    """Return a file's JSON object, or None when the file does not exist."""
     try:
         document: Document = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -199,7 +199,7 @@ def read_json(file: Path) -> Document | None:
 
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
-    """Replace a file in one rename: a reader sees the old or the new, never half of each."""
+    """Replace a file in one rename: a reader sees the old or the new content, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -208,7 +208,7 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
 
 
 def apply(manifest: Mapping[str, Any], operations: Sequence[Operation]) -> dict[str, Any]:
-    """Return a patched copy. Raises Conflict naming the `test` that does not hold, Rejected for any other failure."""
+    """Return a patched copy. Raises Conflict naming the `test` that fails, Rejected for any other failure."""
     document: dict[str, Any] = copy.deepcopy(dict(manifest))
     for operation in operations:
         try:

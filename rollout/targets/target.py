@@ -1,7 +1,7 @@
-"""Where a SeldonDeployment lives, as two small ports: Target (the deployment and its mesh) and LeaseStore (the lock).
+"""The ports to a SeldonDeployment: Target (the deployment and its mesh) and LeaseStore (the lock).
 
 Adapters: kubernetes.py (an API server), local.py (this machine), memory.py (a dictionary, for tests and simulation).
-One contract suite, tests/rollout/targets/, holds for all three.
+All three pass one contract suite, tests/rollout/targets/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Operation = Mapping[str, Any]
 
 
 class EventType(StrEnum):
-    """The two types that Kubernetes knows."""
+    """The two event types of Kubernetes."""
 
     NORMAL = "Normal"
     WARNING = "Warning"
@@ -28,7 +28,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth an entry in the audit trail; `reason` is CamelCase and stable, `message` is for people."""
+    """An entry of the audit trail; `reason` is CamelCase and stable, `message` is for people."""
 
     type: EventType
     reason: str
@@ -44,7 +44,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether there are replicas and all are available: what the operator waits for before it writes weights."""
+        """Whether there are replicas and all are available, as the operator requires before it writes weights."""
         return 0 < self.replicas <= self.available
 
 
@@ -52,10 +52,10 @@ class Readiness:
 class Snapshot:
     """The deployment at one moment.
 
-    manifest: the SeldonDeployment as stored (metadata, spec, status), plain JSON. readiness: per predictor; one whose
-    pods do not exist yet is absent. mesh_weights: percent per predictor as the mesh routes now, read from the mesh
-    itself and never copied from the spec; a predictor without a route is absent. problems: per predictor, why its pods
-    are not ready, in words; empty where nothing is known.
+    manifest: the SeldonDeployment as stored (metadata, spec, status), plain JSON. readiness: per predictor, if it has
+    pods. mesh_weights: percent per predictor as the mesh routes now, read from the mesh, never from the
+    spec; a predictor without a route is absent. problems: per predictor, why its pods are not ready, as text; empty if
+    nothing is known.
     """
 
     manifest: Mapping[str, Any]
@@ -65,23 +65,23 @@ class Snapshot:
 
     @cached_property
     def deployment(self) -> SeldonDeployment:
-        """The manifest, typed. Raises ManifestError when it is no SeldonDeployment."""
+        """The typed manifest. Raises ManifestError when it is not a SeldonDeployment."""
         return parse(self.manifest)
 
     @property
     def available(self) -> bool:
-        """Whether the operator says Available; it can be stale just after an edit, so it is never enough by itself."""
+        """Whether the operator's status is Available; not enough alone, since it can be out of date."""
         status = self.deployment.status
         return status is not None and status.state == "Available"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """Who holds the rollout's lock.
+    """The holder of the rollout's lock.
 
-    holder: empty when free. duration_s: how long it holds after a renewal. renewed_at_s: Unix time by the holder's
-    clock. transitions: grows by one with each new holder, the fencing token. version: of the stored record, empty when
-    there is none yet; a write names the version that it replaces.
+    holder: empty when free. duration_s: how long it is held after a renewal. renewed_at_s: Unix time by the holder's
+    clock. transitions: the fencing token, which grows by one with each new holder. version: of the stored record, empty
+    when there is none; a write names the version that it replaces.
     """
 
     holder: str = ""
@@ -93,7 +93,7 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod, or one process on this machine; created_at_s is Unix time, None where it is not known."""
+    """One pod, or one process on this machine; created_at_s is Unix time, None when unknown."""
 
     predictor: str
     name: str
@@ -105,7 +105,7 @@ class Pod:
 
 @runtime_checkable
 class PodLister(Protocol):
-    """A target that can say which pods there are; only people need it, so the promoter's account may not."""
+    """A target that can list pods. Only the status display needs it, so the promoter's account may lack the right."""
 
     def pods(self) -> Sequence[Pod]:
         """Return all pods of the deployment. Raises TargetError."""
@@ -114,40 +114,40 @@ class PodLister(Protocol):
 class Target(Protocol):
     """One SeldonDeployment and the mesh in front of it.
 
-    Every method may raise NotFound, Denied (401, 403) or Unavailable (no answer in time, 429, 5xx): see errors.py.
+    Every method may raise NotFound, Denied (401, 403) or Unavailable (timeout, 429, 5xx): see errors.py.
     """
 
     def read(self) -> Snapshot:
         """Return the deployment, its readiness and the mesh's weights."""
 
     def patch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Snapshot:
-        """Apply a JSON Patch to the manifest, all of it or nothing, and return what is stored then.
+        """Apply a JSON Patch to the manifest, all of it or nothing, and return what is stored afterwards.
 
-        Raises Conflict when a `test` does not hold (somebody wrote in between), Rejected when the result is no valid
-        SeldonDeployment. dry_run: everything is checked and nothing is stored.
+        Raises Conflict when a `test` fails (a concurrent write), Rejected when the result is no valid SeldonDeployment.
+        dry_run: everything is checked and nothing is stored.
         """
 
     def route(self, weights: Mapping[str, int]) -> None:
-        """Write percent per predictor into the mesh itself, past the operator: the last stage of a rollback.
+        """Write percent per predictor directly into the mesh, without the operator: the last stage of a rollback.
 
-        A predictor that is not named gets no traffic. Raises Denied where the promoter may not do this.
+        A predictor that is not named gets no traffic. Raises Denied without the right to do this.
         """
 
     def forget(self, predictor: str) -> None:
-        """Delete what the operator leaves behind of a removed predictor; nothing while the mesh still routes to it."""
+        """Delete what the operator leaves of a removed predictor; does nothing while the mesh still routes to it."""
 
     def publish(self, event: Event) -> None:
         """Add an event to the deployment's audit trail."""
 
 
 class LeaseStore(Protocol):
-    """Where the lock is kept, with compare-and-swap; lease.py decides who may write when."""
+    """The store of the lock, with compare-and-swap; lease.py decides who may write and when."""
 
     def read_lease(self) -> LeaseRecord:
         """Return the record; LeaseRecord() when there is none."""
 
     def write_lease(self, record: LeaseRecord) -> LeaseRecord:
-        """Store the record if the stored version still is record.version, and return it with its new version.
+        """Store the record if the stored version is still record.version, and return it with its new version.
 
         Raises Conflict otherwise.
         """
