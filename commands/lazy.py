@@ -1,4 +1,4 @@
-"""Commands that are imported when they are called, so that `--help` and shell completion do not wait for them."""
+"""Commands that are imported when they are called, so that `--help` and shell completion are fast."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from commands.lazy import LazyCommand, LazyGroup, group
 
 PROGRAM = "churn-serving"
 
-# Each command: its line in `churn-serving --help`, and the function that runs. A new command is one line here.
+# Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {
     "train": ("Train the model on a table of customers and register it.", "handoff.commands:train"),
     "import": ("Convert a registered model into the bundle that is served.", "handoff.commands:import_model"),
@@ -89,7 +89,7 @@ def churn_serving(
 
 
 def main(*command: str) -> None:
-    """Run the command of this process's arguments; command: what a file under scripts/ stands for, such as `train`."""
+    """Run the command of this process's arguments; command: the fixed first words of a file under scripts/."""
     if command:
         app([*command, *sys.argv[1:]], prog_name=PROGRAM)
     else:

@@ -1,4 +1,4 @@
-"""`churn-serving serve`: the process of the pod on a developer's machine, after its model is prepared if asked for."""
+"""`churn-serving serve`: runs the pod's server process on a developer's machine, and can prepare its model first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def serve(
     """
     if prepare:
         prepare_missing()
-    # A program of its own: training leaves hundreds of megabytes behind.
+    # A separate process, because training leaves hundreds of megabytes in memory.
     sys.stdout.flush()
     options = ["--models", str(models), "--workers", str(workers)]
     os.execv(sys.executable, [sys.executable, "-m", "custom_runtime.server", *options])  # noqa: S606 (no shell is wanted)

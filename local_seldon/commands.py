@@ -133,7 +133,7 @@ def control(
     from rollout.targets.local_store import Controls
 
     store = _store(name, state)
-    store.read()  # NotFound where nothing runs
+    store.read()  # raises NotFound when nothing runs
     asked = {} if reset else store.controls().model_dump()
     if operator:
         if operator not in ("alive", "dead"):
@@ -198,7 +198,7 @@ def demo(
 
 
 async def _run_until_signal(story: Story) -> None:
-    """Run the story; Ctrl-C and SIGTERM end it in order, since what it starts outlives its process."""
+    """Run the story; Ctrl-C and SIGTERM end it in order, because its processes would otherwise keep running."""
     telling = asyncio.ensure_future(story.tell())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, telling.cancel)

@@ -1,4 +1,4 @@
-"""What one SeldonDeployment asks of this machine: its file, replicas and templates, and what only a cluster can do."""
+"""The requirements of one SeldonDeployment on this machine: file, replicas, templates, unsupported fields."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = structlog.get_logger()
 APPLIED = "applied.sha256"
 """The file with the digest of the manifest that the live object was made from."""
 TERMINATION_GRACE_S = 20.0
-"""What the operator sets where a pod has no terminationGracePeriodSeconds."""
-# These change without a new pod: the operator writes them into the mesh, the HPA or the number of replicas.
+"""The operator's value for a pod without terminationGracePeriodSeconds."""
+# These change without a new pod: the operator applies them to the mesh, the HPA or the number of replicas.
 NOT_IN_THE_POD = ("traffic", "replicas", "name")
 
 
 def read_manifest(content: bytes) -> SeldonDeployment:
-    """Read the one SeldonDeployment of a YAML stream, whatever else is in it. Raises ManifestError."""
+    """Read the only SeldonDeployment of a YAML stream; other objects are ignored. Raises ManifestError."""
     found = [one for one in read_documents(content) if (one.get("apiVersion"), one.get("kind")) == (API_VERSION, KIND)]
     if len(found) != 1:
         raise ManifestError(f"the manifest has {len(found)} SeldonDeployments; it must have one")
@@ -36,7 +36,7 @@ def read_manifest(content: bytes) -> SeldonDeployment:
 
 
 def check_supported(deployment: SeldonDeployment) -> None:
-    """Raise Unsupported for what only a cluster can do; sidecars are left out silently, they serve no requests."""
+    """Raise Unsupported for what needs a cluster. Sidecars are ignored without a message: they serve no requests."""
     for predictor in deployment.predictors:
         if predictor.graph.children:
             raise Unsupported(f"predictor {predictor.name} has a graph of several nodes; one runs here: use a cluster")
@@ -48,10 +48,10 @@ def check_supported(deployment: SeldonDeployment) -> None:
 
 
 def replicas(deployment: SeldonDeployment, predictor: Predictor, asked: int | None = None) -> int:
-    """Return how many replicas a predictor is to have: the nearest `replicas` field, else 1.
+    """Return the desired number of replicas of a predictor: the nearest `replicas` field, else 1.
 
-    With hpaSpec the operator ignores every `replicas` field, and the autoscaler decides: what it asks for by itself
-    (`asked`; nothing on an idle machine), within minReplicas and maxReplicas.
+    With hpaSpec the operator ignores every `replicas` field, and the autoscaler decides: its target (None on an
+    idle machine), limited by minReplicas and maxReplicas.
     """
     component = predictor.component_specs[0]
     if component.hpa_spec is not None:
@@ -65,12 +65,12 @@ def replicas(deployment: SeldonDeployment, predictor: Predictor, asked: int | No
 
 
 def autoscaled(predictor: Predictor) -> bool:
-    """Tell whether an autoscaler sets the number of replicas: its Deployment then starts with one."""
+    """Return whether an autoscaler sets the number of replicas; its Deployment then starts with one."""
     return predictor.component_specs[0].hpa_spec is not None
 
 
 def template(predictor: Predictor) -> str:
-    """Return a hash of all that a new pod would be needed for."""
+    """Return a hash of everything whose change needs a new pod."""
     document = to_dict(predictor)
     kept = {key: value for key, value in document.items() if key not in NOT_IN_THE_POD}
     kept["componentSpecs"] = [
@@ -81,7 +81,7 @@ def template(predictor: Predictor) -> str:
 
 
 def grace_s(predictor: Predictor) -> float:
-    """Return how long a replica may take to drain."""
+    """Return the time that a replica has to drain."""
     configured = predictor.component_specs[0].spec.termination_grace_period_seconds
     return TERMINATION_GRACE_S if configured is None else float(configured)
 
@@ -106,9 +106,9 @@ def status(
 
 
 class ManifestFile:
-    """The file that a deployment is made from, applied whenever it changes, as `kubectl apply` would.
+    """The file of a deployment, applied whenever it changes, as `kubectl apply` would.
 
-    refused: what is wrong with it now, empty where nothing is.
+    refused: the file's current problem; empty if there is none.
     """
 
     def __init__(self, path: Path, store: LocalStore) -> None:
@@ -118,7 +118,7 @@ class ManifestFile:
         self.refused = ""
 
     def apply(self, *, first: bool = False) -> bool:
-        """Apply the file where its content is new, and tell whether there was news. Only the first time it raises."""
+        """Apply the file if its content is new, and return whether it was. Raises only the first time."""
         applied_before = self._store.directory / APPLIED
         try:
             content = self._path.read_bytes()
@@ -128,7 +128,7 @@ class ManifestFile:
             self._applied = digest
             known = applied_before.read_text() if applied_before.exists() else ""
             if first and known == digest and self._store.object_file.exists():
-                return False  # after a crash: what a rollout has changed since stays
+                return False  # after a crash: changes that a rollout made are kept
             self._store.put(to_dict(read_manifest(content)))
             applied_before.write_text(digest)
             self.refused = ""

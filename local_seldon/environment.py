@@ -1,4 +1,4 @@
-"""The environment that a container sees: what the operator injects, then what the manifest says. Pure.
+"""The environment of a container: the operator's variables, then the manifest's. Pure.
 
 Names and rules follow the operator's createContainerService and the v2 branch of its environment code.
 """
@@ -25,9 +25,9 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_C
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What this machine has instead of images, buckets and secrets.
+    """This machine's replacements for images, buckets and secrets.
 
-    artifacts: image or modelUri -> directory. env: variables for every predictor, which win over the manifest's.
+    artifacts: image or modelUri -> directory. env: variables for every predictor, which override the manifest's.
     predictor_env: the same for one predictor, by its name.
     """
 
@@ -36,7 +36,7 @@ class Overrides:
     predictor_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def for_predictor(self, name: str) -> dict[str, str]:
-        """Return the variables that win for one predictor."""
+        """Return the overriding variables for one predictor."""
         return {**self.env, **self.predictor_env.get(name, {})}
 
 
@@ -45,7 +45,7 @@ def environment(
 ) -> dict[str, str]:
     """Return every variable of one replica's process.
 
-    Raises Unsupported (a valueFrom that nothing stands in for) or MissingArtifact (no directory for the model).
+    Raises Unsupported (a valueFrom without a replacement) or MissingArtifact (no directory for the model).
     """
     container = predictor.model_container
     wins = overrides.for_predictor(predictor.name)
@@ -53,14 +53,14 @@ def environment(
         **{name: inherited[name] for name in INHERITED if name in inherited},
         **injected(deployment, predictor, ports),
         "MLSERVER_MODEL_URI": model_directory(deployment, predictor, overrides),
-        "MLSERVER_HOST": "127.0.0.1",  # a pod listens on all of its own interfaces; this machine's are not ours
+        "MLSERVER_HOST": "127.0.0.1",  # a pod listens on all of its own interfaces; here only loopback is used
         **_declared(predictor, container, wins),
         **wins,
     }
 
 
 def injected(deployment: SeldonDeployment, predictor: Predictor, ports: Ports) -> dict[str, str]:
-    """Return what the operator adds to a v2 container of its own image."""
+    """Return the variables that the operator adds to a v2 container of its own image."""
     container = predictor.model_container
     unit_parameters = (predictor.graph.model_extra or {}).get("parameters", [])
     return {
@@ -85,10 +85,10 @@ def injected(deployment: SeldonDeployment, predictor: Predictor, ports: Ports) -
 
 
 def model_directory(deployment: SeldonDeployment, predictor: Predictor, overrides: Overrides) -> str:
-    """Return the directory that stands in for /mnt/models, or for the model inside the image.
+    """Return the directory that replaces /mnt/models, or the model inside the image.
 
     Searched: the modelUri itself (file://), then `overrides`, then the deployment's annotation; by modelUri where there
-    is one, else by image. Raises MissingArtifact naming both ways to say it.
+    is one, else by image. Raises MissingArtifact, which names both ways to specify it.
     """
     uri = predictor.graph.model_uri
     if uri.startswith(FILE_SCHEME):

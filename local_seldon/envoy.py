@@ -1,4 +1,4 @@
-"""The Envoy process in front of the predictors: started, given its configuration, drained at the end."""
+"""The Envoy process in front of the predictors: start, configuration and drain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ END_S = 5.0
 
 
 class Envoy:
-    """One Envoy. Its admin socket is in a directory of its own: a socket's path has at most 107 characters."""
+    """One Envoy process. Its admin socket has a separate directory: a socket's path has at most 107 characters."""
 
     def __init__(self, *, port: int, state_directory: Path, log_directory: Path) -> None:
         self.binary = find_envoy()
@@ -56,7 +56,7 @@ class Envoy:
 
     @property
     def url(self) -> str:
-        """Where callers connect to, for REST and gRPC."""
+        """The URL for callers, for REST and gRPC."""
         return f"http://{HOST}:{self.port}"
 
     async def start(self, routes: Json) -> None:
@@ -80,7 +80,7 @@ class Envoy:
             await asyncio.sleep(POLL_S)
 
     async def add(self, replicas: Mapping[str, Iterable[Ports]]) -> None:
-        """Make the predictors and their replicas known; those that Envoy knows beside them stay. Raises Unavailable."""
+        """Add predictors and their replicas; others that Envoy knows stay. Raises Unavailable."""
         wanted = {}
         for predictor, ports in replicas.items():
             for name in (cluster_name(protocol, predictor) for protocol in (REST, GRPC)):
@@ -96,23 +96,23 @@ class Envoy:
         await asyncio.to_thread(self.admin.wait_for, wanted)
 
     def routes(self) -> Json:
-        """Return the routes as they were written last, by whomever."""
+        """Return the last written routes, whichever process wrote them."""
         return self._routes.read()[1][0]
 
     async def route(self, change: Callable[[Json], Json]) -> None:
-        """Replace the routes by what `change` makes of them; returns when requests follow. Raises Unavailable."""
+        """Replace the routes by the result of `change`; returns when Envoy applied them. Raises Unavailable."""
         version = self._routes.change(lambda resources: [change(resources[0])])
         await asyncio.to_thread(self.admin.wait_for, {ROUTES_VERSION: version})
 
     async def keep_only(self, predictors: Iterable[str]) -> None:
-        """Forget the other predictors; no route may name them any more."""
+        """Remove the other predictors; no route may name them any more."""
         names = {cluster_name(protocol, predictor) for predictor in predictors for protocol in (REST, GRPC)}
         version = self._clusters.change(lambda known: [one for one in known if one["name"] in names])
         await asyncio.to_thread(self.admin.wait_for, {CLUSTERS_VERSION: version})
 
     async def stop(self) -> None:
-        """Take no new connections, answer what is in flight, then end."""
-        with contextlib.suppress(Unavailable):  # it has just died, or never lived
+        """Accept no new connections, answer the requests in flight, then end."""
+        with contextlib.suppress(Unavailable):  # the process has just ended, or never started
             await asyncio.to_thread(self.admin.post, "/drain_listeners")
             deadline_s = time.monotonic() + DRAIN_S
             while await asyncio.to_thread(self.admin.active_requests):
@@ -141,7 +141,7 @@ class Envoy:
         return ROUTES_VERSION in versions
 
     def _command(self) -> Command:
-        # One worker thread passes on some 12,000 requests/s here, more than the predictors of such a machine answer.
+        # One worker thread forwards some 12,000 requests/s here, more than the predictors on such a machine answer.
         options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
         argv = [self.binary, "--config-path", str(self._directory / "bootstrap.json"), *options]
         return Command(argv, {"PATH": os.environ.get("PATH", "")}, self._sockets)

@@ -26,8 +26,8 @@ from rollout.targets.envoy import GRPC, REST, ROUTES, SPLIT, DiscoveryFile, clus
 Json = dict[str, Any]
 
 PREDICTOR_HEADER = "X-Seldon-Predictor"
-"""In a request it chooses the predictor, in an answer it names the one that the request was routed to."""
-# Shorter than the servers' own (uvicorn: 5 s), or a request meets a connection that the server is just closing.
+"""In a request it selects the predictor; in a response it names the predictor that answered."""
+# Shorter than the servers' own timeout (uvicorn: 5 s), so that no request is sent on a connection that is closing.
 IDLE_TIMEOUT = "2s"
 CONNECT_TIMEOUT = "1s"
 UNLIMITED = (1 << 32) - 1  # as Istio sets it: Envoy's default, 1,024 requests per cluster, is not the service's limit
@@ -38,10 +38,10 @@ TYPE = "type.googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """What the mesh is to do with a deployment's requests.
+    """The routing of a deployment's requests.
 
-    weights: percent per predictor; empty: 503, nothing has been ready yet. mirrors: percent of the requests that a
-    shadow gets a copy of, by its name. chosen: the predictors that a header may choose.
+    weights: percent per predictor; empty: 503, nothing has been ready yet. mirrors: by shadow, percent of requests that
+    are copied to it. chosen: the predictors that a header may select.
     """
 
     namespace: str
@@ -57,7 +57,7 @@ class Routes:
 
 
 def bootstrap(port: int, admin_socket: Path, clusters: DiscoveryFile, routes: DiscoveryFile) -> Json:
-    """Return what Envoy starts with; everything that changes is in the two files and in those they name."""
+    """Return Envoy's bootstrap configuration; everything that changes is in the two files and those that they name."""
     connection_manager = {
         "@type": f"{TYPE}/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": ROUTES,
@@ -79,7 +79,7 @@ def bootstrap(port: int, admin_socket: Path, clusters: DiscoveryFile, routes: Di
     listener = {
         "name": "callers",
         "address": _address(port),
-        "enable_reuse_port": False,  # a second process on this port must fail, not share its connections
+        "enable_reuse_port": False,  # a second process on this port must fail and not share its connections
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connection_manager}]}
         ],
@@ -96,7 +96,7 @@ def bootstrap(port: int, admin_socket: Path, clusters: DiscoveryFile, routes: Di
 
 
 def cluster(name: str, endpoints: DiscoveryFile) -> Json:
-    """Return one cluster; its endpoints are in a file of its own: replicas come and go without a new cluster."""
+    """Return one cluster. Its endpoints are in a separate file, so replicas change without a new cluster."""
     http = "http2_protocol_options" if name.startswith(f"{GRPC}-") else "http_protocol_options"
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), UNLIMITED)
@@ -118,7 +118,7 @@ def cluster(name: str, endpoints: DiscoveryFile) -> Json:
 
 
 def endpoints(name: str, replicas: Iterable[Ports]) -> Json:
-    """Return who answers for a cluster."""
+    """Return the endpoints of a cluster."""
     ports = [one.grpc if name.startswith(f"{GRPC}-") else one.http for one in replicas]
     return {
         "@type": f"{TYPE}/envoy.config.endpoint.v3.ClusterLoadAssignment",
@@ -130,7 +130,7 @@ def endpoints(name: str, replicas: Iterable[Ports]) -> Json:
 def route_configuration(routes: Routes) -> Json:
     """Return the routes, as the file `routes` holds them."""
     namespaced = [_exactly("seldon", routes.name), _exactly("namespace", routes.namespace)]
-    bare = [{"name": "seldon", "present_match": False}]  # a client on this machine need not know the operator's headers
+    bare = [{"name": "seldon", "present_match": False}]  # a client on this machine may omit the operator's headers
     grpc: list[Json] = [{"prefix": "/", "grpc": {}, "headers": headers} for headers in (namespaced, bare)]
     rest: list[Json] = [{"prefix": f"{routes.prefix}/"}, {"prefix": "/"}]
     foreign = f"the metadata must be seldon: {routes.name}, namespace: {routes.namespace}, or have neither"
@@ -147,7 +147,7 @@ def route_configuration(routes: Routes) -> Json:
 
 
 def _routes_of(routes: Routes, protocol: str, matches: Sequence[Json]) -> list[Json]:
-    """Return one protocol's routes: to a chosen predictor, then by weight."""
+    """Return one protocol's routes: to a selected predictor, then by weight."""
     found = []
     for name in routes.chosen:
         one = {"cluster": cluster_name(protocol, name)}
@@ -183,7 +183,7 @@ def _route(name: str, match: Json, action: Json) -> Json:
 
 
 def _refusal(match: Json, status: int, error: str, code: str) -> Json:
-    """Return a route that answers by itself; over gRPC, Envoy makes a status of it."""
+    """Return a route with a fixed response; for gRPC, Envoy converts it to a status."""
     body = {"inline_string": json.dumps({"error": error, "code": code})}
     headers = [_header("Content-Type", "application/json"), *([_header("Retry-After", "1")] if status == 503 else [])]
     return {

@@ -1,4 +1,4 @@
-"""Everything that can go wrong while a SeldonDeployment runs on this machine, as one tree.
+"""The errors of a SeldonDeployment that runs on this machine, as one tree.
 
     LocalSeldonError
     |-- Unsupported         the manifest asks for something that only a cluster has
@@ -10,14 +10,14 @@
     |-- DidNotStart         not everything was ready in time
     `-- DemoFailed          the canary demo saw something that must not happen
 
-What the rollout package raises about a manifest (ManifestError, Rejected) passes through as it is.
+ManifestError and Rejected of the rollout package are not wrapped.
 """
 
 from __future__ import annotations
 
 
 class LocalSeldonError(Exception):
-    """The root: whatever this package raises on purpose."""
+    """The root of all errors that this package raises on purpose."""
 
 
 class Unsupported(LocalSeldonError):

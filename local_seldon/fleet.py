@@ -21,15 +21,15 @@ from rollout.targets.local_store import Controls
 
 log = structlog.get_logger()
 
-# Between leaving the mesh and SIGTERM, for requests that were routed just before: the operator's preStop is `sleep 10`.
+# The delay between removal from the mesh and SIGTERM, for requests routed just before; the operator's is `sleep 10`.
 PRE_STOP_S = 0.5
 AUTOSCALER_PERIOD_S = 1.0
-"""How often the autoscaler looks; 15 s in a cluster. A new Deployment has one replica until it has looked once."""
+"""The autoscaler's interval; 15 s in a cluster. A new Deployment has one replica until the first interval ends."""
 
 
 @dataclass
 class Fleet:
-    """Replicas by predictor. command: what stands in for every image; directory: where it is started."""
+    """Replicas by predictor. command: runs in place of every image; directory: its working directory."""
 
     command: Sequence[str]
     directory: Path
@@ -40,12 +40,12 @@ class Fleet:
     clock: Callable[[], float] = time.monotonic
     replicas: list[Replica] = field(default_factory=list)
     _scale: dict[str, int] = field(default_factory=dict)  # replicas of each Deployment that an autoscaler sets
-    _scaled_s: dict[str, float] = field(default_factory=dict)  # when its autoscaler looked last
+    _scaled_s: dict[str, float] = field(default_factory=dict)  # time of its autoscaler's last check
     _client: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
     _leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def scale(self, deployment: SeldonDeployment, controls: Controls) -> None:
-        """Let each autoscaler that is due set its Deployment's replicas."""
+        """Let each autoscaler whose interval is over set its Deployment's replicas."""
         now_s = self.clock()
         for predictor in deployment.predictors:
             name = predictor.name
@@ -64,11 +64,11 @@ class Fleet:
         self._scale = {name: number for name, number in self._scale.items() if name in names}
 
     def wanted(self, deployment: SeldonDeployment, predictor: Predictor) -> int:
-        """Return how many replicas a predictor's Deployment has now."""
+        """Return the desired number of replicas of a predictor's Deployment."""
         return self._scale.get(predictor.name, 1) if autoscaled(predictor) else replicas(deployment, predictor)
 
     def ensure(self, deployment: SeldonDeployment, predictor: Predictor, controls: Controls) -> None:
-        """Start what a predictor lacks. Raises LocalSeldonError when it cannot run here; then nothing is started."""
+        """Start missing replicas. Raises LocalSeldonError, and starts none, when the predictor cannot run here."""
         current = template(predictor)
         running = {replica.number for replica in self.of(predictor.name) if replica.template == current}
         missing = [number for number in range(self.wanted(deployment, predictor)) if number not in running]
@@ -86,20 +86,20 @@ class Fleet:
         environment(deployment, predictor, Ports(0, 0, 0), self.overrides, self.inherited)
 
     def of(self, predictor: str) -> list[Replica]:
-        """Return a predictor's replicas, those before its last edit included."""
+        """Return a predictor's replicas, including those from before its last edit."""
         return [replica for replica in self.replicas if replica.predictor == predictor]
 
     def available(self, predictor: Predictor) -> int:
-        """Return how many replicas of a predictor as it is now are ready."""
+        """Return the number of ready replicas of the current version of a predictor."""
         current = template(predictor)
         return sum(replica.ready for replica in self.of(predictor.name) if replica.template == current)
 
     def is_ready(self, deployment: SeldonDeployment, predictor: Predictor) -> bool:
-        """Tell whether all replicas that a predictor wants are ready, as the operator asks of each Deployment."""
+        """Return whether all desired replicas of a predictor are ready, as the operator requires of each Deployment."""
         return self.available(predictor) >= self.wanted(deployment, predictor) > 0
 
     def needed(self, deployment: SeldonDeployment, routed: Collection[str]) -> list[Replica]:
-        """Return the replicas to keep: wanted, or without a ready successor, or of a predictor that is still routed."""
+        """Return the replicas to keep: desired, without a ready successor, or of a predictor with a route."""
         wanted = {predictor.name: predictor for predictor in deployment.predictors}
 
         def is_needed(replica: Replica) -> bool:
@@ -113,7 +113,7 @@ class Fleet:
         return [replica for replica in self.replicas if is_needed(replica)]
 
     def keep_only(self, kept: Collection[Replica]) -> None:
-        """Drain the others. They must have left the mesh before."""
+        """Drain the other replicas. They must have left the mesh before."""
         for replica in [replica for replica in self.replicas if replica not in kept]:
             self.replicas.remove(replica)
             task = asyncio.create_task(self._leave(replica))
@@ -125,7 +125,7 @@ class Fleet:
         return [replica.process for replica in self.replicas]
 
     async def drain(self) -> None:
-        """Stop everything, at once and in parallel."""
+        """Stop all replicas in parallel."""
         await asyncio.gather(*self._leaving, *(replica.stop() for replica in self.replicas))
         await self._client.aclose()
 
@@ -156,7 +156,7 @@ class Fleet:
 
 
 def ready_ports(kept: Sequence[Replica]) -> dict[str, list[Ports]]:
-    """Return who answers for each predictor: its ready replicas, as a Service's endpoints; perhaps none."""
+    """Return the ready replicas of each predictor, like the endpoints of a Service; may be empty."""
     found: dict[str, list[Ports]] = {}
     for replica in kept:
         found.setdefault(replica.predictor, []).extend([replica.ports] if replica.ready else [])

@@ -1,4 +1,4 @@
-"""What a cluster does with a SeldonDeployment, in one loop: the operator's part, which can be dead, and the rest."""
+"""The control loop for a SeldonDeployment: the operator's part, which can be dead, and the rest of the cluster."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from rollout.targets.local_store import Controls, LocalStore, write_json
 
 log = structlog.get_logger()
 
-POLL_S = 0.1  # how often files are looked at
-RESYNC_S = 1.0  # how often everything is compared although nothing was seen to change
+POLL_S = 0.1  # interval between checks of the files
+RESYNC_S = 1.0  # interval between full comparisons without a known change
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a deployment runs here. command: what stands in for every image; directory: where it is started."""
+    """Options of a deployment. command: runs in place of every image; directory: its working directory."""
 
     command: Sequence[str]
     directory: Path
@@ -46,11 +46,11 @@ class Options:
 
 
 class Operator:
-    """Runs one deployment until it is asked to stop.
+    """Runs one deployment until it is stopped.
 
-    The operator carries out the spec: which predictors there are, their weights once every replica of every predictor
-    is ready, and the status. While it is dead (`Controls.operator_alive`) Deployments, autoscalers, endpoints and Envoy
-    go on by the spec that it carried out last.
+    The operator applies the spec: the predictors, their weights once every replica of every predictor is ready, and the
+    status. While it is dead (`Controls.operator_alive`) Deployments, autoscalers, endpoints and Envoy use the spec that
+    it applied last.
     """
 
     def __init__(self, source: Path, store: LocalStore, options: Options) -> None:
@@ -69,16 +69,16 @@ class Operator:
             log_directory=self._logs,
             changed=self._changed.set,
         )
-        self._refused: dict[str, str] = {}  # what is wrong now, by predictor
+        self._refused: dict[str, str] = {}  # the current problem, by predictor
         self._written: dict[str, Any] = {}
 
     def stop(self) -> None:
-        """Ask `run` to drain everything and return."""
+        """Request `run` to drain everything and return."""
         self._stopping.set()
         self._changed.set()
 
     async def run(self) -> None:
-        """Run until `stop`. Raises LocalSeldonError or RolloutError when the deployment cannot even begin."""
+        """Run until `stop`. Raises LocalSeldonError or RolloutError when the deployment cannot start."""
         clear(self._store.runtime())
         for stale in (self._store.runtime_file, self._store.status_file):
             stale.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ class Operator:
         try:
             await self._run()
         finally:
-            if self._stopping.is_set() or not existed:  # else a crash before this one left a rollout to go on with
+            if self._stopping.is_set() or not existed:  # otherwise a crash left a rollout to continue
                 self._store.remove()
                 (self._store.directory / APPLIED).unlink(missing_ok=True)
 
@@ -102,7 +102,7 @@ class Operator:
             log.info("listening", url=self._envoy.url, deployment=deployment.name)
             await self._reconcile_for_ever()
         finally:
-            # Envoy first: nothing new is taken on, and what is in flight is answered before the processes end.
+            # Envoy first: it accepts nothing new and answers what is in flight before the processes end.
             await self._envoy.stop()
             await self._fleet.drain()
             log.info("stopped")
@@ -120,7 +120,7 @@ class Operator:
                 seen, last_s = stamps, loop.time()
                 try:
                     await self._reconcile()
-                except RolloutError as error:  # Envoy is being started again, say: the next resync tries again
+                except RolloutError as error:  # for example while Envoy restarts: the next resync tries again
                     log.warning("reconcile_failed", error=str(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), POLL_S)
@@ -139,7 +139,7 @@ class Operator:
                 self._refused[predictor.name] = str(error)
         named = {predictor.name for predictor in deployment.predictors}
         self._refused = {name: text for name, text in self._refused.items() if name in named}
-        # What changes while Envoy is written is the next round's: the status is about what the mesh knows.
+        # Changes during the write to Envoy belong to the next round: the status describes what the mesh has.
         scale = {
             one.name: (self._fleet.wanted(deployment, one), self._fleet.available(one))
             for one in deployment.predictors
@@ -156,16 +156,16 @@ class Operator:
         self._report(deployment, scale, kept, controls)
 
     def _routed_by(self, weights: Mapping[str, int] | None) -> list[str]:
-        """Return who gets traffic; None: the weights are frozen, and what is in the mesh stays."""
+        """Return the predictors with traffic; None: the weights are frozen, and the mesh keeps its own."""
         found = read_weights(self._envoy.routes()) if weights is None else weights
         return [name for name, percent in found.items() if percent]
 
     def _routes(
         self, deployment: SeldonDeployment, kept: Sequence[Replica], routes: Json, weights: Mapping[str, int] | None
     ) -> Json:
-        """Return the routes: the spec's where every replica is ready, else with the weights of those there are.
+        """Return the routes: the spec's if every replica is ready, else with the current weights.
 
-        Frozen while anything is unready, as the operator does: changes that somebody made by hand stay as well, and a
+        The weights are frozen while anything is unready, as with Seldon's operator: manual changes are kept too, and a
         predictor that has never been ready has no route.
         """
         running = {replica.predictor for replica in kept}
@@ -210,7 +210,7 @@ class Operator:
             },
             "processes": [found for pid in pids if (found := identity(pid))],
         }
-        # The status last: who waits for it reads where everything runs next.
+        # The status last: a reader that waits for it reads runtime.json next.
         self._write(self._store.runtime_file, runtime)
         if controls.operator_alive:
             failures = [text for text in (self._file.refused, *self._refused.values()) if text]
@@ -240,7 +240,7 @@ def mirrored(routes: Json) -> list[str]:
 
 
 def clear(runtime: Mapping[str, Any]) -> list[int]:
-    """End what a controller that was killed has left, and remove its sockets. Return the ended processes' pids."""
+    """End the processes of a killed controller and remove its sockets. Return the pids of the ended processes."""
     ended = end(runtime.get("processes", []))
     if admin_socket := runtime.get("admin_socket"):
         shutil.rmtree(Path(admin_socket).parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Free ports of this machine, found in one place for the stand-in, the benchmarks, the image's proof and the tests."""
+"""Selects free ports of this machine, for local_seldon, the benchmarks, the image's test and the tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import socket
 from collections import deque
 
 HOST = "127.0.0.1"
-# Below those that the kernel gives to whoever asks for any port (32768 and up): they would take a port between choosing
-# and binding it.
+# Below the kernel's ephemeral ports (32768 and up), which could be taken between the selection and the bind.
 FIRST, LAST = 10_000, 32_000
 # Who is given a TCP port binds it seconds later. Until then its UDP twin, which nobody uses, keeps the other callers of
 # this function off it, in other processes too; this many are kept, as files of this process.
@@ -18,7 +17,7 @@ _kept: deque[int] = deque()
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on, and that no other caller of this function was given just now."""
+    """Return TCP ports that nothing listens on and that no other caller of this function has just received."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randint(FIRST, LAST)  # noqa: S311 (spread, not secrecy)

@@ -1,4 +1,4 @@
-"""Processes that are kept running: started, logged, restarted with backoff, drained; and those that outlived us."""
+"""Supervised processes: start, logs, restart with backoff, drain; also finds processes of an earlier controller."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ KILL_AFTER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Doubling waits, as the kubelet's (10 s to 300 s), in the time of one machine.
+    """Exponential waits like the kubelet's (10 s to 300 s), scaled down for one machine.
 
-    A process that stayed up for `reset_after_s` starts from the first wait again.
+    After an uptime of `reset_after_s`, a process starts from the first wait again.
     """
 
     first_s: float = 0.5
@@ -35,13 +35,13 @@ class Backoff:
         return float(min(self.first_s * 2 ** (deaths - 1), self.longest_s))
 
     def deaths_in_a_row(self, deaths: int, uptime_s: float) -> int:
-        """Return how many deaths there are in a row now that a process died after `uptime_s`."""
+        """Return the number of consecutive deaths after a process died with this uptime."""
         return 1 if uptime_s >= self.reset_after_s else deaths + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to start: program and arguments, its whole environment, its working directory."""
+    """A program with its arguments, complete environment and working directory."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -50,7 +50,7 @@ class Command:
 
 @dataclass
 class Process:
-    """One supervised process. `command` is asked before every start, so each start can have its own ports.
+    """One supervised process. `command` is called before every start, so each start can have other ports.
 
     Output goes to `log_file`, appended. `changed` is called when the process starts or ends.
     exit_code: of the last time it ended, None before that.
@@ -68,11 +68,11 @@ class Process:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
-        """Begin to keep the process running."""
+        """Start to supervise the process."""
         self._task = asyncio.create_task(self._keep_running(), name=f"process {self.name}")
 
     async def stop(self, grace_s: float) -> None:
-        """Ask the process to end (SIGTERM), and end it and its children (SIGKILL) when it has not after `grace_s`."""
+        """Send SIGTERM to the process; after `grace_s`, send SIGKILL to it and its children."""
         self._stopping.set()
         if self._task is None:
             return
@@ -103,7 +103,7 @@ class Process:
         command = self.command()
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
-            # Its own session: Ctrl-C in the terminal reaches the controller alone, which then drains in order.
+            # A separate session: Ctrl-C in the terminal reaches only the controller, which then drains in order.
             process = await asyncio.create_subprocess_exec(
                 *command.argv, env=dict(command.env), cwd=command.directory, stdin=asyncio.subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
@@ -112,7 +112,7 @@ class Process:
         log.info("process_started", process=self.name, pid=process.pid)
         self.changed()
         if self._stopping.is_set():
-            self._signal(signal.SIGTERM)  # it was asked to stop while it was being started
+            self._signal(signal.SIGTERM)  # stop was requested during the start
         try:
             return await process.wait()
         finally:
@@ -129,9 +129,9 @@ class Process:
 
 
 def identity(pid: int) -> dict[str, int] | None:
-    """Return a process's pid and start time (clock ticks since boot), or None when it is gone or a zombie.
+    """Return a process's pid and start time (clock ticks since boot), or None when it has ended or is a zombie.
 
-    The start time tells it from another process that got the same pid later.
+    The start time distinguishes it from another process that got the same pid later.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -141,7 +141,7 @@ def identity(pid: int) -> dict[str, int] | None:
 
 
 def end(recorded: Iterable[dict[str, Any]]) -> list[int]:
-    """End what a killed controller has left, where it still is the same: SIGTERM, later SIGKILL. Return the pids."""
+    """End the remaining processes of a killed controller: SIGTERM, later SIGKILL. Return their pids."""
     alive = [process for process in recorded if identity(process["pid"]) == process]
     for process in alive:
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""One replica of a predictor, the pod of this machine: its ports, its process, and whether it is ready."""
+"""One replica of a predictor, the equivalent of a pod: its ports, its process and its readiness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from local_seldon.ports import HOST, free_ports
 from local_seldon.process import Command, Process
 from rollout.manifest.predictor import Container
 
-# A new replica is asked often, so that a rollout on one machine takes seconds; later as the manifest says, but at
+# A new replica is probed often, so that a rollout on one machine takes seconds; later as in the manifest, but at
 # least once a second.
 STARTING_PERIOD_S = 0.1
 LONGEST_PERIOD_S = 1.0
@@ -23,7 +23,7 @@ LONGEST_PERIOD_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where one replica listens, all on 127.0.0.1."""
+    """The ports of one replica, all on 127.0.0.1."""
 
     http: int
     grpc: int
@@ -31,16 +31,16 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        """Choose three ports that nobody listens on."""
+        """Choose three ports that nothing listens on."""
         http, grpc, metrics = free_ports(3)
         return cls(http, grpc, metrics)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadinessProbe:
-    """The container's readiness probe, asked as the kubelet would; without one, a TCP connection (too early!).
+    """The container's readiness probe, as the kubelet runs it; without one, only a TCP connection (which passes early).
 
-    path: None for TCP. failures: how many in a row make a ready replica unready.
+    path: None for TCP. failures: how many consecutive ones make a ready replica unready.
     """
 
     path: str | None
@@ -50,7 +50,7 @@ class ReadinessProbe:
 
     @classmethod
     def of(cls, container: Container) -> ReadinessProbe:
-        """Read the container's probe. Kubernetes' defaults fill in what it leaves out."""
+        """Read the container's probe, with Kubernetes' defaults."""
         probe = container.readiness_probe
         more = (probe.model_extra or {}) if probe else {}
         return cls(
@@ -61,7 +61,7 @@ class ReadinessProbe:
         )
 
     async def passes(self, client: httpx.AsyncClient, ports: Ports) -> bool:
-        """Ask once; any answer 200..399 passes, as does an accepted connection where there is no path."""
+        """Probe once; a status of 200 to 399 passes, or an accepted connection without a path."""
         try:
             if self.path is None:
                 _, writer = await asyncio.wait_for(asyncio.open_connection(HOST, ports.http), self.timeout_s)
@@ -74,7 +74,7 @@ class ReadinessProbe:
 
 
 class Replica:
-    """What the cluster calls a pod. `template` tells replicas of an edited predictor from those before the edit.
+    """The equivalent of a pod. `template` distinguishes replicas from before and after an edit of the predictor.
 
     image_pull_s: how long it waits before its process is started, as a pod does whose image is being pulled.
     """
@@ -123,7 +123,7 @@ class Replica:
 
     @property
     def waiting(self) -> str:
-        """Why the process does not run, in the kubelet's words; empty while it runs."""
+        """The reason why the process does not run, in the kubelet's terms; empty while it runs."""
         if self.process.pid is not None:
             return ""
         return (
@@ -131,7 +131,7 @@ class Replica:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `status` shows."""
+        """Return the fields that `status` shows."""
         return {
             "replica": self.number,
             "pid": self.process.pid,
@@ -146,7 +146,7 @@ class Replica:
         }
 
     def _next_command(self) -> Command:
-        if self.process.restarts:  # somebody may have taken the ports in between
+        if self.process.restarts:  # another process may have taken the ports meanwhile
             self.ports = Ports.free()
         return self._command(self.ports)
 
@@ -164,7 +164,7 @@ class Replica:
             passed = pid is not None and await self._probe.passes(self._client, self.ports)
             failed = 0 if passed else failed + 1
             if passed != self.ready and (passed or failed >= self._probe.failures):
-                # The answer may be of a process that has died since: only the one that was asked counts.
+                # The answer may be from a process that has since died; only the probed one counts.
                 self.ready = passed and self.process.pid == pid
                 self._changed()
             await asyncio.sleep(self._probe.period_s if self.ready else STARTING_PERIOD_S)

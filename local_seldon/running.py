@@ -1,4 +1,4 @@
-"""Starting, finding and stopping an `up`: one per deployment, kept apart by a lock that dies with its process."""
+"""Starts, finds and stops an `up`. A lock allows one per deployment, and is released when its process ends."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DOWN_TIMEOUT_S = 60.0
 
 
 def store_of(file: Path, root: Path = STATE_ROOT) -> LocalStore:
-    """Return where the deployment of a manifest file is kept."""
+    """Return the store of a manifest file's deployment."""
     deployment = read_manifest(file.read_bytes())
     return LocalStore.of(root, deployment.namespace, deployment.name)
 
 
 def plan(file: Path, options: Options) -> dict[str, Any]:
-    """Return what `up` would start, by predictor. Raises what `up` would."""
+    """Return what `up` would start, by predictor. Raises the same errors as `up`."""
     deployment = read_manifest(file.read_bytes())
     check_supported(deployment)
     ports = Ports(0, 0, 0)
@@ -86,7 +86,7 @@ def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str
 def _wait_until_available(store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
     while True:
-        ours = store.runtime().get("controller_pid") == process.pid  # not of one that was killed before
+        ours = store.runtime().get("controller_pid") == process.pid  # not of an earlier one that was killed
         status = store.read().get("status", {}) if ours else {}
         if status.get("state") == "Available":
             return
@@ -98,9 +98,9 @@ def _wait_until_available(store: LocalStore, process: subprocess.Popen[bytes], t
 
 
 def down(store: LocalStore) -> list[int]:
-    """Stop a deployment and wait until nothing of it is left; return the processes that a killed `up` had left.
+    """Stop a deployment and wait until everything has ended; return the processes that a killed `up` had left.
 
-    Raises NotRunning when there is nothing at all.
+    Raises NotRunning when nothing runs.
     """
     runtime = store.runtime()
     if is_running(store):
@@ -121,7 +121,7 @@ def down(store: LocalStore) -> list[int]:
 
 
 def is_running(store: LocalStore) -> bool:
-    """Tell whether a controller holds the deployment."""
+    """Return whether a controller holds the deployment."""
     try:
         with _held(store):
             return False

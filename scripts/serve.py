@@ -1,4 +1,4 @@
-"""Serve the model: `python -m custom_runtime.server`, the image's entry point. It needs custom_runtime alone."""
+"""Serve the model: `python -m custom_runtime.server`, the image's entry point. It needs only custom_runtime."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Steady load that counts every request, by phase, predictor and status; nothing is retried, nothing is forgiven."""
+"""Steady load that counts every request by phase, predictor and status; nothing is retried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from local_seldon.envoy_config import PREDICTOR_HEADER
 
 NO_ANSWER = 0
-"""The status of a request whose connection broke or whose answer did not come in time."""
+"""The status of a request whose connection failed or whose answer was too late."""
 UNKNOWN = "-"
 TIMEOUT_S = 10.0
 
@@ -22,7 +22,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one request ended. predictor: who answered, UNKNOWN where nobody did."""
+    """The result of one request. predictor: UNKNOWN if there was no answer."""
 
     status: int
     predictor: str
@@ -78,11 +78,11 @@ class Load:
 
     @property
     def tally(self) -> Tally:
-        """The tally of the phase that runs now."""
+        """The tally of the current phase."""
         return self.tallies.setdefault(self.phase, Tally())
 
     async def run(self) -> None:
-        """Send until `stop`. An arrival that is late is sent at once: the schedule does not wait for the answers."""
+        """Send until `stop`. A late arrival is sent at once: the schedule does not wait for the answers."""
         due_s = time.monotonic()
         async with asyncio.TaskGroup() as requests:
             while True:

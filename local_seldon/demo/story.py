@@ -1,4 +1,4 @@
-"""The demo: a good release is promoted, two bad ones are rolled back, and no caller of a good one notices."""
+"""The demo: promotes a good release and rolls back two bad ones; callers of a good version get no errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFRESH_PER_S = 4
 
 
 class Stage:
-    """The live picture. weights: asked a few times a second; it must be quick and must not raise."""
+    """The live display. weights: called a few times a second; it must be fast and must not raise."""
 
     def __init__(self, console: Console, load: Load, weights: Callable[[], Mapping[str, int]]) -> None:
         self._console = console
@@ -61,7 +61,7 @@ class Stage:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """Print a line above the picture."""
+        """Print a line above the display."""
         self._console.print(Text(line), soft_wrap=True)
 
     def act(self, title: str) -> None:
@@ -111,7 +111,7 @@ class Story:
         self.reports: list[str] = []
 
     async def tell(self) -> None:
-        """Run it all. Raises DemoFailed when anything is not as it must be; nothing is left running either way."""
+        """Run the demo. Raises DemoFailed when a check fails; no process is left in either case."""
         self.console.print("preparing three models and a feature store; what exists is not made again")
         await self.versions.make(self.console.print)
         async with self._deployed() as url:
@@ -159,7 +159,7 @@ class Story:
         self.reports.append(str(result.answer["report"]))
 
     async def _take_store_away(self, stage: Stage) -> None:
-        # In the mesh, at 0 %: it has been ready. An event cannot be waited for: it happens in another process.
+        # v4 is in the mesh at 0 %, so it has been ready. Polled, because it happens in another process.
         while "v4" not in await asyncio.to_thread(self._weights):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
         self.versions.take_store_away()
@@ -179,7 +179,7 @@ class Story:
         try:
             await script("seldon_local", *up, *place, *artifacts)
             yield str(self.store.runtime()["url"])
-        finally:  # also where `up` was cut short: what it had started goes on by itself
+        finally:  # also when `up` was interrupted: its processes would keep running
             down = script("seldon_local", "down", f"{NAMESPACE}/{NAME}", *place, allowed=(0, NOTHING_RUNS))
             await asyncio.shield(down)
 

