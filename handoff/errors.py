@@ -1,4 +1,4 @@
-"""Everything that can go wrong between the data and the bundle, as one tree.
+"""The errors between the data and the bundle, as one tree.
 
     HandoffError
     |-- DataError         the table cannot be read, lacks a column, or has a value that the contract does not allow

@@ -1,6 +1,6 @@
 """The import: a registered model version -> a checked, converted and compared bundle on disk.
 
-The signature is checked before the model is loaded: loading may run code that the file brings along.
+The signature is checked before the model is loaded, because loading may run code from the model's files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes sure that there is something to serve: trained, registered and imported; what is there already is not repeated.
+"""Prepares what the server needs: trains, registers and imports what is missing, and nothing else.
 
 When nothing has changed this costs a few milliseconds: neither MLflow nor scikit-learn is imported.
 """
@@ -46,12 +46,12 @@ def prepare(
 ) -> None:
     """Train and register what the registry lacks, import the champion into `bundle`, write the stock files.
 
-    say: receives one line for each thing done; nothing is said when all is there. Raises HandoffError.
+    say: receives one line for each completed step; none when nothing is missing. Raises HandoffError.
     """
     stamp = stock / STAMP
     if _is_prepared(bundle, stock, stamp):
         return
-    # Here, because it takes seconds that a second start has no use for.
+    # imported here, because it takes seconds that a second start does not need
     from handoff.importing import check_model
     from handoff.registry import Registry
     from handoff.training import write_stock

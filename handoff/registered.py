@@ -1,4 +1,4 @@
-"""What a registry holds, as plain values; imports no MLflow, which takes seconds."""
+"""The content of a registry as plain values; imports no MLflow, which takes seconds."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Registry:
         self._file = sqlite_file(self.uri)
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not a line for every migration of a new database
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # no line for every migration of a new database
         with _translated(self.uri):
             self._client = mlflow.MlflowClient(self.uri, self.uri)
 

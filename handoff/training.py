@@ -1,9 +1,8 @@
-"""Trains the churn model on encoded rows: XGBoost, or a scikit-learn pipeline; both say how good they are.
+"""Trains the churn model on encoded rows (XGBoost or a scikit-learn pipeline), measures it, and writes stock files.
 
-The files that MLServer's own runtimes serve: raw feature vectors in, the same registered model's probabilities out.
-
-The XGBoost file is the booster alone: that runtime loads it as a regressor, whose `predict` is the probability of
-the positive class. The scikit-learn file is a pickle: serve it only when it comes from your own registry.
+The stock files are those that MLServer's own runtimes serve: raw feature vectors in, probabilities of the same
+registered model out. The XGBoost file is the booster alone: that runtime loads it as a regressor, whose `predict` is
+the probability of the positive class. The scikit-learn file is a pickle: serve it only from your own registry.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ SKLEARN_FILE = f"{NAME}-sklearn.joblib"
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A fitted classifier and what is to be known about it.
+    """A fitted classifier with its metrics, defaults and reference rows.
 
     metrics: auc, log_loss and brier on held-out rows that the measured model has never seen; with `refitted`, `model`
     was fitted again on all rows afterwards. defaults: the training rows' medians and modes as contract values.

@@ -119,7 +119,7 @@ def inflate(message: bytes, limit_bytes: int) -> bytes:
 
 
 def check_encoding(encoding: bytes) -> None:
-    """Raise UnsupportedEncoding for a grpc-encoding that nobody here reads."""
+    """Raise UnsupportedEncoding for a grpc-encoding that is not supported."""
     if encoding not in ENCODINGS and encoding != b"identity":
         raise UnsupportedEncoding(f"grpc-encoding is {quoted(encoding)}; allowed: identity, gzip, deflate")
 

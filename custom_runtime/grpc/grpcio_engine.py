@@ -84,14 +84,14 @@ class GrpcioListener(GRPCServer):  # type: ignore[misc]
         return self._server
 
     async def wait_for_clients(self) -> None:
-        """Accept no connection, and wait until every one has left by its age; what it still asks is answered."""
+        """Accept no connection, and wait until each one has left by its age; its requests are still answered."""
         port, age_s = self._settings.grpc_port, self._serving.grpc_connection_age_s
         if not age_s or not self._serving.drain_delay_s:
             return
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + age_s * AGE_SPREAD + GOODBYE_S
         stop_accepting(port)
-        while connections(port) and loop.time() < deadline_s:  # noqa: ASYNC110 (nobody tells when one leaves)
+        while connections(port) and loop.time() < deadline_s:  # noqa: ASYNC110 (nothing reports when one leaves)
             await asyncio.sleep(SEE_OFF_TICK_S)
 
     async def stop(self, sig: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""grpc.health.v1: what kubelets, meshes and clients ask a gRPC server. The messages have one field each.
+"""grpc.health.v1, for kubelets, meshes and clients. The messages have one field each.
 
 A service is "" (the server), a service that is served here, or a model's name.
 """

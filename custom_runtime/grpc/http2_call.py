@@ -1,4 +1,4 @@
-"""One gRPC call of our own HTTP/2 engine: its head, its messages, its answer. Knows no HTTP/2, only its connection."""
+"""One gRPC call of our own HTTP/2 engine: head, messages, answer. It knows the connection, not HTTP/2."""
 
 from __future__ import annotations
 

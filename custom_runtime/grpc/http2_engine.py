@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Well before zttp's own limits: what is on its way when a client hears of it must still fit.
+# Well before zttp's own limits: calls that are already on their way must still fit.
 MOST_CALLS, MOST_RESETS = 3_072, 96
 NO_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 0, 7, 11
 _LAST_STREAM = 2**31 - 1
@@ -33,7 +33,7 @@ _GOODBYE, _ALIVE = b"goodbye\0", b"alive\0\0\0"
 GOODBYE_S = 1.0  # the longest wait for the answer to the first step
 PREFACE_S = 10.0  # a client sends it with its first packet
 IDLE_S, PING_ANSWER_S = 60.0, 20.0
-# A reader that takes less than this of what is waiting for it is no reader.
+# A client that reads less than this of its waiting answers is too slow.
 STALL_S, STALL_BYTES = 20.0, 20_480
 # Frames that ask for an answer or bring nothing: this many at once, and this many more in each second.
 MOST_CONTROL_FRAMES, CONTROL_FRAMES_PER_S = 1_000, 200
@@ -73,7 +73,7 @@ class Http2Connection(asyncio.Protocol):
     # -- asyncio -----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, unless TLS agreed on something else than HTTP/2, or there are too many."""
+        """Begin, unless TLS agreed on something other than HTTP/2, or there are too many connections."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no instances of it
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
@@ -86,7 +86,7 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came."""
+        """Process received bytes."""
         if self._transport.is_closing():
             return
         self._heard = True
@@ -122,7 +122,7 @@ class Http2Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel what was asked here."""
+        """Cancel the calls of this connection."""
         self._can_send.set()
         for call in list(self._calls.values()):
             call.cancel()
@@ -346,7 +346,7 @@ class Http2Connection(asyncio.Protocol):
             self._leave_if_idle()
 
     def drain(self) -> None:
-        """Say goodbye because the server ends, and end the streams that would go on."""
+        """Begin to close because the server ends, and end the streams that would continue."""
         self.say_goodbye()
         if self._phase == _LAST_CALLS:
             for call in list(self._calls.values()):
@@ -368,7 +368,7 @@ class Http2Connection(asyncio.Protocol):
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float, elapsed_s: float) -> None:
-        """Look for what has taken too long; elapsed_s: since the last time."""
+        """Check what has taken too long; elapsed_s: since the last check."""
         self._patience = min(self._patience + CONTROL_FRAMES_PER_S * elapsed_s, MOST_CONTROL_FRAMES)
         for call in list(self._calls.values()):
             if not call.has_begun and now > call.expires:

@@ -122,7 +122,7 @@ class Http2Listener:
             self._methods.close()
 
     async def wait_for_clients(self) -> None:
-        """Let nobody connect any more, say goodbye to everybody, and wait until the last call is answered."""
+        """Accept no new connection, ask all clients to leave, and wait until the last call is answered."""
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._see_off())
         await self._closing

@@ -1,4 +1,4 @@
-"""What a gRPC method is to an engine: bytes in, bytes out. Knows neither an engine nor a message type."""
+"""A gRPC method as an engine sees it: bytes in, bytes out. Independent of engine and message type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gRPC's server does not offer: to accept no more connections, and to know how many are left."""
+"""Functions that gRPC's server lacks: stop accepting connections, and count the open ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 # gRPC spreads the ages by a tenth to either side; then the last answers are on their way.
 AGE_SPREAD, GOODBYE_S = 1.1, 1.0
-COUNTED = ("grpc.enable_channelz", 1)  # the server's option, without which nothing is counted
+COUNTED = ("grpc.enable_channelz", 1)  # the server's option that enables the counts
 TICK_S = 1.0
 _STARTED = Counter(
     "serving_grpc_calls_started", "gRPC calls that arrived, with those cancelled unseen.", ("predictor",)
@@ -22,7 +22,7 @@ _ANSWERED = Counter("serving_grpc_calls_answered", "gRPC calls that ended with a
 
 
 def stop_accepting(port: int) -> None:
-    """Stop listening on a TCP port: the kernel refuses new connections, those that were accepted live on."""
+    """Stop listening on a TCP port: the kernel refuses new connections; accepted ones stay open."""
     for listening, connection in _sockets(port):
         if listening:
             connection.shutdown(socket.SHUT_RDWR)
@@ -36,7 +36,7 @@ def connections(port: int) -> int:
 def _has_peer(found: socket.socket) -> bool:
     try:
         found.getpeername()
-    except OSError:  # the door itself: shut, it does not listen, and gRPC keeps it open
+    except OSError:  # the listening socket itself: after shutdown it no longer listens, and gRPC keeps it open
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""grpc.reflection v1 and v1alpha: how grpcurl and its like learn what is served. Their messages are the same.
+"""grpc.reflection v1 and v1alpha, for grpcurl and similar clients. Both versions have the same messages.
 
 The small descriptors of health and reflection are built here, in a pool of their own: the packages
 grpcio-health-checking and grpcio-reflection tie the version of protobuf, and know v1alpha only.

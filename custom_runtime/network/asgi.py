@@ -17,9 +17,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
-# Same-origin answers that nobody should guess the type of; a few bytes, no cost.
+# Same-origin answers whose type must not be guessed; a few bytes, no cost.
 NOSNIFF = (b"x-content-type-options", b"nosniff")
-# A 404 or 405 may be kept by caches unless told otherwise; the answer to a POST may not, so those need no header.
+# Caches may keep a 404 or 405 without this header; the answer to a POST needs none.
 _NO_STORE = (b"cache-control", b"no-store")
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 

@@ -32,5 +32,5 @@ class CorsPolicy:
 
 
 def read_cors(settings: Any) -> CorsPolicy | None:
-    """Return the policy of MLServer's settings; None: other origins are not thought of."""
+    """Return the policy of MLServer's settings; None: no cross-origin access is configured."""
     return None if settings.cors_settings is None else CorsPolicy(settings.cors_settings)

@@ -1,4 +1,4 @@
-"""What is seen of one request from outside: its trace, its line in the access log, its id in the log lines it causes.
+"""Observes one request: its trace, its line in the access log, and its id in the log lines that it causes.
 
 Off is the default, and costs the protocols one comparison for each request: they have no observer then.
 """

@@ -1,7 +1,7 @@
 """Parses a big V2 body in pieces, so that no single call keeps the interpreter's lock for more than a few milliseconds.
 
 orjson parses without releasing the lock: 9 columns of 100,000 numbers took 116 ms in one call, during which the event
-loop answered nobody. Here each `data` array is cut out of the body, its text is split at element boundaries and parsed
+loop did not answer. Here each `data` array is cut out of the body, its text is split at element boundaries and parsed
 piece by piece; between two pieces another thread can take the lock. Only arrays of numbers, of strings, and of rows of
 these are cut: that is all that a V2 tensor may hold, and its nesting is limited thereby.
 """
@@ -77,7 +77,7 @@ def _parse_array(body: bytes, start: int) -> tuple[list[Any] | None, int]:
         start = match.end()
         if is_last:
             return array, start - 1
-        time.sleep(0)  # gives the interpreter's lock away
+        time.sleep(0)  # releases the interpreter's lock
 
 
 def _restore(value: Any, arrays: Iterator[list[Any]]) -> Any:

@@ -81,7 +81,7 @@ def write_response(
 ) -> bytes:
     """Return the bytes of a ModelInferResponse, its contents raw where the request had them raw.
 
-    Written by hand: protobuf's objects take 9 us for one row, this takes 2.
+    Encoded directly: protobuf's objects take 9 us for one row, this takes 2.
     """
     rows = len(prediction.probabilities)
     shape = b"\x1a" + _delimited(_written_varint(rows) + b"\x01")

@@ -49,9 +49,9 @@ LINGER_S = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
 # Load balancers keep idle connections for a minute; the side that closes first should not be ours.
 KEEP_ALIVE_S = 75.0
-# A client on a bad line sends the head of a request in one or two packets; one that takes this long means harm.
+# A client on a slow connection sends a request head in one or two packets; one that takes this long is hostile.
 HEADERS_S = 10.0
-# A client that does not read its answer for so long is not waited for.
+# A client that does not read its answer for this long is disconnected.
 UNREAD_S = 30.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PREFACE = b"PRI * HTTP/2.0\r\n"
@@ -214,7 +214,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._phase == BODY and not self._refused:
             service.count(self._head, ClientGone.status, ClientGone(), now_s - self._started_s)
         if pending is not None:
-            pending.future.cancel()  # nobody waits for it: its rows are not scored
+            pending.future.cancel()  # no client waits for it: its rows are not scored
         unanswered = list(self._queue) if current is None else [current, *self._queue]
         for received in unanswered:
             service.count(received.head, ClientGone.status, ClientGone(), now_s - received.started_s)
@@ -568,7 +568,7 @@ class HttpProtocol(asyncio.Protocol):
         """Answer with what the hot route's future brought."""
         pending, received = self._pending, self._current
         if pending is None or received is None or pending.future is not future:
-            return  # the client is gone
+            return  # the client has disconnected
         self._pending = None
         head = received.head
         assert head is not None  # noqa: S101
@@ -607,7 +607,7 @@ class HttpProtocol(asyncio.Protocol):
         """Write the answer of the request in flight, count it, and go on; after a refusal the connection ends."""
         received, service = self._current, self._service
         if received is None:
-            return  # the client is gone
+            return  # the client has disconnected
         head = received.head
         is_draining = (self._is_last or service.models.draining) and not self._queue and not self._held
         close = refusal is not None or is_draining or (head is not None and not head.keep_alive)

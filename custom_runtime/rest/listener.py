@@ -1,7 +1,7 @@
 """MLServer's listeners on uvicorn (REST and metrics), each with what it lacks for production.
 
-uvicorn 0.29 and later installs its own signal handlers inside `serve()`: with three servers in one process they would
-fight over SIGTERM, so none of them may.
+uvicorn 0.29 and later installs its own signal handlers inside `serve()`. With three servers in one process they would
+conflict over SIGTERM, so all of them are disabled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Uvicorn(uvicorn.Server):
         self.answering.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let nobody connect any more, wait for the requests of those who just did, then end."""
+        """Accept no new connections, wait for the requests of the newest ones, then end."""
         if sockets and not is_inherited():
             for listener in sockets:
                 refuse_handshakes(listener)
@@ -110,7 +110,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             access_log=False,
             server_header=False,
             ws="none",
-            proxy_headers=False,  # nobody here asks for the client's address
+            proxy_headers=False,  # the client's address is not used
             backlog=BACKLOG,
             timeout_graceful_shutdown=SHUTDOWN_S,
             root_path=settings.root_path,

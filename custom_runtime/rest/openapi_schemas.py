@@ -1,7 +1,4 @@
-"""The schemas of the OpenAPI document: the contract's models, the V2 protocol's bodies and the error body; pure.
-
-What the OpenAPI document says of bodies: those asked with, those answered with, and one for each error's status.
-"""
+"""The schemas of the OpenAPI document: contract models, V2 bodies, and one error body per status; pure."""
 
 from __future__ import annotations
 
@@ -95,7 +92,7 @@ def _with_units(model: type[BaseModel]) -> Json:
 def output_tensors() -> Iterator[tuple[str, str]]:
     """Yield (name, V2 datatype) of what a batch returns of a prediction: its numbers and its categories.
 
-    Key and version stand elsewhere in a V2 answer.
+    Key and version are in other fields of a V2 answer.
     """
     for name, field in ChurnPrediction.model_fields.items():
         if field.annotation is float:

@@ -1,4 +1,4 @@
-"""What a probe or a person asks with GET: health, readiness, OpenAPI, the Swagger page."""
+"""The GET pages for probes and people: health, readiness, OpenAPI, the Swagger page."""
 
 from __future__ import annotations
 

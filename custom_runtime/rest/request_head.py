@@ -139,7 +139,7 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def is_health(path: str) -> bool:
-    """Whether a path is one of liveness or readiness, which everybody may ask for."""
+    """Whether a path is one of liveness or readiness, which need no token."""
     match path.split("/"):
         case ["", "v2", "health", "live" | "ready"]:
             return True

@@ -1,4 +1,4 @@
-"""The REST routes in front of MLServer's FastAPI app: the pages, the lock on the admin API.
+"""The REST routes in front of MLServer's FastAPI app: the pages, and access control of the admin API.
 
 What reaches this app has its whole body, within the limits: the HTTP protocol (http_protocol.py) has read it, and has
 answered the hot routes by itself. Here come only those of them that MLServer's own route must answer.
@@ -23,7 +23,7 @@ _DROPPED = (b"content-type", b"content-encoding")
 
 
 class Routes:
-    """An ASGI app: answers its own routes and hands everything else to `app`."""
+    """An ASGI app: answers its own routes and passes everything else to `app`."""
 
     def __init__(self, app: App, models: LoadedModels, settings: ServingSettings, *, root_path: str = "") -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The page at `/docs`: Swagger UI from a wheel, read from disk when somebody first opens it.
+"""The page at `/docs`: Swagger UI from a wheel, read from disk at the first request.
 
 Every address is relative, so that the page works below `/seldon/<namespace>/<name>/`; it holds no inline script,
 so that it works under CONTENT_SECURITY_POLICY, which lets it load from and talk to its own server only.

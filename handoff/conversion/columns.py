@@ -1,4 +1,4 @@
-"""What stands in each column of a matrix inside a pipeline, as a function of one packed feature.
+"""The content of each column of a matrix inside a pipeline, as a function of one packed feature.
 
 An encoder over a category is a table by the category's code; scaling and imputing a number is a short chain of
 operations in float64. So a fitted ColumnTransformer needs no strings at run time, and a tree after it can be rewritten

@@ -86,7 +86,7 @@ def _is_foldable(column: Column) -> bool:
 
 
 class _Writer:
-    """Collects the nodes of all trees as TreeEnsembleRegressor wants them: the root of each tree comes first."""
+    """Collects the nodes of all trees in the order that TreeEnsembleRegressor needs: the root of each tree first."""
 
     def __init__(self, forest: Forest, columns: Sequence[Column], *, nullable: bool) -> None:
         self._forest = forest

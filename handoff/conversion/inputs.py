@@ -1,4 +1,4 @@
-"""What a registered model takes, and how its columns follow from the packed feature row.
+"""The input of a registered model, and how its columns follow from the packed feature row.
 
 The model's signature names its columns. Each is a feature of the contract, by its own name or by a name of one of its
 origins, in any order: a number as itself, a category as text, as its code, or as an origin writes it (0 and 1 for
@@ -34,7 +34,7 @@ class InputColumn:
     """One column of the model's own input.
 
     name and kind: as the signature has them (MLflow's type). source: the feature's place in the packed row.
-    values: what stands in the column for each code of a category, None for a number.
+    values: the column's content for each code of a category, None for a number.
     """
 
     name: str

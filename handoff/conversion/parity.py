@@ -15,7 +15,7 @@ from handoff.conversion.graph import INPUT
 from handoff.errors import ImportRefused
 
 TOLERANCE = 1e-5
-# Kernels take other paths for one row than for thousands, and one row is what most requests bring.
+# Kernels use different code for one row than for thousands, and most requests have one row.
 SINGLE_ROWS = 256
 # How often a batch is scored to measure its cost, by its size: about 50 ms each.
 REPETITIONS: Mapping[int, int] = {1: 500, 16: 200, 1000: 5}

@@ -1,4 +1,4 @@
-"""What fitted scikit-learn transformers do to the columns of a matrix (columns.py).
+"""The effect of fitted scikit-learn transformers on the columns of a matrix (columns.py).
 
 A transformer over categories is not translated: it is called on every category of the contract, and the answers become
 a table. So any of them converts whose outputs depend on one column each, also a team's own. Numbers are scaled and
@@ -77,7 +77,7 @@ def _column_transformer(graph: GraphBuilder, transformer: Any, columns: Sequence
     for name, step, _ in transformer.transformers_:
         chosen = [columns[place] for place in positions.get(name, ())]
         parts[name] = apply_transformer(graph, step, chosen, f"{path} > {name}") if chosen else []
-    # `output_indices_` says where each part's columns stand in the result, whatever was dropped.
+    # `output_indices_` gives the position of each part's columns in the result, whatever was dropped.
     ordered = sorted((where.start, name) for name, where in transformer.output_indices_.items() if name in parts)
     return [column for _, name in ordered for column in parts[name]]
 
@@ -116,7 +116,7 @@ def _operations(transformer: Any, count: int) -> list[list[tuple[Operation, ...]
         if not _is_nan(transformer.missing_values):
             return None
         if transformer.indicator_ is not None:
-            return None  # indicators stand after all columns, so they are no column's second output
+            return None  # indicators come after all columns, so they are no column's second output
         # A column that was all missing has no output.
         fills = [(Operation("fill", float(value)),) for value in transformer.statistics_]
         return [[] if np.isnan(fill[0].value) else [fill] for fill in fills]
@@ -188,7 +188,7 @@ def _transform(transformer: Any, columns: list[Category], rows: list[dict[int, i
         data = data.to_numpy(dtype=object if _any_text(columns) else np.float64)
     try:
         result = transformer.transform(data)
-    except Exception as error:  # a transformer may be anybody's code
+    except Exception as error:  # a transformer can be third-party code
         raise ImportRefused(
             f"the step {path} ({type(transformer).__name__}) fails on a category that the contract allows: "
             f"{_short(error)}; let it take every category (handle_unknown='ignore' or categories=[...]), train again"

@@ -19,7 +19,7 @@ from handoff.conversion.columns import Floats
 from handoff.conversion.forest import LEAF, Answers, Forest, Tree
 from handoff.errors import ImportRefused
 
-# From the sum of the trees to what the model answers.
+# Functions from the sum of the trees to the model's answer.
 Link = Literal["identity", "logistic", "softmax", "exp", "proportions"]
 
 

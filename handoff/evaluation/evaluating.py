@@ -30,7 +30,7 @@ from handoff.evaluation.results import Comparison, Evaluation, Importance, Profi
 Rows = NDArray[np.float32]
 Score = Callable[[Rows], Floats]
 
-# More rows would make a page no better: what is shown has two or three digits.
+# More rows would not improve the page: it shows two or three digits.
 MOST_ROWS = 50_000
 SHUFFLES = 3
 HISTOGRAM_BINS = 20
@@ -143,7 +143,7 @@ def _of_segment(task: str, truth: Truth, answers: Floats) -> dict[str, float | N
         return dict.fromkeys(names)
     try:
         found: dict[str, float | None] = dict(metrics(task, truth, answers))
-    except ValueError:  # one class only: what is a mean over rows can still be said
+    except ValueError:  # one class only: metrics that are means over rows are still defined
         found = {name: float(part.mean()) for name, part in losses(task, truth, answers).items()}
     return {name: found.get(name) for name in names}
 

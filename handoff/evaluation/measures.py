@@ -20,7 +20,7 @@ Truth = NDArray[Any]
 
 # A higher value is better for these; a lower one for every other.
 HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "accuracy", "macro_auc", "r2"})
-# By these a challenger is judged; the others are shown beside.
+# A challenger is judged by these; the others are only shown.
 DECISIVE: Mapping[str, tuple[str, ...]] = {
     "binary": ("auc", "log_loss"),
     "multiclass": ("accuracy", "log_loss"),
@@ -30,7 +30,7 @@ SMALLEST_SEGMENT = 30
 POINTS = 200
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 10
-EPSILON = 1e-7  # of float32: a probability of exactly 0 would cost infinitely much
+EPSILON = 1e-7  # of float32: a probability of exactly 0 would have an infinite loss
 
 
 def probabilities(task: str, answers: Floats) -> Floats:
@@ -49,7 +49,7 @@ def losses(task: str, truth: Truth, answers: Floats) -> dict[str, Floats]:
     squares = ((chances - hits) ** 2).sum(axis=1)
     return {
         "log_loss": -np.log(own),
-        "brier": squares / 2 if task == "binary" else squares,  # of two classes both differ by the same
+        "brier": squares / 2 if task == "binary" else squares,  # with two classes, both differ by the same amount
         "accuracy": (chances.argmax(axis=1) == truth).astype(np.float64),
     }
 

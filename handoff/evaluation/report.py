@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: no script, no font and no image from elsewhere, so it opens offline too."""
+"""An evaluation as one HTML page without scripts, fonts or images from other servers, so it opens offline too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as it is written to JSON; report.py draws the page from the same values."""
+"""The result of an evaluation as written to JSON; report.py draws the page from the same values."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Comparison(_Result):
 
 
 class Evaluation(_Result):
-    """Everything that was found. note: where the rows come from and what they prove."""
+    """All results. note: where the rows come from and what they prove."""
 
     model: str
     task: Literal["binary", "multiclass", "regression"]

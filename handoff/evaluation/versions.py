@@ -1,4 +1,4 @@
-"""Evaluates registered versions: on which rows, whose answers, beside which champion; and moves the champion.
+"""Evaluates registered versions: selects rows, answers and champion; and moves the champion alias.
 
 A model that was fitted again on all rows has no held-out rows left. So training keeps, beside its rows, what the model
 that was fitted without the held-out ones answered on them, and those answers are measured.
@@ -54,7 +54,7 @@ class LabelledRows:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What was decided. evaluation: None when it was forced without labelled rows."""
+    """The decision. evaluation: None when it was forced without labelled rows."""
 
     version: ModelVersion
     previous: ModelVersion | None

@@ -1,4 +1,4 @@
-"""A server whose every answer a test decides: raw bytes over real sockets, one thread per connection."""
+"""A server whose answers a test defines: raw bytes over real sockets, one thread per connection."""
 
 import socket
 import ssl
@@ -60,7 +60,7 @@ def answering(reply: Callable[[int], Reply], *, tls: ssl.SSLContext | None = Non
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Read one request with a Content-Length; b"" when the client has gone."""
+    """Read one request with a Content-Length; b"" when the client has disconnected."""
     received = b""
     while b"\r\n\r\n" not in received:
         data = connection.recv(65_536)

@@ -1,4 +1,4 @@
-"""The tree of commands, as documents and workflows call it."""
+"""The tree of commands, as documents and workflows use it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from commands.main import app
 
 
 def find(*words: str) -> tuple[tuple[str, ...], Any]:
-    """Return the command that a command line names, without what is given to it, and its Click object."""
+    """Return the command that a command line names, without its arguments, and its Click object."""
     path: tuple[str, ...] = ()
     command: Any = typer.main.get_command(app)
     while isinstance(command, TyperGroup) and len(path) < len(words) and words[len(path)] in command.commands:
@@ -20,7 +20,7 @@ def find(*words: str) -> tuple[tuple[str, ...], Any]:
 
 
 def leaves() -> list[tuple[str, ...]]:
-    """Return the path of every command that does something."""
+    """Return the path of every command that is not a group."""
 
     def below(path: tuple[str, ...], command: Any) -> list[tuple[str, ...]]:
         if not isinstance(command, TyperGroup):

@@ -1,4 +1,4 @@
-"""What fault tests share: streams of each protocol, and a proxy that spoils what passes through it."""
+"""Shared by fault tests: streams of each protocol, and a proxy that disturbs its traffic."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Rows that can be told apart, and a clock that the test moves: for tests of the feature store."""
+"""Distinguishable rows, and a clock that the test moves: for tests of the feature store."""
 
 import numpy as np
 

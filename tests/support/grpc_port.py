@@ -1,4 +1,4 @@
-"""A gRPC port in this process, with methods that tests steer; nothing here knows a model."""
+"""A gRPC port in this process, with methods that tests control; independent of any model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from custom_runtime.grpc.method import CallInfo, Method
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait in the loop in which the port lives."""
+    """Wait in the event loop of the port."""
     deadline = asyncio.get_running_loop().time() + 20
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"{what}: not within 20 s"

@@ -1,4 +1,4 @@
-"""A raw HTTP/2 client for tests: it can do what no library would, and sees every frame."""
+"""A raw HTTP/2 client for tests: it can send invalid frames, and sees every frame."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def message(content: bytes, *, compressed: bool = False) -> bytes:
 
 @dataclass
 class Answer:
-    """What came on one stream."""
+    """The answer on one stream."""
 
     headers: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Answer:
 
 
 class RawClient:
-    """One connection. It acknowledges SETTINGS and PINGs unless told not to, and grants no window by itself."""
+    """One connection. By default it acknowledges SETTINGS and PINGs; it never grants a window by itself."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

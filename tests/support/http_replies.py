@@ -16,7 +16,7 @@ class Reply(NamedTuple):
 
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
-    """Read one answer that tells its length, and not a byte more."""
+    """Read one answer with a Content-Length, and no byte more."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in head[1:] if line)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}

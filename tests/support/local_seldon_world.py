@@ -1,4 +1,4 @@
-"""A deployment on this machine, for real: an operator in a thread, Envoy, and processes of a stub server."""
+"""A real deployment on this machine: an operator in a thread, Envoy, and processes of a stub server."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def manifest(*predictors: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process runs; False for one that has ended and was not waited for."""
     return identity(pid) is not None
 
 

@@ -1,4 +1,4 @@
-"""Manifests that Seldon's webhook accepts or refuses, with the words of the operator."""
+"""Manifests that Seldon's webhook accepts or rejects, with the operator's messages."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A process that exports the service's own metrics and counts what it is told to: one JSON object a line on stdin.
+"""A process that exports the service's own metrics and counts by command: one JSON object per line on stdin.
 
 Run as `python exporter.py PORT PREDICTOR`; PORT 0 takes a free one. The port is the first line on stdout, then one
 line answers each command.

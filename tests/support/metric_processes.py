@@ -19,7 +19,7 @@ from rollout.evidence.source import Source
 from tests.support.programs import eventually, free_port, program
 
 LIMIT_S = 30.0
-until = partial(eventually, within_s=LIMIT_S, every_s=0.05)  # Prometheus takes its time, and is not to be hurried
+until = partial(eventually, within_s=LIMIT_S, every_s=0.05)  # Prometheus needs this time
 EXPORTER = Path(__file__).parent / "metric_exporter.py"
 
 
@@ -136,7 +136,7 @@ def bound() -> socket.socket:
 
 @contextmanager
 def misbehaving(answers: Sequence[bytes | Callable[[socket.socket], None] | None]) -> Iterator[str]:
-    """A socket server that answers each connection with the next bytes or by a function; None hangs."""
+    """A socket server that answers each connection with the next bytes or by a function; None does not answer."""
     listener = socket.create_server(("127.0.0.1", 0))
     held: list[socket.socket] = []
 
@@ -172,7 +172,7 @@ def misbehaving(answers: Sequence[bytes | Callable[[socket.socket], None] | None
 
 
 def drip(connection: socket.socket) -> None:
-    """Answer a byte every 10 ms until the caller has enough: each read is quick, and the whole takes for ever."""
+    """Answer a byte every 10 ms until the caller disconnects: each read is fast, but the answer never ends."""
     try:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         while True:

@@ -175,7 +175,7 @@ KINDS: Mapping[str, Kind] = {
     "GaussianNB": Kind(lambda n: preprocessed(GaussianNB(), OneHotEncoder(sparse_output=False))),
     "MLPClassifier": Kind(lambda n: preprocessed(MLPClassifier((16,), max_iter=30, random_state=0))),
 }
-# What no float32 arithmetic reproduces, and why.
+# Kinds that no float32 arithmetic reproduces, and why.
 REFUSED: Mapping[str, str] = {
     "CalibratedClassifierCV (isotonic) over XGBoost": "steep steps of the isotonic curve enlarge the rounding of "
     "XGBoost's float32 sums; method='sigmoid' converts",

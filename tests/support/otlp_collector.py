@@ -1,4 +1,4 @@
-"""A stand-in for an OpenTelemetry collector: takes spans over OTLP's gRPC, and keeps them."""
+"""An OpenTelemetry collector for tests: receives spans over OTLP's gRPC and keeps them."""
 
 import threading
 import time
@@ -35,7 +35,7 @@ class Span:
 
 @dataclass
 class Collector:
-    """Where spans arrive."""
+    """The received spans."""
 
     address: str = ""
     spans: list[Span] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Collector:
 
 @contextmanager
 def otlp_collector() -> Iterator[Collector]:
-    """Run one on a free port."""
+    """Run a collector on a free port."""
     collector = Collector()
     handler = grpc.unary_unary_rpc_method_handler(
         collector.export,

@@ -1,4 +1,4 @@
-"""Real programs for tests: found or asked for, started on free loopback ports, and ended with the test."""
+"""Real programs for tests: located, started on free loopback ports, and ended with the test."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def program(name: str, *, package: str | None = None) -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a loopback port that nothing listens on."""
     return free_ports(1)[0]
 
 

@@ -17,10 +17,10 @@ from rollout.targets.kubernetes_connection import Connection
 
 
 class Silence:
-    """An subscriber that forgets."""
+    """A subscriber that ignores all records."""
 
     def notify(self, record: Record, state: RolloutState) -> None:
-        """Forget it."""
+        """Ignore the record."""
 
 
 def resume(prometheus: str) -> int:

@@ -1,4 +1,4 @@
-"""A world for rollouts: a deployment in memory, traffic that follows the mesh, and a clock that only sleep moves."""
+"""The environment of a simulated rollout: a deployment in memory, traffic by the mesh's weights, and a fake clock."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def manifest(name: str = "churn", predictor: str = "v7") -> dict[str, Any]:
 
 
 class FakeClock:
-    """A clock that moves when somebody sleeps; `at` runs something when its time has come."""
+    """A clock that moves only when `sleep` is called; `at` calls a function at a given time."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -153,7 +153,7 @@ class Traffic:
 
 
 class Diary:
-    """Keeps everything that a promoter says."""
+    """Keeps all records of a promoter."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -169,7 +169,7 @@ class Diary:
 
 @dataclass
 class World:
-    """Everything around one rollout."""
+    """Everything around one rollout, in memory."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     plan: Plan = PLAN
@@ -211,7 +211,7 @@ class World:
         return [predictor.name for predictor in self.target.read().deployment.predictors]
 
     def crash(self, name: str) -> None:
-        """Let a predictor's pods die: they are unready, and what the mesh still sends there fails."""
+        """Make a predictor's pods unready; requests that the mesh still sends there fail."""
         self.target.unready.add(name)
         self.traffic.dead.add(name)
 
@@ -221,7 +221,7 @@ class World:
         self.target.edit(edited)
 
     def when(self, percent: int, act: Callable[[], object]) -> None:
-        """Run something once, as soon as the mesh gives v8 this percentage."""
+        """Call a function once, as soon as the mesh gives v8 this percentage."""
 
         def look() -> None:
             if self.target.mesh_weights.get("v8", 0) == percent:

@@ -1,4 +1,4 @@
-"""Real serving processes for tests: on free ports, waited for, and ended."""
+"""Real serving processes for tests: started on free ports, waited for, and ended."""
 
 import os
 import re
@@ -101,7 +101,7 @@ def serving(
     metrics_path: str = "/metrics",
     ready: bool = True,
 ) -> Iterator[Server]:
-    """Run a server until the block ends; ready: wait until its model and its ports are. It must end when told to."""
+    """Run a server until the block ends; ready: wait for its model and ports. It must end after SIGTERM."""
     http_port, grpc_port, metrics_port = free_ports(3)
     ports = {
         "MLSERVER_HTTP_PORT": str(http_port),

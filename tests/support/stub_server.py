@@ -1,4 +1,4 @@
-"""A server that starts in a tenth of a second: what the controller needs of one, and switches for its failures.
+"""A server that starts in a tenth of a second, with what the controller needs and switches for failures.
 
 STUB_SWITCHES names a directory; a file `unready` or `failing` in it, or `unready-<predictor>`, turns that on.
 """

@@ -1,4 +1,4 @@
-"""A worker for the supervisor's tests: serves its socket as told by files in its directory, which is the argument.
+"""A worker for the supervisor's tests: files in its directory, which is the argument, control how it serves.
 
 `fail`: end at once. `slow`: be ready only when that file is gone. It writes `<pid>.ready`, and answers each connection
 with its pid.

@@ -38,7 +38,7 @@ class Cluster:
 
 @contextmanager
 def clustered(directory: Path) -> Iterator[Cluster]:
-    """Run it all; afterwards every weight that was ever written has to sum to 100. KUBECONFIG names it meanwhile."""
+    """Run the cluster with KUBECONFIG set; at the end, check that all weights ever written sum to 100."""
     with kube_api(directory) as (api, kubeconfig):
         before, os.environ["KUBECONFIG"] = os.environ.get("KUBECONFIG"), str(kubeconfig)
         connection = Connection(timeout_s=5)

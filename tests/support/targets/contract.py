@@ -1,4 +1,4 @@
-"""What every target of a deployment must do, whatever it is; a fixture named `scene` gives the target."""
+"""The contract suite of all targets of a deployment; a fixture named `scene` gives the target."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Contract:
                 scene.target.patch(weights(100, 0), dry_run=dry_run)
         scene.unready("v8", True)
         for _ in range(5):
-            assert scene.target.read().available  # stale: nobody writes the status
+            assert scene.target.read().available  # out of date: no operator writes the status
             scene.pause()
         scene.target.route({"v7": 100})
         routed = scene.until(lambda: (found := scene.target.read().mesh_weights).get("v7") == 100 and found)

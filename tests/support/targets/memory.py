@@ -71,7 +71,7 @@ class MemoryTarget:
         self.before: Callable[[str], None] = lambda method: None
 
     def read(self) -> Snapshot:
-        """Let the operator work, then return what there is."""
+        """Run the operator, then return the deployment."""
         self.before("read")
         return self._look()
 
@@ -95,7 +95,7 @@ class MemoryTarget:
         self.mesh_weights = dict(weights)
 
     def forget(self, predictor: str) -> None:
-        """Record that somebody asked."""
+        """Record the call."""
         self.before("forget")
         self.forgotten.append(predictor)
 

@@ -1,4 +1,4 @@
-"""One deployment with predictor v7, in a target that a contract test need not know."""
+"""One deployment with predictor v7, in any target."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rollout.engine.session import RolloutTarget
 
 @dataclass
 class Scene:
-    """target: what is tested. unready: let a predictor's pods be unready (True) or ready again (False).
+    """target: the target under test. unready: makes a predictor's pods unready (True) or ready again (False).
 
-    operator_dead: let the operator and its webhook be dead (True) or alive again (False).
+    operator_dead: stops the operator and its webhook (True) or starts them again (False).
     """
 
     target: RolloutTarget
