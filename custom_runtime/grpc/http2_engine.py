@@ -345,10 +345,10 @@ class Http2Connection(asyncio.Protocol):
             self._touch()
             self._leave_if_idle()
 
-    def drain(self) -> None:
-        """Begin to close because the server ends, and end the streams that would continue."""
+    def drain(self, *, end_streams: bool) -> None:
+        """Say goodbye because the server ends; end_streams: end also the streams that their clients leave open."""
         self.say_goodbye()
-        if self._phase == _LAST_CALLS:
+        if end_streams and self._phase == _LAST_CALLS:
             for call in list(self._calls.values()):
                 call.close_inbox()
 

@@ -18,6 +18,8 @@ METADATA_BYTES = 16_384
 TLS_HANDSHAKE_S = 10.0
 # Connections that the kernel has made and nobody has accepted yet.
 LAST_CONNECTIONS_S = 0.25
+# A stream that is open may send for this long after the ports have closed: its client learns of the end by then.
+LAST_MESSAGES_S = 2.0
 
 
 class ByteBudget:
@@ -141,7 +143,9 @@ class Http2Listener:
         self._listener.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s + LAST_CONNECTIONS_S):
+                loop = asyncio.get_running_loop()
+                last_message_at = loop.time() + LAST_MESSAGES_S
                 while server.connections:
                     for connection in list(server.connections):
-                        connection.drain()
+                        connection.drain(end_streams=loop.time() > last_message_at)
                     await asyncio.sleep(SWEEP_S / 10)

@@ -167,7 +167,7 @@ def assert_refuses_to_start(environment: dict[str, str], message: str) -> None:
 
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"serve.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in found if b"custom_runtime.server" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def memory_mb(server: Server, field: str = "VmRSS") -> int:
