@@ -105,8 +105,7 @@ def run(
     session = _session(name, target, namespace, context, state, lease)
     if dry_run:
         end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
-    scale = settings.plan.gates.scale
-    source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
+    source = open_source(settings.evidence, session.target, namespace=namespace)
     session.begin(lambda: session.prepare(release, settings.plan))
     end_with_outcome(drive(session, source, log, settings.webhook, metrics_port), output)
 
@@ -184,9 +183,8 @@ def resume(
 
     settings = _settings(config, _overrides(evidence=evidence, webhook=webhook))
     session = _session(name, target, namespace, context, state, lease)
-    _, found = session.active()
-    scale = found.plan.gates.scale
-    source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
+    session.active()
+    source = open_source(settings.evidence, session.target, namespace=namespace)
     command = Command.ADOPT if adopt else None
     end_with_outcome(drive(session, source, log, settings.webhook, metrics_port, command=command), output)
 
