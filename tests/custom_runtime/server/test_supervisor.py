@@ -46,6 +46,14 @@ class Supervised:
                 stderr=subprocess.STDOUT,
             )
 
+    def end(self) -> None:
+        """Kill everything. The workers first: they are nobody's children once the supervisor is gone."""
+        if self.process.poll() is None:
+            for child in self.children():
+                os.kill(child, signal.SIGKILL)
+            self.process.kill()
+            self.process.wait()
+
     def children(self) -> set[int]:
         pid = self.process.pid
         return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
@@ -66,10 +74,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
     running = Supervised(tmp_path, workers=2, settled_s=0.0)
     eventually(lambda: len(running.ready()) == 2, within_s=60, what="two workers")
     yield running
-    running.process.kill()
-    for child in running.children():
-        os.kill(child, signal.SIGKILL)
-    running.process.wait()
+    running.end()
 
 
 def test_a_worker_that_is_killed_during_a_roll_is_replaced_once(supervised: Supervised) -> None:
@@ -106,7 +111,7 @@ def test_sigterm_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
         starting.process.terminate()
         assert starting.process.wait(10) == 0
     finally:
-        starting.process.kill()
+        starting.end()
 
 
 def test_a_worker_that_crashes_at_its_start_keeps_no_connection_waiting(tmp_path: Path) -> None:
@@ -123,10 +128,7 @@ def test_a_worker_that_crashes_at_its_start_keeps_no_connection_waiting(tmp_path
         eventually(lambda: len(running.ready()) == 2, within_s=30, what="its replacement")
         eventually(lambda: len({running.ask() for _ in range(30)}) == 2, within_s=10, what="answers of both")
     finally:
-        running.process.kill()
-        for child in running.children():
-            os.kill(child, signal.SIGKILL)
-        running.process.wait()
+        running.end()
 
 
 def test_the_delay_grows_while_a_worker_dies_at_each_start(tmp_path: Path) -> None:
@@ -139,5 +141,4 @@ def test_the_delay_grows_while_a_worker_dies_at_each_start(tmp_path: Path) -> No
         for delay_s in ("0.1", "0.2", "0.4", "0.8"):
             assert f'"restart_in_s": {delay_s}' in running.log.read_text()
     finally:
-        running.process.kill()
-        running.process.wait()
+        running.end()
