@@ -7,8 +7,6 @@ answers (an error, mostly) is the answer.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +15,7 @@ from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json, v2, v2_json
+from custom_runtime.protocol.request_ids import next_id
 from custom_runtime.protocol.v2_json import InferRequest
 from custom_runtime.rest.request_head import RequestHead, Route
 
@@ -45,10 +44,6 @@ class HotRoutes:
 
     def __init__(self, models: LoadedModels) -> None:
         self._models = models
-        # Unique ids without uuid4's 2 us: a random prefix for this process, then a counter.
-        prefix = os.urandom(10).hex()
-        self._id_prefix = f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-"
-        self._ids = itertools.count(1)
 
     def begin(self, route: Route, head: RequestHead, body: bytes) -> Pending | None:
         """Begin to answer; None: MLServer's own route must. Raises ServingError."""
@@ -95,7 +90,7 @@ class HotRoutes:
     def _render(self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction) -> bytes | Answer:
         request_id = request.id
         if request_id is None:
-            request_id = f"{self._id_prefix}{next(self._ids) & 0xFFFFFFFFFFFF:012x}"
+            request_id = next_id()
         body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, request_id, prediction)
         if json_bytes is None:
             return body
