@@ -19,6 +19,9 @@ class Models:
     def names(self) -> list[str]:
         return ["churn"]
 
+    def is_foreign(self, name: str | None) -> bool:
+        return False
+
     def check_ready(self, name: str | None = None) -> None:
         if not self.is_ready:
             raise NotReady("the server is draining")

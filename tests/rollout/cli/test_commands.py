@@ -86,7 +86,8 @@ def test_a_healthy_version_is_promoted_with_exit_code_0_a_log_and_a_report(shell
     assert shell.cluster.target.read().mesh_weights == {"v8": 100}
     log = Path.cwd() / str(facts["log"])
     steps = [json.loads(line)["weights_percent"].get("v8") for line in log.read_text().splitlines()]
-    assert sorted(set(steps)) == [0, 10, 30, 50, 100]
+    # A first line at 0 % is there only if the canary's pods were not ready when the rollout was first looked at.
+    assert sorted(set(steps) - {0}) == [10, 30, 50, 100]
     assert (Path.cwd() / str(facts["report"])).exists()
     reasons = {
         event.raw["reason"] for (kind, _, _), event in shell.cluster.api.objects.items() if kind.plural == "events"
