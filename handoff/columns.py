@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, LABEL, LABEL_NEGATIVE, LABEL_POSITIVE
+from custom_runtime.contract import FEATURES, KEY, LABEL, LABEL_NEGATIVE, LABEL_POSITIVE
 from custom_runtime.errors import InvalidInput
 from custom_runtime.model.encoding import encode_column
-from custom_runtime.schema import Feature
+from custom_runtime.schema import KEY_MAXIMUM, Feature
 from handoff.errors import DataError
 
 # "StreamingTV" -> streaming|TV, "customerID" -> customer|ID, "HTTPPort" -> HTTP|Port

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.schema import Feature
 
+FEATURES = CONTRACT.features
 WIDTH = len(FEATURES)
 ROW_DTYPE = np.dtype("<f4")
 ROW_BYTES = WIDTH * ROW_DTYPE.itemsize

@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, PROBABILITY, ChurnInput
+from custom_runtime.contract import FEATURES, KEY, PROBABILITY, ChurnInput
 from custom_runtime.errors import MOST_PROBLEMS, Internal, InvalidInput, ServingError, listed, quoted
 from custom_runtime.model.encoding import CODES, POSITIONS
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.schema import KEY_MAXIMUM
 
 _ALLOWED = {KEY: f"an integer from 0 to {KEY_MAXIMUM}"} | {feature.name: feature.allowed for feature in FEATURES}
 _NO_FEATURES: dict[int, Any] = {}

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, PROBABILITY
+from custom_runtime.contract import FEATURES, KEY, PROBABILITY
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.model.encoding import POSITIONS, encode_column
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
-from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES
+from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES
 
 KEY_DATATYPE = "INT64"
 _KEY_DATATYPES = (KEY_DATATYPE, "INT32")

