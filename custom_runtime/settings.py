@@ -30,6 +30,9 @@ class ServingSettings(BaseSettings):
             renamed = ", ".join(f"{name} is now SERVING_{name.removeprefix(_OLD_PREFIX)}" for name in old)
             raise StartupError(f"environment variables of an earlier version are set: {renamed}; rename or unset them")
 
+    contract: str = Field(
+        "custom_runtime.contract", description="The contract: a module, or the path of a .py file (see `active`)."
+    )
     bundle: Path = Field(Path("var/bundle"), description="The bundle directory, where MLSERVER_MODEL_URI names none.")
     feature_store: str = Field(
         "sqlite:///var/features.db",
