@@ -42,6 +42,7 @@ ROLLOUT = {
     "promote": ("Open a manual gate or end a pause.", "rollout.cli.commands:promote"),
     "abort": ("Roll back now.", "rollout.cli.commands:abort"),
     "undo": ("Bring the previous version back.", "rollout.cli.commands:undo"),
+    "controller": ("Drive every rollout of a cluster.", "rollout.cli.controller:controller"),
 }
 LOCAL = {
     "up": ("Run a SeldonDeployment on this machine.", "local_seldon.commands:up"),

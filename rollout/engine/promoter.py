@@ -69,7 +69,11 @@ class _Memory:
 
 
 class Promoter:
-    """Drives one existing rollout from its current state. stop: whether the process received a signal."""
+    """Drives one rollout that exists already, from wherever it stands.
+
+    stop: whether the process got a signal. forever: a held or paused rollout stays watched, and a signal changes
+    nothing in the deployment, since another promoter goes on at once.
+    """
 
     def __init__(
         self,
@@ -80,8 +84,10 @@ class Promoter:
         *,
         subscriber: Subscriber,
         stop: Callable[[], bool] = lambda: False,
+        forever: bool = False,
     ) -> None:
         self._target = target
+        self._forever = forever
         self._lock = lock
         self._analyst = analyst
         self._clock = clock
@@ -191,6 +197,8 @@ class Promoter:
             if state.phase is Phase.ROLLING_BACK:
                 decision = Decision(Action.ROLL_BACK, state, state.reason or "RollingBack", state.message)
                 return Outcome(self._executor.roll_back(snapshot, decision))
+            if self._stop() and self._forever:
+                return Outcome(state, interrupted=True)
             if self._stop():
                 return Outcome(self._executor.stop(snapshot, state), interrupted=True)
             decision, seen, known = self._observe(snapshot, state, now_s - memory.observed_s, command)
@@ -203,9 +211,13 @@ class Promoter:
                 continue
             self._analyst.keep()
             memory, command = _Memory(now_s), None
-            if state.phase.over or decision.action is Action.LEAVE:
+            stays = self._forever and not state.phase.over
+            if state.phase.over or (decision.action is Action.LEAVE and not stays):
                 return Outcome(state)
-            if decision.action in (Action.WAIT, Action.SCALE, Action.COMPLETE) or state.phase is Phase.FINISHING:
+            if (
+                decision.action in (Action.WAIT, Action.SCALE, Action.LEAVE, Action.COMPLETE)
+                or state.phase is Phase.FINISHING
+            ):
                 self._sleep(state.plan.interval_s)
 
     def _read(self, memory: _Memory) -> tuple[Snapshot, RolloutState]:

@@ -60,10 +60,21 @@ class Session:
             lock.release()
 
     def drive(
-        self, source: Source, subscriber: Subscriber, *, command: Command | None = None, stop: Callable[[], bool]
+        self,
+        source: Source,
+        subscriber: Subscriber,
+        *,
+        command: Command | None = None,
+        stop: Callable[[], bool],
+        forever: bool = False,
     ) -> Outcome:
-        """Drive the rollout until it is over, is held for too long, or `stop` is true."""
-        promoter = Promoter(self.target, self._lock(), Analyst(source), self.clock, subscriber=subscriber, stop=stop)
+        """Drive the rollout until it is over, is held for too long, or `stop` is true.
+
+        forever: watch a held or paused rollout without an end, and leave everything as it is when `stop` is true.
+        """
+        promoter = Promoter(
+            self.target, self._lock(), Analyst(source), self.clock, subscriber=subscriber, stop=stop, forever=forever
+        )
         return promoter.drive(command)
 
     def say(self, command: Command) -> None:
