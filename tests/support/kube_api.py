@@ -33,6 +33,7 @@ PREDICTOR_FIELDS = {
 
 
 REMEMBERED = 20
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 WEBHOOK = '"v1.vseldondeployment.kb.io"'
 
 
@@ -154,7 +155,7 @@ def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
         ("events.k8s.io/v1/events", "Event"),
     ):
         api.resources[resource] = {
-            "kind": kind, "singular": kind.lower(), "namespaced": True, "verbs": (), "shortnames": (),
+            "kind": kind, "singular": kind.lower(), "namespaced": True, "verbs": VERBS, "shortnames": (),
             "categories": (), "subresources": ("status",) if kind == "SeldonDeployment" else (),
         }  # fmt: skip
     started, stopping = threading.Event(), asyncio.Event()
