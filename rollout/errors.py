@@ -82,7 +82,11 @@ class StateError(RolloutError):
 
 
 class LeaseHeld(RolloutError):
-    """Another promoter drives this deployment."""
+    """Another promoter drives this deployment; holder: its name, if it is known."""
+
+    def __init__(self, message: str, *, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class LeaseLost(RolloutError):

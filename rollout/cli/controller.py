@@ -1,10 +1,12 @@
-"""`churn-serving rollout controller`: drive every rollout of a cluster, for ever."""
+"""`churn-serving rollout controller`: drive every rollout of a cluster until a signal arrives."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
+import structlog
 import typer
 
 from rollout.cli.exit_codes import ExitCode
@@ -13,7 +15,6 @@ from rollout.errors import RolloutError
 
 Watched = Annotated[str, typer.Option("--namespace", "-n", help="Default: all namespaces.")]
 Prometheus = Annotated[str, typer.Option("--evidence", help="prometheus=URL, for all rollouts.")]
-Liveness = Annotated[str, typer.Option(help="Answers probes there, such as http://0.0.0.0:8080/healthz.")]
 
 
 def controller(
@@ -21,43 +22,40 @@ def controller(
     namespace: Watched = "",
     webhook: WebhookUrl = "",
     metrics_port: MetricsPort = 0,
-    liveness: Liveness = "",
     lease: LeaseS = LEASE_S,
 ) -> None:
-    """Drive every SeldonDeployment that carries a rollout, until a signal comes.
+    """Drive every SeldonDeployment that has a rollout under way.
 
     Example:
     churn-serving rollout controller -n churn --evidence prometheus=http://prometheus-operated.monitoring:9090
     """
-    # These import the cluster's client and kopf, which take most of a second.
-    from rollout.cli.driving import open_source
-    from rollout.controller.drivers import Drivers
-    from rollout.controller.operator import run
-    from rollout.engine.announcer import Background, Broadcast
-    from rollout.engine.session import Session
-    from rollout.reporting.lines import Lines
-    from rollout.reporting.metrics import Metrics
-    from rollout.reporting.webhook import Webhook
-    from rollout.targets.kubernetes import KubernetesTarget
-    from rollout.targets.kubernetes_connection import Connection
+    from rollout.cli.controlling import control
 
-    def session(of: str, name: str) -> Session:
-        return Session(KubernetesTarget(name, Connection(namespace=of)), lease_s=lease)
-
-    metrics = Metrics()
-    if metrics_port:
-        metrics.serve(metrics_port)
-    hooks = [Background(Webhook(webhook))] if webhook else []
-    drivers = Drivers(
-        session,
-        lambda of, name: open_source(evidence, session(of, name).target, namespace=of),
-        Broadcast([Lines(sys.stdout), metrics, *hooks]),
-    )
+    _log_as_json()
     try:
-        run(drivers, namespace=namespace, liveness=liveness or None)
+        control(evidence, namespace=namespace, webhook=webhook, metrics_port=metrics_port, lease_s=lease)
     except RolloutError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(ExitCode.ERROR) from error
-    finally:
-        for hook in hooks:
-            hook.close()
+
+
+def _log_as_json() -> None:
+    """Write all log lines as JSON to standard error, those of kopf and other libraries from warnings on."""
+    shared = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

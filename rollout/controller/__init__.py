@@ -1,4 +1,4 @@
-"""Drives every rollout of a cluster from a pod of its own, so that none ends with the pipeline that began it.
+"""A pod that drives every rollout of a cluster, with kopf; serves their pages and metrics.
 
-Only `operator.py` imports kopf. Imports `engine` and `evidence`.
+It may import every room but cli. Only operator.py imports kopf.
 """

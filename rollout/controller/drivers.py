@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from rollout.controller.overview import Key, Overview
 from rollout.engine.announcer import Subscriber
 from rollout.engine.session import Session
 from rollout.errors import LeaseHeld, NotFound, RolloutError, StateError
@@ -14,49 +15,50 @@ from rollout.evidence.source import Source
 
 log = structlog.get_logger(__name__)
 RETRY_S = 5.0
-Key = tuple[str, str]
-"""Namespace and name of a SeldonDeployment."""
 
 
 class Drivers:
-    """Keeps one driver for each deployment. A driver that fails is started again; nothing that it raises ends another.
+    """Keeps one driver for each deployment. A driver that fails is started again, and no error ends another driver.
 
-    open_session, open_source: for (namespace, name). retry_s: the pause after an error, and while another promoter
-    drives.
+    open_session, open_source, subscriber_of: for (namespace, name). retry_s: the pause after an error, and while
+    another promoter drives.
     """
 
     def __init__(
         self,
         open_session: Callable[[str, str], Session],
         open_source: Callable[[str, str], Source],
-        subscriber: Subscriber,
+        subscriber_of: Callable[[str, str], Subscriber],
+        overview: Overview,
         *,
         retry_s: float = RETRY_S,
     ) -> None:
         self._open_session = open_session
         self._open_source = open_source
-        self._subscriber = subscriber
+        self._subscriber_of = subscriber_of
+        self._overview = overview
         self._retry_s = retry_s
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._threads: dict[Key, threading.Thread] = {}
+        self._requests: dict[Key, int] = {}
 
     def ensure(self, namespace: str, name: str) -> None:
-        """Drive the rollout of a deployment, unless that is done already."""
+        """Drive the rollout of a deployment. If a driver is at work, it looks once more before it ends."""
         key = (namespace, name)
         with self._lock:
-            if self._stopping.is_set() or ((thread := self._threads.get(key)) and thread.is_alive()):
+            self._requests[key] = self._requests.get(key, 0) + 1
+            if key in self._threads or self._stopping.is_set():
                 return
-            self._threads[key] = threading.Thread(
-                target=self._drive, args=key, name=f"driver {namespace}/{name}", daemon=True
-            )
-            self._threads[key].start()
+            thread = threading.Thread(target=self._drive, args=key, name=f"driver {namespace}/{name}", daemon=True)
+            self._threads[key] = thread
+            thread.start()
 
     @property
     def driven(self) -> list[Key]:
-        """The deployments that are driven now."""
+        """The deployments that have a driver now."""
         with self._lock:
-            return sorted(key for key, thread in self._threads.items() if thread.is_alive())
+            return sorted(self._threads)
 
     def close(self, timeout_s: float = 20.0) -> None:
         """Leave all rollouts as they are: the next controller, or `resume`, goes on."""
@@ -67,28 +69,43 @@ class Drivers:
             thread.join(timeout_s)
 
     def _drive(self, namespace: str, name: str) -> None:
-        while not self._stopping.is_set():
-            try:
-                if self._drive_once(namespace, name):
+        key = (namespace, name)
+        while True:
+            with self._lock:
+                request = self._requests[key]
+            over = self._drive_once(namespace, name)
+            with self._lock:
+                # A rollout that began while this driver was about to end was announced to it, and to nobody else.
+                if self._stopping.is_set() or (over and request == self._requests[key]):
+                    del self._threads[key]
                     return
-            except (StateError, NotFound) as error:
-                log.info("nothing_to_drive", namespace=namespace, deployment=name, detail=str(error))
-                return
-            except LeaseHeld as error:
-                log.info("another_promoter_drives", namespace=namespace, deployment=name, detail=str(error))
-            except RolloutError as error:
-                log.warning("driver_failed", namespace=namespace, deployment=name, detail=str(error))
-            except Exception as error:  # whatever it is, the rollout must not be left alone
-                log.error("driver_failed", namespace=namespace, deployment=name, detail=repr(error), exc_info=error)
-            self._stopping.wait(self._retry_s)
+            if not over:
+                self._stopping.wait(self._retry_s)
 
     def _drive_once(self, namespace: str, name: str) -> bool:
-        """Drive until the rollout is over (True), or the controller ends."""
-        session = self._open_session(namespace, name)
-        session.active()
-        source = self._open_source(namespace, name)
+        """Drive until the rollout is over or there is none (True), until an error, or until the controller ends."""
+        bound = log.bind(namespace=namespace, deployment=name)
         try:
-            outcome = session.drive(source, self._subscriber, stop=self._stopping.is_set, forever=True)
-        finally:
-            source.close()
-        return outcome.state.phase.over
+            session = self._open_session(namespace, name)
+            session.active()
+            source = self._open_source(namespace, name)
+            try:
+                subscriber = self._subscriber_of(namespace, name)
+                outcome = session.drive(source, subscriber, stop=self._stopping.is_set, forever=True)
+            finally:
+                source.close()
+        except (StateError, NotFound) as error:
+            bound.info("nothing_to_drive", detail=str(error))
+            return True
+        except LeaseHeld as error:
+            bound.info("another_promoter_drives", detail=str(error))
+            self._overview.driven(namespace, name, error.holder)
+        except RolloutError as error:
+            bound.warning("driver_failed", detail=str(error))
+            self._overview.troubled(namespace, name, str(error))
+        except Exception as error:  # whatever it is, the rollout must not be left alone
+            bound.error("driver_failed", detail=repr(error), exc_info=error)
+            self._overview.troubled(namespace, name, repr(error))
+        else:
+            return outcome.state.phase.over
+        return False

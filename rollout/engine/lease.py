@@ -97,7 +97,8 @@ class Lock:
             if seen.version != found.version and seen.holder:
                 raise LeaseHeld(
                     f"{seen.holder} drives this rollout and renewed its lease just now; "
-                    "follow it with `status --watch`, steer it with `pause`, `promote` or `abort`"
+                    "follow it with `status --watch`, steer it with `pause`, `promote` or `abort`",
+                    holder=seen.holder,
                 )
             if not seen.holder:
                 return seen

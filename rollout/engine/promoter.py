@@ -7,7 +7,7 @@ read but not written, the promoter continues to observe, and writes the mesh dir
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -69,10 +69,10 @@ class _Memory:
 
 
 class Promoter:
-    """Drives one rollout that exists already, from wherever it stands.
+    """Drives one existing rollout from its current state. stop: whether the process received a signal.
 
-    stop: whether the process got a signal. forever: a held or paused rollout stays watched, and a signal changes
-    nothing in the deployment, since another promoter goes on at once.
+    forever: a held or paused rollout stays watched, and a signal changes nothing in the deployment, because the next
+    promoter continues at once.
     """
 
     def __init__(
@@ -202,6 +202,8 @@ class Promoter:
             if self._stop():
                 return Outcome(self._executor.stop(snapshot, state), interrupted=True)
             decision, seen, known = self._observe(snapshot, state, now_s - memory.observed_s, command)
+            if self._forever and decision.action is Action.LEAVE:
+                decision = replace(decision, action=Action.WAIT)
             if decision.action is Action.ROLL_BACK:
                 return Outcome(self._executor.roll_back(snapshot, decision, seen.results))
             try:
@@ -211,13 +213,9 @@ class Promoter:
                 continue
             self._analyst.keep()
             memory, command = _Memory(now_s), None
-            stays = self._forever and not state.phase.over
-            if state.phase.over or (decision.action is Action.LEAVE and not stays):
+            if state.phase.over or decision.action is Action.LEAVE:
                 return Outcome(state)
-            if (
-                decision.action in (Action.WAIT, Action.SCALE, Action.LEAVE, Action.COMPLETE)
-                or state.phase is Phase.FINISHING
-            ):
+            if decision.action in (Action.WAIT, Action.SCALE, Action.COMPLETE) or state.phase is Phase.FINISHING:
                 self._sleep(state.plan.interval_s)
 
     def _read(self, memory: _Memory) -> tuple[Snapshot, RolloutState]:

@@ -242,6 +242,15 @@ class KubernetesTarget:
         return list(found.get("items", []))
 
 
+def probe(namespace: str = "") -> None:
+    """Check that the SeldonDeployments of a namespace (empty: of all) can be listed. Raises TargetError."""
+    listing = client.CustomObjectsApi.list_namespaced_custom_object
+    where: dict[str, Any] = {"namespace": namespace}
+    if not namespace:
+        listing, where = client.CustomObjectsApi.list_cluster_custom_object, {}
+    Connection(namespace=namespace).call("list seldondeployments", listing, **SELDON, **where, limit=1)
+
+
 def _joined(parts: Sequence[Readiness]) -> Readiness:
     """Join the Deployments of one predictor: its readiness is that of the least ready one."""
     replicas = sum(part.replicas for part in parts)

@@ -1,7 +1,8 @@
 """A Kubernetes API over HTTP for tests: kmock, plus what it leaves out.
 
 Added here: resourceVersion and its 409, JSON Patch with `test` (422), the status subresource, dryRun, strict field
-validation as far as the SeldonDeployment's own fields go, the operator's webhook, and faults on demand.
+validation as far as the SeldonDeployment's own fields go, the operator's webhook, watch events of every write, and
+faults on demand.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import copy
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ PREDICTOR_FIELDS = {
 
 
 REMEMBERED = 20
+INJECTED = "Injected"
+END: Any = {"type": "END", "object": {"metadata": {"namespace": "models"}}}
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 WEBHOOK = '"v1.vseldondeployment.kb.io"'
 
@@ -47,14 +50,26 @@ class KubeApi(kmock.KubernetesEmulator):
     fault: Callable[[str, str, str], tuple[int, str] | None] = attrs.field(default=lambda method, plural, name: None)
     webhook_dead: bool = attrs.field(default=False)
     written: list[dict[str, Any]] = attrs.field(factory=list)
+    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.new_event_loop)
     _versions: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
+
+    def end_watches(self, resource: str) -> None:
+        """End all streams of a resource, such as apps/v1/deployments, as an API server does every few minutes."""
+        (bus,) = (bus for one, bus in self._buses.items() if f"{one.group}/{one.version}/{one.plural}" == resource)
+        asyncio.run_coroutine_threadsafe(bus.put(END), self.loop).result(10)
+
+    async def _serve_watch(self, request: kmock.Request) -> AsyncIterator[Any]:
+        async for event in super()._serve_watch(request):
+            if event is END:
+                return
+            yield event
 
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
         del self._requests[:-REMEMBERED]  # kmock filters all requests that it ever saw, for each new one
         method = request.method.value.upper()
         plural = str(request.resource.plural) if request.resource else ""
         if plural and (answer := self.fault(method, plural, str(request.name))):
-            raise KubernetesError(status=answer[0], reason="Injected", message=answer[1])
+            raise KubernetesError(status=answer[0], reason=INJECTED, message=answer[1])
         if not plural or method not in ("POST", "PUT", "PATCH"):
             return await super()._handle(request)
         key: Any = (request.resource, request.namespace, request.name or request.data["metadata"]["name"])
@@ -73,6 +88,8 @@ class KubeApi(kmock.KubernetesEmulator):
             if changed.get("spec") != (stored or {}).get("spec"):
                 changed["metadata"]["generation"] = (stored or changed)["metadata"].get("generation", 0) + 1
             self.objects[key] = changed
+            event = {"type": "ADDED" if stored is None else "MODIFIED", "object": copy.deepcopy(changed)}
+            await self._buses[request.resource].put(event)
             if plural == "seldondeployments" and request.subresource != "status":
                 self.written.append(copy.deepcopy(changed))
         return aiohttp.web.json_response(changed, status=201 if method == "POST" else 200)
@@ -143,14 +160,17 @@ def _merged(stored: Any, patch: Any) -> Any:
 @contextmanager
 def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
     """Serve on a free port in a thread; gives the server and a KUBECONFIG for it."""
-    loop = asyncio.new_event_loop()
     api = KubeApi()
+    loop = api.loop
     for resource, kind in (
         ("machinelearning.seldon.io/v1/seldondeployments", "SeldonDeployment"),
         ("networking.istio.io/v1beta1/virtualservices", "VirtualService"),
         ("networking.istio.io/v1beta1/destinationrules", "DestinationRule"),
         ("apps/v1/deployments", "Deployment"),
         ("v1/pods", "Pod"),
+        # kopf asks which resources there are, and waits without a word until it has found these two.
+        ("v1/namespaces", "Namespace"),
+        ("apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition"),
         ("coordination.k8s.io/v1/leases", "Lease"),
         ("events.k8s.io/v1/events", "Event"),
     ):

@@ -1,4 +1,4 @@
-"""The controller in a cluster: kopf watches an API server over HTTP, and a rollout that nobody else drives ends."""
+"""The controller as a process: kopf watches an API server over HTTP, and a rollout that nobody else drives ends."""
 
 from __future__ import annotations
 
@@ -6,49 +6,118 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from rollout.controller.operator import under_way
+from rollout.controller.operator import recorded
 from rollout.engine.session import Session
 from rollout.engine.start import Release
 from rollout.engine.state import STATE, Phase, RolloutState, encode
 from rollout.plan.plan import Plan, Step
 from tests.support.programs import eventually
-from tests.support.targets.cluster import clustered
+from tests.support.targets.cluster import Cluster, clustered
 
-PLAN = Plan(steps=(Step(50, 0.5, 60, 0), Step(100, 0.5, 60, 0)), interval_s=0.3, analyse=False, rollback_deadline_s=10)
+STEPS = (Step(50, 0.5, 60, 0), Step(100, 0.5, 60, 0))
+PLAN = Plan(steps=STEPS, interval_s=0.3, analyse=False, rollback_deadline_s=10)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with clustered(tmp_path) as cluster:
+        yield cluster
+
+
+@contextmanager
+def controller(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a controller until the end of the block, if it is not killed before; it must end by itself after SIGTERM."""
+    command = [
+        sys.executable, "-m", "commands.main", "rollout", "controller", "-n", "models", "--lease", "1",
+        "--evidence", f"prometheus={cluster.prometheus}",
+    ]  # fmt: skip
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}, stdout=output, stderr=output
+        )
+    try:
+        yield process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()[-3000:]
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def begin(cluster: Cluster, plan: Plan = PLAN) -> Session:
+    session = Session(cluster.target, lease_s=1)
+    session.begin(lambda: session.prepare(Release("v8", image="churn:8"), plan))
+    return session
+
+
+def ended(session: Session, log: Path) -> RolloutState:
+    last = eventually(
+        session.last, lambda found: found is not None and found.phase.over, within_s=60, what=log.read_text()[-3000:]
+    )
+    assert last is not None
+    return last
+
+
+def state(**changes: object) -> RolloutState:
+    return RolloutState("id", PLAN, "v7", "v8", nonce="a.1").but(**changes)
 
 
 @pytest.mark.parametrize(
-    ("annotations", "expected"),
+    ("annotations", "phase"),
     [
-        ({}, False),
-        ({STATE: "{"}, False),
-        ({STATE: encode(RolloutState("id", PLAN, "v7", "v8", nonce="a.1"))}, True),
-        ({STATE: encode(RolloutState("id", PLAN, "v7", "v8", phase=Phase.SUCCEEDED, step=1, nonce="a.1"))}, False),
+        ({}, None),
+        ({STATE: "{"}, None),
+        ({STATE: encode(state())}, Phase.PENDING),
+        ({STATE: encode(state(phase=Phase.SUCCEEDED, step=1))}, Phase.SUCCEEDED),
     ],
 )
-def test_only_a_rollout_under_way_gets_a_driver(annotations: dict[str, str], expected: bool) -> None:
-    assert under_way(annotations) is expected
+def test_the_watch_knows_a_rollout_by_its_record(annotations: dict[str, str], phase: Phase | None) -> None:
+    found = recorded("models", "churn", annotations)
+    assert (found.phase if found else None) is phase
 
 
-def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(tmp_path: Path) -> None:
-    with clustered(tmp_path) as cluster:
-        session = Session(cluster.target, lease_s=2)
-        controller = subprocess.Popen(
-            [sys.executable, "-m", "commands.main", "rollout", "controller", "-n", "models", "--lease", "2",
-             "--evidence", f"prometheus={cluster.prometheus}"],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
-            stdout=(tmp_path / "out").open("w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            session.begin(lambda: session.prepare(Release("v8", image="churn:8"), PLAN))
-            last = eventually(session.last, lambda found: found is not None and found.phase.over, within_s=90)
-            assert last is not None
-            assert last.phase is Phase.SUCCEEDED, (tmp_path / "out").read_text()[-3000:]
-            cluster.until({"v8": 100})
-        finally:
-            controller.send_signal(signal.SIGTERM)
-            assert controller.wait(30) in (0, -signal.SIGTERM)
+def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "controller.log"
+    session = begin(cluster)
+    with controller(cluster, log):
+        assert ended(session, log).phase is Phase.SUCCEEDED
+        cluster.until({"v8": 100})
+        eventually(session.driver, lambda holder: not holder, within_s=30)
+
+
+@pytest.mark.slow
+def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: Cluster, tmp_path: Path) -> None:
+    """Killed at 50 %; the next controller starts during an outage, and meets a second one while it drives."""
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    steps = (Step(50, 4.0, 60, 0), Step(100, 0.5, 60, 0))
+    session = begin(cluster, Plan(steps=steps, interval_s=0.3, analyse=False, rollback_deadline_s=10))
+
+    def outage(sign: str) -> None:
+        """Answer 503 to everything until the controller's log has a new line with the sign."""
+        known = len(second.read_text())
+        cluster.api.fault = lambda method, plural, name: (503, "out of order")
+        eventually(lambda: sign in second.read_text()[known:], within_s=60, every_s=0.1)
+        cluster.api.fault = lambda method, plural, name: None
+
+    with controller(cluster, first) as process:
+        cluster.until({"v7": 50, "v8": 50})
+        process.kill()
+        process.wait(10)
+    cluster.api.fault = lambda method, plural, name: (503, "out of order")
+    second.touch()
+    with controller(cluster, second):
+        outage("cannot_watch")
+        eventually(session.driver, within_s=30)
+        outage("out of order")
+        assert ended(session, second).phase is Phase.SUCCEEDED
+        cluster.until({"v8": 100})
+        cluster.api.end_watches("machinelearning.seldon.io/v1/seldondeployments")
+        session.begin(lambda: session.prepare(Release("v9", image="churn:9"), PLAN))
+        cluster.until({"v9": 100})
