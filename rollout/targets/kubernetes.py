@@ -244,11 +244,11 @@ class KubernetesTarget:
 
 def probe(namespace: str = "") -> None:
     """Check that the SeldonDeployments of a namespace (empty: of all) can be listed. Raises TargetError."""
-    listing = client.CustomObjectsApi.list_namespaced_custom_object
-    where: dict[str, Any] = {"namespace": namespace}
-    if not namespace:
-        listing, where = client.CustomObjectsApi.list_cluster_custom_object, {}
-    Connection(namespace=namespace).call("list seldondeployments", listing, **SELDON, **where, limit=1)
+    listing: Any = client.CustomObjectsApi.list_cluster_custom_object
+    where = SELDON
+    if namespace:
+        listing, where = client.CustomObjectsApi.list_namespaced_custom_object, SELDON | {"namespace": namespace}
+    Connection(namespace=namespace).call("list seldondeployments", listing, **where, limit=1)
 
 
 def _joined(parts: Sequence[Readiness]) -> Readiness:

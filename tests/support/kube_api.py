@@ -89,7 +89,7 @@ class KubeApi(kmock.KubernetesEmulator):
                 changed["metadata"]["generation"] = (stored or changed)["metadata"].get("generation", 0) + 1
             self.objects[key] = changed
             event = {"type": "ADDED" if stored is None else "MODIFIED", "object": copy.deepcopy(changed)}
-            await self._buses[request.resource].put(event)
+            await self._buses[key[0]].put(event)
             if plural == "seldondeployments" and request.subresource != "status":
                 self.written.append(copy.deepcopy(changed))
         return aiohttp.web.json_response(changed, status=201 if method == "POST" else 200)

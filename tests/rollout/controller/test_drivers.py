@@ -126,7 +126,7 @@ def test_the_overview_knows_who_drives(world: World) -> None:
     held = LeaseHeld("a pipeline drives", holder="runner-7")
     drivers, _ = drivers_of(world, errors=[held], overview=overview)
     seen: list[str] = []
-    world.diary.notify = lambda record, state: seen.append(overview.entries()[0].driver)  # type: ignore[method-assign]
+    world.diary.notify = lambda record, state: seen.append(overview.entries()[0].driver)
     drivers.ensure("models", "churn")
     ended(drivers)
     (entry,) = overview.entries()
