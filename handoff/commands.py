@@ -148,6 +148,7 @@ def import_model(
         "rows": parity.rows,
         "max_abs_difference": parity.max_abs_difference,
         "tolerance": parity.tolerance,
+        "relative": parity.relative,
         "costs_us": {name: dict(costs) for name, costs in checked.costs_us.items()},
         "evaluation": None if page is None else str(page),
         "bundle": None if dry_run else str(directory),
@@ -158,7 +159,7 @@ def import_model(
         return
     typer.echo(
         f"{version.uri} ({checked.registered.flavor}): ONNX agrees within {parity.max_abs_difference:.2g} "
-        f"on {parity.rows:,} rows (allowed: {parity.tolerance:g})"
+        f"on {parity.rows:,} rows (allowed: {parity.allowed})"
     )
     typer.echo(f"one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
     typer.echo("dry run: nothing was written" if dry_run else f"wrote {directory}" + _and(stock_file))

@@ -36,11 +36,21 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What the import measured: ONNX Runtime's probabilities compared with those of the registered model."""
+    """What the import measured: ONNX Runtime's answers compared with those of the registered model.
+
+    max_abs_difference and tolerance are absolute for probabilities. relative: of a regression they are fractions of the
+    answer's scale (handoff/conversion/parity.py).
+    """
 
     rows: int
     max_abs_difference: float
     tolerance: float
+    relative: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The tolerance as text for messages."""
+        return f"{self.tolerance:g} of the value" if self.relative else f"{self.tolerance:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,33 +23,43 @@ REPETITIONS: Mapping[int, int] = {1: 500, 16: 200, 1000: 5}
 Score = Callable[[NDArray[np.float32]], Floats]
 
 
-def compare(onnx_graph: bytes, expected: Floats, rows: NDArray[np.float32], *, tolerance: float = TOLERANCE) -> Parity:
+def compare(
+    onnx_graph: bytes,
+    expected: Floats,
+    rows: NDArray[np.float32],
+    *,
+    tolerance: float = TOLERANCE,
+    relative: bool = False,
+) -> Parity:
     """Compare ONNX Runtime with the model's own answers [n, outputs] on rows float32 [n, WIDTH].
 
-    A value beyond one (a regression) may differ by `tolerance` times itself, or times the standard deviation of all
-    answers: float32 holds seven digits of what trees add up.
-    Raises ImportRefused, with the difference and the row, when any two differ by more.
+    relative: for a regression. The answer of 200,000 has a unit of float32 of 0.016, and one of 0.001 would be wrong by
+    1 % at an absolute 1e-5. So each difference is divided by the answer's size, or by the standard deviation of all
+    answers where that is greater: near zero, a difference of two large sums has no more digits than they have.
+    Raises ImportRefused, with the difference and the row, when any two differ by more than `tolerance`.
     """
     if not len(rows):
         raise ImportRefused("there are no reference rows to compare on; give some with --reference FILE")
     score = scorer(onnx_graph)
     answers = score(rows)
+    scale = _scale(expected) if relative else np.ones_like(expected)
     if answers.shape != expected.shape:
         raise ImportRefused(f"the ONNX graph answers {answers.shape[1]} columns, the model {expected.shape[1]}")
-    differences = _differences(answers, expected)
+    differences = _differences(answers, expected, scale)
     sample = np.unique(np.linspace(0, len(rows) - 1, SINGLE_ROWS, dtype=np.int64))
     one_by_one = np.concatenate([score(rows[row : row + 1]) for row in sample])
-    differences[sample] = np.maximum(differences[sample], _differences(one_by_one, expected[sample]))
+    differences[sample] = np.maximum(differences[sample], _differences(one_by_one, expected[sample], scale[sample]))
     worst = int(differences.argmax())
     if differences[worst] > tolerance:
         count = int((differences > tolerance).sum())
-        said = ", ".join(f"{value:.6f}" for value in expected[worst])
+        unit = " of the value" if relative else ""
+        said = ", ".join(f"{value:.6g}" for value in expected[worst])
         raise ImportRefused(
-            f"ONNX and the registered model differ by {differences[worst]:.3g} on reference row {worst + 1} "
-            f"(the model says {said}), and by more than {tolerance:g} on {count} of {len(rows)} rows; "
-            f"allowed: {tolerance:g}. Nothing was written"
+            f"ONNX and the registered model differ by {differences[worst]:.3g}{unit} on reference row {worst + 1} "
+            f"(the model says {said}), and by more than {tolerance:g}{unit} on {count} of {len(rows)} rows; "
+            f"allowed: {tolerance:g}{unit}. Nothing was written"
         )
-    return Parity(rows=len(rows), max_abs_difference=float(differences[worst]), tolerance=tolerance)
+    return Parity(len(rows), float(differences[worst]), tolerance, relative)
 
 
 def costs_us(
@@ -83,10 +93,16 @@ def scorer(onnx_graph: bytes) -> Score:
     return lambda rows: np.asarray(session.run(None, {INPUT: rows})[0], dtype=np.float64)
 
 
-def _differences(answers: Floats, expected: Floats) -> Floats:
-    """Return the greatest difference of each row, float64 [n]."""
-    size = np.maximum(np.maximum(1.0, np.abs(expected)), expected.std(axis=0))
-    differences: Floats = (np.abs(answers - expected) / size).max(axis=1)
+def _scale(expected: Floats) -> Floats:
+    """Return what a difference of each value is a fraction of, float64 [n, outputs]; one where all values are zero."""
+    scale: Floats = np.maximum(np.abs(expected), expected.std(axis=0))
+    scale[scale == 0] = 1.0
+    return scale
+
+
+def _differences(answers: Floats, expected: Floats, scale: Floats) -> Floats:
+    """Return the greatest difference of each row as a fraction of its scale, float64 [n]."""
+    differences: Floats = (np.abs(answers - expected) / scale).max(axis=1)
     # NaN would pass every comparison.
     differences[np.isnan(differences)] = np.inf
     return differences

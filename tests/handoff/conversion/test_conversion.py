@@ -142,7 +142,24 @@ def test_regressors_answer_their_value(model: Any, rows: Any) -> None:
     value = rows[:, -1].astype(np.float64) + 10 * rows[:, 0]
     fitted = preprocessed(model).fit(RAW.frame(rows), value)
     expected = answers_of(fitted, RAW, VALUE, rows)
-    assert compare(convert(fitted, RAW, VALUE, width=WIDTH).onnx, expected, rows).max_abs_difference <= 1e-5
+    graph = convert(fitted, RAW, VALUE, width=WIDTH).onnx
+    assert compare(graph, expected, rows, relative=True).max_abs_difference <= 1e-5
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_a_value_is_compared_on_its_own_scale(unit: float, rows: Any) -> None:
+    fitted = preprocessed(Ridge()).fit(RAW.frame(rows), unit * (1.0 + rows[:, 0]))
+    expected = answers_of(fitted, RAW, VALUE, rows)
+    graph = convert(fitted, RAW, VALUE, width=WIDTH).onnx
+    assert compare(graph, expected, rows, relative=True).max_abs_difference <= 1e-6
+    with pytest.raises(ImportRefused, match=r"differ by 3\S*e-05 of the value .* allowed: 1e-05 of the value"):
+        compare(graph, expected * (1 + 3e-5), rows, relative=True)
+
+
+def test_a_model_that_always_answers_zero_may_not_differ_at_all(rows: Any) -> None:
+    fitted = preprocessed(Ridge()).fit(RAW.frame(rows), np.zeros(len(rows)))
+    graph = convert(fitted, RAW, VALUE, width=WIDTH).onnx
+    assert compare(graph, np.zeros((len(rows), 1)), rows, relative=True).max_abs_difference == 0
 
 
 @pytest.mark.parametrize(
