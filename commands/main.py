@@ -24,6 +24,9 @@ COMMANDS = {
     "demo": ("One good release and two bad ones, under load, locally.", "local_seldon.commands:demo"),
     "image-test": ("Build the container image and get a prediction from it.", "image.command:image_test"),
 }
+CONTRACT = {
+    "init": ("Draft a contract from a table.", "handoff.commands:init_contract"),
+}
 FEATURES = {
     "load": ("Load feature rows from a table into the store.", "handoff.commands:load_features"),
 }
@@ -51,6 +54,7 @@ LOCAL = {
     "status": ("Show state, weights and replicas.", "local_seldon.commands:status"),
 }
 GROUPS = [
+    group("contract", "The contract: what a model takes and answers.", CONTRACT),
     group("features", "The online feature store.", FEATURES),
     group("manifest", "SeldonDeployment manifests: check, render, size.", MANIFEST),
     group(

@@ -263,6 +263,45 @@ def promote(
         typer.echo(f"{promotion.version.uri} is the champion ({before})")
 
 
+def init_contract(
+    data: Annotated[Path, typer.Option(help="A CSV or Parquet table with the features and the label.")],
+    label: Annotated[str, typer.Option(help="The column that holds the truth.")],
+    key: Annotated[
+        str | None, typer.Option(help="The column that names a row in the feature store; default: no store is used.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; default: the table's.")] = None,
+    file: Annotated[Path, typer.Option("--output", help="The contract to write.")] = Path("contract.py"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the contract; write nothing.")] = False,
+    output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
+) -> None:
+    """Write a contract to edit: types, ranges and categories are read off the table, examples filled in.
+
+    What the table cannot decide is printed, one line for each question.
+
+    Example:
+    churn-serving contract init --data loans.csv --key account_id --label status
+    """
+    with fail_with_one_line():
+        from handoff.drafting import draft_contract
+
+        if file.exists() and not (force or dry_run):
+            raise DataError(f"{file} exists; replace it with --force, or name another file with --output")
+        draft = draft_contract(data, key=key, label=label, name=name)
+        if not dry_run:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(draft.text, encoding="utf-8")
+    if output == "json":
+        typer.echo(json.dumps(asdict(draft) | {"file": None if dry_run else str(file)}))
+        return
+    if dry_run:
+        typer.echo(draft.text)
+    else:
+        typer.echo(f"wrote {file}: {draft.name}, {draft.task}, {draft.features} features. To decide:")
+    for question in draft.open_questions:
+        typer.echo(f"- {question}")
+
+
 def load_features(
     store: Annotated[
         str,

@@ -248,9 +248,10 @@ with other work: compare the rows with each other. "Last step" is the model alon
 {table}
 
 Regressors of the same kinds import too, as do the models inside GridSearchCV, FrozenEstimator,
-TunedThresholdClassifierCV and TransformedTargetRegressor. Not converted: hard voting, categories inside XGBoost
-(`enable_categorical`) and CatBoost (`cat_features`), support vector machines under a calibrator, transformers that mix
-several text columns.
+TunedThresholdClassifierCV and TransformedTargetRegressor. A regression's difference is a fraction of the value (or of
+the standard deviation of all values, where that is greater): 1e-5 of a price of 200,000 is less than float32 tells
+apart. Not converted: hard voting, categories inside XGBoost (`enable_categorical`) and CatBoost (`cat_features`),
+support vector machines under a calibrator, transformers that mix several text columns.
 """
 
 if __name__ == "__main__":
