@@ -95,7 +95,10 @@ audit: $(STAMP) ## Look the pod's packages up in the advisory database; what can
 canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine
 	$(BIN)/churn-serving demo
 
-.PHONY: bench bench-quick
+.PHONY: bench bench-quick statistics
+
+statistics: $(STAMP) ## Simulate rollouts in every world of docs/statistics.md, and write its tables and plot
+	$(BIN)/python -m benchmarks.statistics
 
 bench: $(STAMP) ## Measure this project beside its peers on two idle cores (15 minutes); writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -15,45 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-# The best c is (p1 - p0)/(1 - p0) for a true share p1: 0.01 sees 2 % against 1 %, 0.8 sees a canary that fails always.
-ALARM_GRID: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # The best c is (p0 - p1)/p0. With no hit at all 0.99 is the best, and costs next to nothing over the rule of three.
 PROOF_GRID: Final = (0.2, 0.4, 0.6, 0.8, 0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """The evidence that hits are more frequent than p0, now or since some earlier window.
-
-    A long good past must not hide a fault that begins late. So half of the money is bet from the first window on, and
-    1/(t*(t+1)) of it is held back until window t: a mixture over starting times, which is still a fair bet (the held
-    back money stays 1). `log_wealth` is what is in play, one number for each c of ALARM_GRID.
-    """
-
-    log_wealth: tuple[float, ...] = (math.log(0.5),) * len(ALARM_GRID)
-    windows: int = 0
-
-    def after(self, hits: int, misses: int, p0: float, *, cap: float = math.inf) -> Alarm:
-        """Return the evidence after one more window; a window without events tells nothing and changes nothing.
-
-        `cap` bounds the growth of log-wealth within one window. Bounding a bet's gain keeps it fair, and one spike,
-        however high, cannot raise the alarm alone.
-        """
-        if hits + misses == 0 or not 0 < p0 < 1:
-            return self
-        windows = self.windows + 1
-        fresh = -math.log((windows + 1) * (windows + 2))
-        odds = (1 - p0) / p0
-        grown = (
-            wealth + min(hits * math.log1p(c * odds) + misses * math.log1p(-c), cap)
-            for c, wealth in zip(ALARM_GRID, self.log_wealth, strict=True)
-        )
-        return Alarm(tuple(_log_add(wealth, fresh) for wealth in grown), windows)
-
-    @property
-    def evidence(self) -> float:
-        """The log-wealth of the whole bet; at log(1/alpha) the null is rejected."""
-        return _log_add(_log_mean(self.log_wealth), -math.log(self.windows + 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +62,6 @@ def relative_null(canary_requests: int, stable_requests: int, ratio: float) -> f
     """Return the chance that an event is the canary's if its rate is `ratio` times the stable one's."""
     weighted = ratio * canary_requests
     return weighted / (weighted + stable_requests) if weighted else 0.0
-
-
-def _log_add(a: float, b: float) -> float:
-    high, low = (a, b) if a > b else (b, a)
-    return high + math.log1p(math.exp(low - high))
 
 
 def _log_mean(logs: tuple[float, ...]) -> float:

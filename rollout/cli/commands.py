@@ -105,7 +105,8 @@ def run(
     session = _session(name, target, namespace, context, state, lease)
     if dry_run:
         end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
-    source = open_source(settings.evidence, session.target, namespace=namespace)
+    scale = settings.plan.gates.scale
+    source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
     session.begin(lambda: session.prepare(release, settings.plan))
     end_with_outcome(drive(session, source, log, settings.webhook, metrics_port), output)
 
@@ -183,8 +184,9 @@ def resume(
 
     settings = _settings(config, _overrides(evidence=evidence, webhook=webhook))
     session = _session(name, target, namespace, context, state, lease)
-    session.active()
-    source = open_source(settings.evidence, session.target, namespace=namespace)
+    _, found = session.active()
+    scale = found.plan.gates.scale
+    source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
     command = Command.ADOPT if adopt else None
     end_with_outcome(drive(session, source, log, settings.webhook, metrics_port, command=command), output)
 

@@ -6,22 +6,22 @@ Also opens the target of a deployment and the source of the evidence that a comm
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from rollout.analysis.counts import Counts
+from rollout.analysis.counts import LatencyScale
 from rollout.engine.announcer import Background, Broadcast, Log
 from rollout.engine.promoter import Outcome
 from rollout.engine.session import RolloutTarget, Session
 from rollout.engine.state import Command
 from rollout.errors import PlanError
-from rollout.evidence.prometheus import PrometheusSource
+from rollout.evidence.prometheus import Mesh, PrometheusSource
 from rollout.evidence.scrape import ScrapeSource
-from rollout.evidence.source import Source
+from rollout.evidence.source import Reading, Source
 from rollout.reporting.metrics import Metrics
 from rollout.reporting.report import Page
 from rollout.reporting.terminal import Screen
@@ -87,9 +87,9 @@ def signalled() -> Iterator[Callable[[], bool]]:
 class NoEvidence:
     """A source without counts, for rollbacks and undo, which are not judged."""
 
-    def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
+    def sample(self, predictors: Sequence[str]) -> Reading:
         """Return nothing."""
-        return {}
+        return Reading()
 
     def close(self) -> None:
         """Do nothing."""
@@ -106,11 +106,22 @@ def open_target(target: str, name: str, *, namespace: str = "", context: str = "
     return KubernetesTarget(name, Connection(namespace=namespace, context=context))
 
 
-def open_source(spec: str, target: RolloutTarget, *, namespace: str = "") -> Source:
-    """Return where the counts come from; spec: `prometheus=URL`, or `scrape` on this machine. Raises PlanError."""
+def open_source(
+    spec: str,
+    target: RolloutTarget,
+    *,
+    name: str = "",
+    namespace: str = "",
+    scale: LatencyScale = LatencyScale(),  # noqa: B008
+) -> Source:
+    """Return where the counts come from; spec: `prometheus=URL`, or `scrape` on this machine. Raises PlanError.
+
+    name: the SeldonDeployment; with it the callers' view is read from the mesh too. scale: the latency buckets.
+    """
     kind, _, url = spec.partition("=")
     if kind == "prometheus" and url:
-        return PrometheusSource(url, selector={"namespace": namespace} if namespace else {})
+        selector = {"namespace": namespace} if namespace else {}
+        return PrometheusSource(url, selector=selector, scale=scale, mesh=Mesh.of(name) if name else None)
     if kind == "scrape" and isinstance(target, LocalTarget):
-        return ScrapeSource(lambda predictor: target.metrics_urls().get(predictor, []))
+        return ScrapeSource(lambda predictor: target.metrics_urls().get(predictor, []), scale=scale)
     raise PlanError(f"evidence is {spec!r}; allowed: prometheus=http://HOST:PORT, or scrape with --target local")

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollout.analysis.counts import ZERO, Counts
+from rollout.analysis.counts import Arm, Counts
 from rollout.analysis.gates import GateState, blank, update
 from rollout.analysis.verdict import GateResult, Verdict
 from rollout.engine.state import RolloutState
 from rollout.errors import EvidenceError
-from rollout.evidence.source import Source
+from rollout.evidence.source import Reading, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,43 +24,72 @@ class Evidence:
 
 
 class Analyst:
-    """Judges the window between two samples. `keep` ends a window; one that was not written is evaluated again."""
+    """Judges the window between two samples. `keep` ends a window; one that was not written is evaluated again.
+
+    After a change of weights, the first scrapes hold requests of the weights before. Harm is judged in them as always;
+    proof, and the share of requests, count from the reading that holds later requests only.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._kept: Mapping[str, Counts] | None = None
-        self._latest: Mapping[str, Counts] | None = None
+        self._kept: Reading | None = None
+        self._latest: Reading | None = None
+        self._weights: tuple[int, int] | None = None
+        self._changed = False
+        self._followed: Reading | None = None
+        self._settled = False
 
     @property
     def counts(self) -> Mapping[str, Counts]:
         """The latest sample, cumulative per predictor."""
-        return self._latest or {}
+        return {name: arm.total for name, arm in self._latest.arms.items()} if self._latest else {}
 
     def look(self, state: RolloutState, predictors: Sequence[str]) -> Evidence:
         """Take a sample, and judge what happened since the last kept sample. At 0 % nothing is judged."""
         try:
-            self._latest = sample = self._source.sample(predictors)
+            self._latest = latest = self._source.sample(predictors)
         except EvidenceError as error:
             self._latest = self._kept
             results = blank(state.plan.gates, Verdict.ERROR, str(error)) if state.step >= 0 else ()
             return Evidence(results, state.evidence)
-        before = self._kept
-        if state.step < 0 or before is None:
+        kept = self._kept
+        if state.step < 0:
+            self._weights = (state.step, 0)
+        if state.step < 0 or kept is None:
             return Evidence(_waiting(state) if state.step >= 0 else (), state.evidence)
-        windows = {name: counts - before.get(name, ZERO) for name, counts in sample.items()}
+        began = self._settle(state, kept)
+        gates = GateState.from_json(state.evidence) if state.evidence else GateState()
+        windows = {name: arm - kept.arms.get(name, Arm()) for name, arm in latest.arms.items()}
         gates, results = update(
             state.plan.gates,
-            GateState.from_json(state.evidence) if state.evidence else GateState(),
+            gates.next_step() if began else gates,
             windows.get(state.stable),
             windows.get(state.canary),
+            seconds=max(0.0, latest.at_s - kept.at_s),
             compare=state.step < state.plan.last,
         )
-        requests = {name: window.requests for name, window in windows.items()}
+        if not self._settled:
+            return Evidence(_unsettled(results), gates.to_json())
+        requests = {name: window.total.requests for name, window in windows.items()}
         return Evidence(results, gates.to_json(), requests)
 
     def keep(self) -> None:
         """Begin the next window, because the results of this one were written."""
         self._kept = self._latest
+
+    def _settle(self, state: RolloutState, kept: Reading) -> bool:
+        """Find out whether the counts since `kept` are all from the present weights; say whether that begins now."""
+        weights = (state.step, state.canary_percent)
+        following = state.timers.step_s > 0 and state.timers.lag_s == 0
+        if weights != self._weights or not following:
+            # A promoter that takes over goes on with the proof that there is.
+            self._changed = self._weights is not None and (weights != self._weights or self._changed)
+            self._weights, self._followed, self._settled = weights, None, False
+        if following and self._followed is None:
+            self._followed = kept  # taken when the mesh was last seen to follow
+        began = not self._settled and self._followed is not None and kept.settled_since(self._followed)
+        self._settled = self._settled or began
+        return began and self._changed
 
     @staticmethod
     def next_step(state: RolloutState) -> RolloutState:
@@ -77,7 +106,7 @@ def present_results(state: RolloutState) -> tuple[GateResult, ...]:
     if not state.evidence:
         return _waiting(state)
     _, results = update(
-        state.plan.gates, GateState.from_json(state.evidence), ZERO, ZERO, compare=state.step < state.plan.last
+        state.plan.gates, GateState.from_json(state.evidence), Arm(), Arm(), compare=state.step < state.plan.last
     )
     return results
 
@@ -85,3 +114,14 @@ def present_results(state: RolloutState) -> tuple[GateResult, ...]:
 def _waiting(state: RolloutState) -> tuple[GateResult, ...]:
     """Return results that say the first window is still open. Counts from before this process are no evidence."""
     return blank(state.plan.gates, Verdict.NO_DATA, "the first window has just begun")
+
+
+def _unsettled(results: tuple[GateResult, ...]) -> tuple[GateResult, ...]:
+    """Let only harm count: the counts still hold requests from before the mesh had the weights."""
+    reason = "waiting for counts that begin after the mesh had these weights"
+    return tuple(
+        result
+        if result.verdict is Verdict.FAIL
+        else GateResult(result.name, Verdict.NO_DATA, reason, dry_run=result.dry_run)
+        for result in results
+    )

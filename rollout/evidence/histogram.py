@@ -1,4 +1,4 @@
-"""The service's two histograms, read from samples of any origin and checked before they are believed."""
+"""The service's two histograms, and the mesh's counters, read from samples of any origin and checked before belief."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rollout.analysis.counts import LATENCY_EDGES_MS, SCORE_BINS, Counts
+from rollout.analysis.counts import SCORE_BINS, Counts, LatencyScale
 from rollout.errors import EvidenceMalformed
 
 REQUESTS: Final = "serving_request_seconds_bucket"
 SCORES: Final = "serving_score_bucket"
+MESH_REQUESTS: Final = "istio_requests_total"
+MESH_LATENCY: Final = "istio_request_duration_milliseconds_bucket"
 ROUTES: Final = ("predict", "v2_rest", "v2_grpc")
 """The routes that serve predictions; anything else would dilute the rates."""
 
 # The labels the service gives its series. All others (job, endpoint, service, ...) come from whoever scraped it.
 _OWN_LABELS: Final = ("model", "version", "route", "code")
-_EDGES: Final[Mapping[str, tuple[float, ...]]] = {
-    REQUESTS: (*(edge / 1000 for edge in LATENCY_EDGES_MS), math.inf),
-    SCORES: (*((index + 1) / SCORE_BINS for index in range(SCORE_BINS)), math.inf),
-}
+_MESH_LABELS: Final = ("response_code", "response_flags", "request_protocol", "grpc_response_status")
+_SCORE_EDGES: Final = (*((index + 1) / SCORE_BINS for index in range(SCORE_BINS)), math.inf)
 
 
 class Sample(NamedTuple):
-    """One value of one series, as the source gave it."""
+    """The values of one series as the source gave them, oldest first, with the time of their scrape in seconds."""
 
     name: str
     labels: Mapping[str, str]
-    value: float
+    points: tuple[tuple[float, float], ...]
 
 
 class Key(NamedTuple):
-    """What tells a histogram from all others: whose it is, in which process, and the service's own labels."""
+    """What tells a counter from all others: whose it is, in which process, and its own labels."""
 
     predictor: str
     process: str
@@ -41,34 +41,61 @@ class Key(NamedTuple):
     labels: tuple[str, ...]
 
 
+Values = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Histogram:
-    """One histogram of one process; `buckets` are cumulative counts and end with the one of +Inf."""
+class Series:
+    """One counter of one process, or the cumulative buckets of one histogram, with +Inf last; oldest point first."""
 
     key: Key
-    buckets: tuple[int, ...]
+    points: tuple[tuple[float, Values], ...]
+    slo_index: int = 0
 
-    def counts(self, earlier: tuple[int, ...] | None = None) -> Counts:
-        """Return what it has counted since `earlier` buckets, or since its process began."""
-        since = [now - then for now, then in zip(self.buckets, earlier or (0,) * len(self.buckets), strict=True)]
-        bins = [high - low for low, high in zip([0, *since], since, strict=False)]
-        if self.key.name == SCORES:
+    @property
+    def at_s(self) -> float:
+        """When it was last scraped."""
+        return self.points[-1][0]
+
+    @property
+    def last(self) -> Values:
+        """What it last was."""
+        return self.points[-1][1]
+
+    def counts(self, gained: Values) -> Counts:
+        """Return what a gain of these values means."""
+        name, labels = self.key.name, self.key.labels
+        if name == MESH_REQUESTS:
+            code = int(labels[0])
+            # 0 is what the mesh writes when the connection broke before any answer.
+            errors, rejected = gained[0] * (code >= 500 or code == 0), gained[0] * (400 <= code < 500)
+            return Counts(requests=gained[0], errors=errors, rejected=rejected)
+        if name == MESH_LATENCY:
+            return Counts(slow=gained[-1] - gained[self.slo_index])
+        bins = [high - low for low, high in zip([0, *gained], gained, strict=False)]
+        if name == SCORES:
             return Counts(scores=(*bins[: SCORE_BINS - 1], bins[SCORE_BINS - 1] + bins[SCORE_BINS]))
-        code = int(self.key.labels[_OWN_LABELS.index("code")])
-        return Counts.of_latency(bins, errors=since[-1] * (code >= 500), rejected=since[-1] * (400 <= code < 500))
+        code = int(labels[_OWN_LABELS.index("code")])
+        errors, rejected = gained[-1] * (code >= 500), gained[-1] * (400 <= code < 500)
+        return Counts.of_latency(bins, errors=errors, rejected=rejected, slo_bucket=self.slo_index + 1)
 
 
 def read(
-    samples: Iterable[Sample], process: Callable[[Mapping[str, str]], str], *, predictor_label: str = "predictor"
-) -> list[Histogram]:
+    samples: Iterable[Sample],
+    process: Callable[[Mapping[str, str]], str],
+    *,
+    scale: LatencyScale,
+    predictor_label: str = "predictor",
+) -> list[Series]:
     """Join bucket samples to histograms. `process` names the process that a series belongs to, from its labels.
 
     Raises EvidenceMalformed for a value that is no count, for two series of one process with the same labels of the
     service's own (it is scraped twice: adding them would count every request double), and for missing buckets.
     """
-    found: dict[Key, dict[float, tuple[int, Mapping[str, str]]]] = {}
-    for name, labels, value in samples:
-        if name not in _EDGES or (name == REQUESTS and labels.get("route") not in ROUTES):
+    found: dict[Key, dict[float, Sample]] = {}
+    for sample in samples:
+        name, labels, points = sample
+        if name not in (REQUESTS, SCORES) or (name == REQUESTS and labels.get("route") not in ROUTES) or not points:
             continue
         own = tuple(labels.get(label, "") for label in _OWN_LABELS)
         key = Key(labels.get(predictor_label, ""), process(labels), name, own)
@@ -76,14 +103,62 @@ def read(
             raise EvidenceMalformed(
                 f"{name} of {key.process} has code={labels.get('code')!r}; an HTTP status is wanted"
             )
-        if not (math.isfinite(value) and value >= 0):
-            raise EvidenceMalformed(f"{name}{dict(labels)} is {value}; a finite count is wanted")
+        _check_counts(sample)
         buckets = found.setdefault(key, {})
         edge = _edge(name, labels)
         if edge in buckets:
-            raise EvidenceMalformed(_doubled(key, labels, buckets[edge][1]))
-        buckets[edge] = (int(value), labels)
-    return [_checked(key, {edge: count for edge, (count, _) in buckets.items()}) for key, buckets in found.items()]
+            raise EvidenceMalformed(_doubled(key, labels, buckets[edge].labels))
+        buckets[edge] = sample
+    return [_joined(key, buckets, _edges(key.name, scale), scale.slo_bucket - 1) for key, buckets in found.items()]
+
+
+def read_mesh(
+    samples: Iterable[Sample], predictor: Callable[[Mapping[str, str]], str], *, slo_ms: float
+) -> list[Series]:
+    """Read what a gateway counted: requests by status, and how many were slower than the objective.
+
+    predictor: names the predictor that a series belongs to, or returns the empty string for others. Series that differ
+    only in labels beyond the status are separate counters. Raises EvidenceMalformed, also when the mesh's buckets have
+    no edge at the objective.
+    """
+    found: dict[Key, dict[float, Sample]] = {}
+    for sample in samples:
+        name, labels, points = sample
+        whose = predictor(labels)
+        if name not in (MESH_REQUESTS, MESH_LATENCY) or not points or not whose:
+            continue
+        if not labels.get("response_code", "").isdigit():
+            raise EvidenceMalformed(
+                f"{name} has response_code={labels.get('response_code')!r}; an HTTP status is wanted"
+            )
+        _check_counts(sample)
+        process = f"{labels.get('namespace', '')}/{labels['pod']}" if "pod" in labels else labels.get("instance", "")
+        others = sorted(
+            (label, value) for label, value in labels.items() if label not in ("le", "__name__", *_MESH_LABELS)
+        )
+        own = (*(labels.get(label, "") for label in _MESH_LABELS), str(others))
+        edge = _edge(name, labels) if name == MESH_LATENCY else math.inf
+        found.setdefault(Key(whose, f"gateway {process}", name, own), {})[edge] = sample
+    series = []
+    for key, buckets in found.items():
+        edges = tuple(sorted(buckets))
+        if key.name == MESH_LATENCY and slo_ms not in edges:
+            raise EvidenceMalformed(
+                f"the mesh's latency buckets have no edge at the objective of {slo_ms:g} ms, only "
+                f"{', '.join(f'{edge:g}' for edge in edges)}; choose one of them as gates.slo_ms, or leave the mesh out"
+            )
+        series.append(_joined(key, buckets, edges, edges.index(slo_ms) if key.name == MESH_LATENCY else 0))
+    return series
+
+
+def _edges(name: str, scale: LatencyScale) -> tuple[float, ...]:
+    return _SCORE_EDGES if name == SCORES else (*(edge / 1000 for edge in scale.edges_ms), math.inf)
+
+
+def _check_counts(sample: Sample) -> None:
+    for _, value in sample.points:
+        if not (math.isfinite(value) and value >= 0):
+            raise EvidenceMalformed(f"{sample.name}{dict(sample.labels)} is {value}; a finite count is wanted")
 
 
 def _edge(name: str, labels: Mapping[str, str]) -> float:
@@ -93,17 +168,23 @@ def _edge(name: str, labels: Mapping[str, str]) -> float:
         raise EvidenceMalformed(f"{name} has a bucket with le={labels.get('le')!r}; a number is wanted") from None
 
 
-def _checked(key: Key, buckets: Mapping[float, int]) -> Histogram:
-    wanted = _EDGES[key.name]
+def _joined(key: Key, buckets: Mapping[float, Sample], wanted: tuple[float, ...], slo_index: int) -> Series:
+    """Put the buckets side by side, at the times that all of them have: a scrape is stored bucket by bucket."""
     if set(buckets) != set(wanted):
         missing, foreign = sorted(set(wanted) - set(buckets)), sorted(set(buckets) - set(wanted))
         raise EvidenceMalformed(
-            f"{key.name} of {key.process} lacks the buckets {missing} and has {foreign} beyond them"
+            f"{key.name} of {key.process} lacks the buckets {missing} and has {foreign} beyond them; the buckets of "
+            "the service are set as gates.latency_edges_ms"
         )
-    ordered = tuple(buckets[edge] for edge in wanted)
-    if any(low > high for low, high in pairwise(ordered)):
-        raise EvidenceMalformed(f"{key.name} of {key.process} falls from bucket to bucket: {ordered}")
-    return Histogram(key, ordered)
+    times = sorted(set.intersection(*({at_s for at_s, _ in sample.points} for sample in buckets.values())))
+    if not times:
+        raise EvidenceMalformed(f"{key.name} of {key.process} has buckets that were never scraped together")
+    by_edge = [dict(buckets[edge].points) for edge in wanted]
+    points = tuple((at_s, tuple(int(values[at_s]) for values in by_edge)) for at_s in times)
+    for _, ordered in points:
+        if any(low > high for low, high in pairwise(ordered)):
+            raise EvidenceMalformed(f"{key.name} of {key.process} falls from bucket to bucket: {ordered}")
+    return Series(key, points, slo_index)
 
 
 def _doubled(key: Key, labels: Mapping[str, str], other: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rollout.analysis.rate_gates import RelativeGate, SloGate
+from rollout.analysis.rate_gates import RelativeGate, RestartGate, SloGate
 from rollout.engine.state import COMMAND, PREVIOUS, STATE
 from rollout.plan.plan import Plan
 from rollout.reporting.charts import duration
@@ -62,8 +62,15 @@ def gate_words(gate: Any) -> tuple[str, str]:
             f"{event} are more than {gate.margin:g} times those of stable, and at least {100 * gate.floor:g} %",
             f"they are below {100 * gate.pass_rate:g} %, or below {gate.pass_ratio:g} times those of stable",
         )
+    if isinstance(gate, RestartGate):
+        return (
+            f"the canary's containers restart {gate.limit} times, and more often than stable's",
+            f"they restart less often than {gate.limit} times, or no more often than stable's",
+        )
     if isinstance(gate, SloGate):
         event = _EVENTS.get(gate.event, gate.event)
+        if gate.seen_by == "callers":
+            event += ", as the mesh counts them,"
         return f"{event} exceed {100 * gate.limit:g} %", f"{event} stay within {100 * gate.limit:g} %"
     return (
         f"the scores differ from stable's by more than {gate.threshold:g} bits",

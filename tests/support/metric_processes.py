@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from rollout.analysis.counts import Counts
+from rollout.analysis.counts import Arm, Counts
 from rollout.evidence.source import Source
 from tests.support.programs import eventually, free_port, program
 
@@ -24,7 +24,7 @@ EXPORTER = Path(__file__).parent / "metric_exporter.py"
 
 
 def counts_when(source: Source, predictor: str, wanted: Callable[[Counts], bool]) -> Counts:
-    return until(lambda: source.sample([predictor]).get(predictor, Counts()), wanted)
+    return until(lambda: source.sample([predictor]).arms.get(predictor, Arm()).total, wanted)
 
 
 class Exporter:

@@ -1,4 +1,4 @@
-"""Prometheus' instant query over HTTP for the service's two histograms, with traffic that follows given weights."""
+"""Prometheus' query for the last scrapes of the service's two histograms, with traffic that follows given weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 from rollout.analysis.counts import LATENCY_EDGES_MS, SCORE_BINS
 
@@ -26,10 +27,11 @@ class Traffic:
         self._per_s = per_s
         self._last_s = time.monotonic()
         self._served: dict[tuple[str, str], float] = {}
+        self._scraped: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
-    def vector(self) -> list[dict[str, Any]]:
-        """Return every series as an instant query gives it."""
+    def matrix(self) -> list[dict[str, Any]]:
+        """Scrape, and return the last scrapes of every series."""
         with self._lock:
             now_s = time.monotonic()
             passed_s, self._last_s = now_s - self._last_s, now_s
@@ -39,7 +41,11 @@ class Traffic:
                 for code, count in (("200", requests - failed), ("500", failed)):
                     self._served[name, code] = self._served.get((name, code), 0.0) + count
             served = {key: int(count) for key, count in self._served.items()}
-        return [series for (name, code), count in served.items() for series in _series(name, code, count)]
+            for (name, code), count in served.items():
+                for series in _series(name, code, count):
+                    known = self._scraped.setdefault(json.dumps(series["metric"]), {**series, "values": []})
+                    known["values"] = [*known["values"][-9:], series["value"]]
+            return [{"metric": series["metric"], "values": list(series["values"])} for series in self._scraped.values()]
 
 
 def _series(name: str, code: str, count: int) -> Iterator[dict[str, Any]]:
@@ -66,8 +72,10 @@ def prometheus_api(traffic: Traffic) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": traffic.vector()}})
+            query = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["query"][0]
+            kind = "matrix" if query.endswith("]") else "vector"
+            found = traffic.matrix() if kind == "matrix" and "serving_" in query else []
+            body = json.dumps({"status": "success", "data": {"resultType": kind, "result": found}})
             self.send_response(503 if traffic.down else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

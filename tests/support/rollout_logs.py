@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rollout.analysis.counts import SCORE_BINS, Counts
+from rollout.analysis.counts import SCORE_BINS, Arm, Counts
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.gates import GateState, blank, update
 from rollout.analysis.verdict import GateResult, Verdict, combine
@@ -59,7 +59,9 @@ class Story:
             mine = int(self._rng.binomial(self.requests, self._weight / 100))
             arms = {"v7": self._window(self.requests - mine, {}), "v8": self._window(mine, canary)}
             self._counts = {name: self._counts[name] + window for name, window in arms.items()}
-            self._state, results = update(GateConfig(), self._state, arms["v7"], arms["v8"], compare=self._weight < 100)
+            self._state, results = update(
+                GateConfig(), self._state, Arm.of(arms["v7"]), Arm.of(arms["v8"]), compare=self._weight < 100
+            )
             verdict = combine(results)
             if verdict is Verdict.FAIL and until_fail:
                 failed = "; ".join(f"{each.name}: {each.reason}" for each in results if each.verdict is Verdict.FAIL)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, Counts
+from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, Arm, Counts
 from rollout.engine.analyst import Analyst
 from rollout.engine.lease import Lock
 from rollout.engine.promoter import Outcome, Promoter
 from rollout.engine.record import Record
 from rollout.engine.start import Release, start
 from rollout.engine.state import Command, RolloutState, read_state
+from rollout.evidence.source import Reading
 from rollout.plan.plan import Plan, Step
 from tests.support.targets.memory import MemoryTarget
 
@@ -124,11 +125,12 @@ class Traffic:
             name: weight / 100 for name, weight in weights.items()
         }
 
-    def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
+    def sample(self, predictors: Sequence[str]) -> Reading:
         self._flow()
         if self.fails:
             raise self.fails
-        return {name: self._counts[name] for name in predictors if name in self._counts}
+        arms = {name: Arm.of(self._counts[name]) for name in predictors if name in self._counts}
+        return Reading(arms, at_s=self._clock.now_s)
 
     def close(self) -> None:
         pass

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from rollout.analysis.counts import Counts
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Background, Broadcast, Subscriber
 from rollout.engine.lease import Lock
@@ -28,7 +27,7 @@ from rollout.errors import (
     TargetError,
     Unavailable,
 )
-from rollout.evidence.source import Source
+from rollout.evidence.source import Reading, Source
 from rollout.reporting.webhook import Webhook
 from rollout.targets.target import LeaseRecord
 from tests.support.rollout_world import Behaviour, World
@@ -112,7 +111,7 @@ def test_a_slow_subscriber_in_the_background_delays_nothing(world: World) -> Non
 
 def test_an_unexpected_error_is_no_traceback_and_the_requests_go_back(world: World) -> None:
     class Broken:
-        def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
+        def sample(self, predictors: Sequence[str]) -> Reading:
             if world.target.mesh_weights.get("v8") == 30:
                 raise KeyError("a bug")
             return world.traffic.sample(predictors)
@@ -191,7 +190,7 @@ def test_with_a_dead_operator_the_mesh_is_written_at_once_and_the_message_says_w
 def test_an_operator_that_comes_back_finds_the_weights_of_the_rollback(world: World) -> None:
     world.start()
     goes_bad_at(world, 30, then=kill_operator(world))
-    goes_bad_at(world, 30, then=lambda: world.clock.after(80, lambda: setattr(world.target, "operator_alive", True)))
+    goes_bad_at(world, 30, then=lambda: world.clock.after(60, lambda: setattr(world.target, "operator_alive", True)))
     outcome = drive(world)
     assert (outcome.state.phase, outcome.state.rollback_stage) == (Phase.ROLLED_BACK, "mesh")
     assert world.predictors == ["v7"]

@@ -33,7 +33,7 @@ def test_2_while_stable_scales_up_too_the_mesh_itself_is_written(world: World) -
 def test_2_a_stable_that_scales_up_alone_delays_and_does_not_roll_back(world: World) -> None:
     world.start()
     world.when(10, lambda: world.target.unready.add("v7"))
-    world.when(10, lambda: world.clock.after(90, world.target.unready.clear))
+    world.when(10, lambda: world.clock.after(200, world.target.unready.clear))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.SUCCEEDED
     assert "WaitingForMesh" in world.diary.events

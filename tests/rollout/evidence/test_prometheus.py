@@ -13,6 +13,7 @@ from rollout.evidence.prometheus import PrometheusSource
 from tests.support.metric_processes import Exporter, Prometheus, counts_when, until
 
 pytestmark = pytest.mark.integration
+LOOKBACK_S = 5.0  # ten scrapes; a pod that is gone is known for as long
 
 
 class Cluster:
@@ -42,7 +43,7 @@ class Cluster:
         until(partial(self.prometheus.ask, known), partial(operator.eq, pods))
 
     def source(self, **settings: object) -> PrometheusSource:
-        return self._keep(PrometheusSource(self.prometheus.url, **settings))  # type: ignore[arg-type]
+        return self._keep(PrometheusSource(self.prometheus.url, lookback_s=LOOKBACK_S, **settings))  # type: ignore[arg-type]
 
     def watched(self, pods: int = 1) -> PrometheusSource:
         """A source whose origin is set: the pods are known with all that they have counted, and sampled once."""
@@ -50,7 +51,7 @@ class Cluster:
         known = f'sum(serving_request_seconds_count{{predictor="{self.name}",job="pods"}})'
         until(partial(self.prometheus.ask, known), partial(operator.eq, self._counted))
         source = self.source()
-        assert source.sample([self.name]) == {self.name: ZERO}
+        assert source.sample([self.name]).arms[self.name].total == ZERO
         return source
 
 
@@ -101,7 +102,7 @@ def test_a_pod_that_disappears_keeps_its_share_and_without_pods_there_is_no_data
     staying.count(2)
     assert counts_when(source, cluster.name, lambda counts: counts.requests >= 7).requests == 7
     staying.kill()
-    until(lambda: dict(source.sample([cluster.name])), lambda seen: seen == {})
+    until(lambda: source.sample([cluster.name]).arms, lambda seen: seen == {})
 
 
 def test_a_pod_that_is_added_counts_from_its_start(cluster: Cluster) -> None:
@@ -114,16 +115,16 @@ def test_a_pod_that_is_added_counts_from_its_start(cluster: Cluster) -> None:
 def test_a_predictor_that_nobody_scrapes_is_absent(cluster: Cluster) -> None:
     cluster.pod()
     source = cluster.watched()
-    assert set(source.sample([cluster.name, "v8"])) == {cluster.name}
-    assert source.sample([]) == {}
-    assert source.sample([cluster.name.replace(".", "x"), ".*", 'v"}']) == {}  # a name is no pattern
+    assert set(source.sample([cluster.name, "v8"]).arms) == {cluster.name}
+    assert source.sample([]).arms == {}
+    assert source.sample([cluster.name.replace(".", "x"), ".*", 'v"}']).arms == {}  # a name is no pattern
 
 
 def test_series_that_the_selector_leaves_out_are_absent(cluster: Cluster) -> None:
     cluster.pod()
     cluster.scraped(1)
-    assert set(cluster.source(selector={"model": "churn", "job": "pods"}).sample([cluster.name])) == {cluster.name}
-    assert cluster.source(selector={"model": 'fraud"'}).sample([cluster.name]) == {}
+    assert set(cluster.source(selector={"model": "churn", "job": "pods"}).sample([cluster.name]).arms) == {cluster.name}
+    assert cluster.source(selector={"model": 'fraud"'}).sample([cluster.name]).arms == {}
 
 
 def test_a_pod_scraped_by_two_jobs_is_refused_until_one_is_selected(cluster: Cluster) -> None:
@@ -136,4 +137,4 @@ def test_a_pod_scraped_by_two_jobs_is_refused_until_one_is_selected(cluster: Clu
         EvidenceMalformed, match=r"exists twice, differing in \{'job': \('(pods', 'again|again', 'pods)'\)\}"
     ):
         cluster.source().sample([cluster.name])
-    assert set(cluster.source(selector={"job": "again"}).sample([cluster.name])) == {cluster.name}
+    assert set(cluster.source(selector={"job": "again"}).sample([cluster.name]).arms) == {cluster.name}

@@ -17,43 +17,47 @@ from tests.support.programs import free_port
 EDGES = [*(str(edge / 1000) for edge in LATENCY_EDGES_MS), "+Inf"]
 
 
-def series(le: str, value: str, **labels: str) -> dict[str, Any]:
+def series(le: str, value: str, at_s: float = 0.0, **labels: str) -> dict[str, Any]:
     own = {"model": "churn", "version": "7", "predictor": "v7", "route": "predict", "code": "200", "instance": "a:1"}
-    return {"metric": {"__name__": "serving_request_seconds_bucket", "le": le, **own, **labels}, "value": [1.0, value]}
+    at_s = at_s or (float(value) if value.isdigit() else 1.0)  # what has counted more was scraped later
+    return {
+        "metric": {"__name__": "serving_request_seconds_bucket", "le": le, **own, **labels},
+        "values": [[at_s, value]],
+    }
 
 
-def vector(*found: dict[str, Any], **extra: Any) -> bytes:
-    return reply(json.dumps({"status": "success", "data": {"resultType": "vector", "result": found}, **extra}))
+def matrix(*found: dict[str, Any], **extra: Any) -> bytes:
+    return reply(json.dumps({"status": "success", "data": {"resultType": "matrix", "result": found}, **extra}))
 
 
 def histogram(value: str = "5", **labels: str) -> list[dict[str, Any]]:
-    return [series(le, value, **labels) for le in EDGES]
+    return [series(le, value, 0.0, **labels) for le in EDGES]
 
 
 def sample(*answers: bytes | None, timeout_s: float = 10.0) -> dict[str, Counts]:
     with misbehaving(answers) as url, closing(PrometheusSource(url, timeout_s=timeout_s)) as source:
         for _ in answers[1:]:
             source.sample(["v7"])
-        return dict(source.sample(["v7"]))
+        return {name: arm.total for name, arm in source.sample(["v7"]).arms.items()}
 
 
-def test_an_empty_vector_is_no_data() -> None:
-    assert sample(vector()) == {}
+def test_an_empty_answer_is_no_data() -> None:
+    assert sample(matrix()) == {}
 
 
 def test_values_grow_between_samples() -> None:
-    assert sample(vector(*histogram("5")), vector(*histogram("8")))["v7"].requests == 3
+    assert sample(matrix(*histogram("5")), matrix(*histogram("8")))["v7"].requests == 3
 
 
 def test_series_of_several_pods_are_added() -> None:
     before, after = (histogram(value) + histogram(value, instance="b:1") for value in ("5", "7"))
-    assert sample(vector(*before), vector(*after))["v7"].requests == 4
+    assert sample(matrix(*before), matrix(*after))["v7"].requests == 4
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1"])
 def test_a_value_that_is_no_count_is_refused(value: str) -> None:
     with pytest.raises(EvidenceMalformed, match="a finite count is wanted"):
-        sample(vector(*histogram()[:-1], series("+Inf", value)))
+        sample(matrix(*histogram()[:-1], series("+Inf", value)))
 
 
 @pytest.mark.parametrize(
@@ -63,43 +67,43 @@ def test_a_value_that_is_no_count_is_refused(value: str) -> None:
         ([*histogram(), series("0.3", "5")], r"has \[0.3\] beyond them"),
         ([*histogram(), *histogram(job="again")], r"exists twice, differing in \{'job': \(None, 'again'\)\}"),
         ([*histogram(), *histogram()], "exists twice, differing in nothing"),
-        ([*histogram()[:-1], series("+Inf", "3")], "falls from bucket to bucket"),
+        ([*histogram()[:-1], series("+Inf", "3", at_s=5.0)], "falls from bucket to bucket"),
         (histogram(code="OK"), "an HTTP status is wanted"),
         ([series("much", "3")], "le='much'"),
     ],
 )
 def test_series_that_do_not_fit_together_are_refused(found: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(EvidenceMalformed, match=message):
-        sample(vector(*found))
+        sample(matrix(*found))
 
 
 def test_one_pod_found_by_two_addresses_is_one_pod() -> None:
     doubled = histogram(pod="churn-1") + histogram(pod="churn-1", instance="b:2", endpoint="metrics")
     with pytest.raises(EvidenceMalformed, match="exists twice"):
-        sample(vector(*doubled))
+        sample(matrix(*doubled))
 
 
 @pytest.mark.parametrize(
     "body",
-    ["", "{", "[]", "null", '{"status": "success"}', '{"status": "success", "data": {"resultType": "vector"}}',
-     '{"status": "success", "data": {"resultType": "vector", "result": [{}]}}',
-     '{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {"__name__": "x"}, "value": "y"}]}}',
+    ["", "{", "[]", "null", '{"status": "success"}', '{"status": "success", "data": {"resultType": "matrix"}}',
+     '{"status": "success", "data": {"resultType": "matrix", "result": [{}]}}',
+     '{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {"__name__": "x"}, "values": 3}]}}',
      "<html>proxy</html>", b"\xff\xfe"],
 )  # fmt: skip
-def test_an_answer_that_is_no_vector_is_refused(body: str | bytes) -> None:
-    with pytest.raises(EvidenceMalformed, match="answered no vector"):
+def test_an_answer_that_is_no_matrix_is_refused(body: str | bytes) -> None:
+    with pytest.raises(EvidenceMalformed, match="answered no matrix"):
         sample(reply(body))
 
 
-def test_a_matrix_is_refused() -> None:
-    with pytest.raises(EvidenceMalformed, match="answered a matrix"):
-        sample(reply('{"status": "success", "data": {"resultType": "matrix", "result": []}}'))
+def test_a_vector_is_refused() -> None:
+    with pytest.raises(EvidenceMalformed, match="answered a vector"):
+        sample(reply('{"status": "success", "data": {"resultType": "vector", "result": []}}'))
 
 
 def test_an_answer_in_part_is_an_outage() -> None:
     """Thanos answers 200 with a warning when one of its stores is down."""
     with pytest.raises(EvidenceUnavailable, match="in part only: store down"):
-        sample(vector(*histogram(), warnings=["store down"]))
+        sample(matrix(*histogram(), warnings=["store down"]))
 
 
 @pytest.mark.parametrize(("kind", "error"), [("timeout", EvidenceUnavailable), ("bad_data", EvidenceMalformed)])
@@ -155,12 +159,12 @@ def test_a_connection_that_breaks_is_an_outage() -> None:
 
 
 def test_after_an_outage_nothing_is_lost() -> None:
-    answers = [vector(*histogram("5")), reply("", "503 Busy"), vector(*histogram("9"))]
+    answers = [matrix(*histogram("5")), reply("", "503 Busy"), matrix(*histogram("9"))]
     with misbehaving(answers) as url, closing(PrometheusSource(url)) as source:
         source.sample(["v7"])
         with pytest.raises(EvidenceUnavailable):
             source.sample(["v7"])
-        assert source.sample(["v7"])["v7"].requests == 4
+        assert source.sample(["v7"]).arms["v7"].total.requests == 4
 
 
 def test_the_authorization_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

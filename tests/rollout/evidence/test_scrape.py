@@ -33,11 +33,11 @@ def opened(keep: Callable[[ScrapeSource], ScrapeSource]) -> Open:
 def test_what_was_counted_before_the_first_sample_is_not_the_rollouts(v7: Exporter, opened: Open) -> None:
     v7.count(100)
     reader = opened(v7)
-    assert reader.sample(["v7"]) == {"v7": ZERO}
+    assert reader.sample(["v7"]).arms["v7"].total == ZERO
     v7.count(3, ms=3, scores=[0.0, 0.05, 0.051, 1.0])
     v7.count(2, ms=60, code=503)
     v7.count(1, ms=5000, code=422, route="v2_grpc")
-    counts = reader.sample(["v7"])["v7"]
+    counts = reader.sample(["v7"]).arms["v7"].total
     assert (counts.requests, counts.errors, counts.rejected, counts.slow) == (6, 2, 1, 3)
     assert (counts.latency[2], counts.latency[7], counts.latency[11]) == (3, 2, 1)
     assert (counts.scores[0], counts.scores[1], counts.scores[19]) == (6, 3, 3)
@@ -48,7 +48,7 @@ def test_routes_that_serve_no_predictions_are_left_out(v7: Exporter, opened: Ope
     reader = opened(v7)
     reader.sample(["v7"])
     v7.count(5, route="metadata")
-    assert reader.sample(["v7"])["v7"].requests == 0
+    assert reader.sample(["v7"]).arms["v7"].total.requests == 0
 
 
 def test_a_restarted_process_counts_on(v7: Exporter, opened: Open) -> None:
@@ -56,11 +56,11 @@ def test_a_restarted_process_counts_on(v7: Exporter, opened: Open) -> None:
     reader = opened(v7)
     reader.sample(["v7"])
     v7.count(10, code=500)
-    assert reader.sample(["v7"])["v7"].errors == 10
+    assert reader.sample(["v7"]).arms["v7"].total.errors == 10
     v7.restart()
     v7.count(3, code=500)
     v7.count(2)
-    counts = reader.sample(["v7"])["v7"]
+    counts = reader.sample(["v7"]).arms["v7"].total
     assert (counts.requests, counts.errors) == (15, 13)
 
 
@@ -72,7 +72,7 @@ def test_a_restart_that_one_counter_shows_resets_all_counters_of_the_process(v7:
     reader.sample(["v7"])
     v7.restart()
     v7.count(5, code=500)
-    assert reader.sample(["v7"])["v7"].errors == 5
+    assert reader.sample(["v7"]).arms["v7"].total.errors == 5
 
 
 def test_pods_come_and_go_and_what_they_did_stays(pod: PodStarter, opened: Open) -> None:
@@ -82,15 +82,15 @@ def test_pods_come_and_go_and_what_they_did_stays(pod: PodStarter, opened: Open)
     pods[0].count(5)
     pods.append(pod("v7"))
     pods[1].count(7)
-    assert reader.sample(["v7"])["v7"].requests == 12
+    assert reader.sample(["v7"]).arms["v7"].total.requests == 12
     del pods[0]
-    assert reader.sample(["v7"])["v7"].requests == 12
+    assert reader.sample(["v7"]).arms["v7"].total.requests == 12
     pods.clear()
-    assert reader.sample(["v7"]) == {}
+    assert reader.sample(["v7"]).arms == {}
 
 
 def test_a_predictor_without_processes_is_absent(v7: Exporter, opened: Open) -> None:
-    assert set(opened(v7).sample(["v7", "v8"])) == {"v7"}
+    assert set(opened(v7).sample(["v7", "v8"]).arms) == {"v7"}
 
 
 def test_a_page_of_another_predictor_is_refused(v7: Exporter, opened: Open) -> None:
@@ -115,7 +115,7 @@ def test_a_failed_sample_changes_nothing(v7: Exporter, opened: Open) -> None:
     with pytest.raises(EvidenceUnavailable):
         reader.sample(["v7"])
     urls.pop()
-    assert reader.sample(["v7"])["v7"].requests == 4
+    assert reader.sample(["v7"]).arms["v7"].total.requests == 4
 
 
 def test_a_page_that_is_no_metric_page_is_refused(opened: Open) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from rollout.analysis.gate_config import GateConfig
 from rollout.errors import PlanError
 from rollout.plan.config import read_config
 from rollout.plan.plan import PLAN_JSON, Plan, Step
 
-GATES = ("errors", "rejections", "latency", "slo_errors", "slo_latency", "drift")
+GATES = tuple(GateConfig().gates)
 ALL_OFF = "gates: {" + ", ".join(f"{gate}: null" for gate in GATES) + "}"
 ALL_DRY = "gates: {" + ", ".join(f"{gate}: {{dry_run: true}}" for gate in GATES) + "}"
 

@@ -46,7 +46,7 @@ def save(directory: Path, records: Sequence[Record]) -> Path:
 def test_the_outcome_is_at_the_top() -> None:
     assert "Promoted: churn, v7 → v8 v8 serves alone, v7 is gone" in Words(render(promoted())).text
     page = Words(render(rolled_back(errors=0.05))).text
-    assert "Rolled back: churn, v7 → v8 errors: " in page
+    assert "Rolled back: churn, v7 → v8 slo_errors: " in page
     assert "verified in the mesh (stage: weights)" in page
 
 
@@ -122,7 +122,7 @@ def test_words_from_outside_cannot_become_markup() -> None:
 
 def test_an_outage_leaves_a_gap_and_is_told_once() -> None:
     page = Words(render(promoted())).text
-    assert "errors, rejections, latency, slo_errors, slo_latency, drift: http://prometheus:9090" in page
+    assert "slo_errors, slo_latency, caller_errors, caller_latency, restarts, drift: http://prometheus:9090" in page
 
 
 def test_a_week_of_samples_stays_a_small_page() -> None:

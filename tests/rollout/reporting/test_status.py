@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rollout.analysis.counts import Counts
+from rollout.analysis.counts import Arm, Counts
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.gates import GateState, update
 from rollout.engine.state import Phase, RolloutState, Timers
@@ -24,11 +24,11 @@ LEASE = LeaseRecord(holder="runner-7-ab", duration_s=15, renewed_at_s=NOW_S - 3,
 PLAN = Plan((Step(10), Step(30, manual=True), Step(100)))
 
 
-def counts(requests: int, errors: int) -> Counts:
+def counts(requests: int, errors: int) -> Arm:
     empty = Counts()
     latency = [0] * len(empty.latency)
     latency[0] = requests
-    return Counts(requests=requests, errors=errors, latency=tuple(latency))
+    return Arm.of(Counts(requests=requests, errors=errors, latency=tuple(latency)))
 
 
 def state(phase: Phase = Phase.PROGRESSING, step: int = 0, **changes: Any) -> RolloutState:
@@ -134,7 +134,7 @@ def test_a_missing_right_to_list_pods_is_shown_and_nothing_else_is_lost() -> Non
 
 def test_the_json_has_the_gates_and_the_pods() -> None:
     found = status(state()).to_dict()
-    assert {gate["name"] for gate in found["gates"]} == set(GateConfig().gates)
+    assert {gate["name"] for gate in found["gates"]} == set(GateConfig().gates) - {"caller_errors", "caller_latency"}
     errors = next(gate for gate in found["gates"] if gate["name"] == "errors")
     assert "0.2 % of 1,000" in errors["reason"]
     assert found["mesh"] == {"v7": 90, "v8": 10}

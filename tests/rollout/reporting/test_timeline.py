@@ -49,7 +49,7 @@ def test_the_end_is_what_the_last_phase_says_whatever_is_written_after_it() -> N
     line = timeline([*records, replace(records[-2], at_s=records[-1].at_s + 1)])
     assert line.final.phase == "RolledBack"
     assert [result.verdict for result in line.decisive] == [Verdict.FAIL] * len(line.decisive)
-    assert "errors" in [result.name for result in line.decisive]
+    assert "slo_errors" in [result.name for result in line.decisive]
 
 
 def test_a_rollout_that_is_held_shows_what_has_not_passed() -> None:
