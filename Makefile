@@ -35,10 +35,10 @@ serve: $(SERVING) ## Train, import, load features and serve; whatever exists is 
 	@$(BIN)/churn-serving serve --prepare
 
 test: $(STAMP) ## Run the suite, but for what takes long
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix"
 
 coverage: $(STAMP) ## The same, with the coverage of each module; fails below the floor in pyproject.toml
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" --cov --cov-report=term
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix" --cov --cov-report=term
 
 # One after the other: they put servers under load and measure them.
 test-slow: $(STAMP) ## Run the rest: the image, floods, faults under load, a soak

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from rollout.analysis.counts import LATENCY_EDGES_MS, SLO_EDGE_MS, LatencyScale
 from rollout.analysis.drift import DriftGate
@@ -98,41 +97,3 @@ class GateConfig:
             **({"restarts": self.restarts} if self.restarts else {}),
             **({"drift": self.drift} if self.drift else {}),
         }
-
-    @classmethod
-    def from_mapping(cls, data: Mapping[str, Any]) -> GateConfig:
-        """Lay settings over the defaults: `{"errors": {"margin": 1.2}, "drift": None}` changes one and drops one.
-
-        Also reads what dataclasses.asdict makes of a config, and lists where it has tuples. Raises ValueError that
-        names the setting, its value and what is allowed.
-        """
-        default = cls()
-        for name in data:
-            _known(name, default, "the gates")
-        return replace(default, **{name: _changed(name, getattr(default, name), value) for name, value in data.items()})
-
-
-def _changed(name: str, current: Any, value: Any) -> Any:
-    """Lay one gate's settings over its defaults; anything else is taken as it is, and checked with all others."""
-    if isinstance(current, tuple):
-        return tuple(value) if isinstance(value, list) else value
-    if isinstance(current, (int, float)):
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return value
-        raise ValueError(f"gates: {name} is {value!r}; a number is wanted")
-    if isinstance(current, str) or value is None:
-        return value
-    if not isinstance(value, Mapping):
-        raise ValueError(f"gates: {name} is {value!r}; settings are wanted, or null to switch the gate off")
-    for key in value:
-        _known(key, current, f"gate {name}")
-    for fixed in ("event", "seen_by"):
-        if value.get(fixed, getattr(current, fixed, None)) != getattr(current, fixed, None):
-            raise ValueError(f"gate {name}: {fixed} is {value[fixed]!r}; it always is {getattr(current, fixed)!r}")
-    return replace(current, **value)
-
-
-def _known(name: str, owner: Any, where: str) -> None:
-    allowed = [item.name for item in fields(owner)]
-    if name not in allowed:
-        raise ValueError(f"{where} have no setting {name!r}; allowed: {', '.join(allowed)}")

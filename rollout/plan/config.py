@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -30,17 +30,23 @@ class Strict(BaseModel):
 
 
 def _strict_model(default: Any) -> type[Strict]:
-    """Return a strict model of a gate's dataclass and of its nested gates, with the same types and defaults."""
+    """Return a strict model of a gate's dataclass and of its nested gates, with the same types and defaults.
+
+    What a gate counts, and where, is no setting: it follows from the gate's name.
+    """
     types = get_type_hints(type(default))
     settings: dict[str, Any] = {}
     for one in fields(default):
+        if one.name in ("event", "seen_by"):
+            continue
         value = getattr(default, one.name)
         kind = _strict_model(value) | None if is_dataclass(value) else types[one.name]
         settings[one.name] = (kind, value)
     return create_model(type(default).__name__, __base__=Strict, **settings)
 
 
-GateSettings = _strict_model(GateConfig())
+_GATES: Final = GateConfig()
+GateSettings = _strict_model(_GATES)
 
 
 class StepSettings(Strict):
@@ -135,7 +141,7 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
     if unknown := set(manual) - {step.weight_percent for step in steps}:
         raise PlanError(f"--manual asks for a gate at {sorted(unknown)} %, where there is no step")
     same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in ("steps", "gates")}
-    gates = GateConfig.from_mapping(settings.gates.model_dump(exclude_unset=True))  # type: ignore[attr-defined]
+    gates = _gates(settings.gates, first_step_s=steps[0].min_duration_s if steps else 0.0)
     if settings.judged and all(gate.dry_run for gate in gates.gates.values()):
         raise PlanError(
             f"nothing judges this rollout: {_named(gates)}; switch a gate on, or set `judged: false` to go on by time "
@@ -147,6 +153,17 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
         analyse=bool(gates.gates),
         **{name: getattr(settings, name) for name in same},
     )
+
+
+def _gates(settings: Any, *, first_step_s: float) -> GateConfig:
+    """Return the gates. A warm-up that is not given is no longer than the first step lasts at least."""
+    values = {
+        name: replace(getattr(_GATES, name), **dict(value)) if isinstance(value, Strict) else value
+        for name, value in settings
+    }
+    if "warm_up_s" not in settings.model_fields_set:
+        values["warm_up_s"] = min(_GATES.warm_up_s, first_step_s)
+    return GateConfig(**values)
 
 
 def _named(gates: GateConfig) -> str:

@@ -41,29 +41,30 @@ class Traffic:
                 for code, count in (("200", requests - failed), ("500", failed)):
                     self._served[name, code] = self._served.get((name, code), 0.0) + count
             served = {key: int(count) for key, count in self._served.items()}
+            scraped_s = time.time()  # all series of one scrape have its time
             for (name, code), count in served.items():
-                for series in _series(name, code, count):
+                for series in _series(name, code, count, scraped_s):
                     known = self._scraped.setdefault(json.dumps(series["metric"]), {**series, "values": []})
                     known["values"] = [*known["values"][-9:], series["value"]]
             return [{"metric": series["metric"], "values": list(series["values"])} for series in self._scraped.values()]
 
 
-def _series(name: str, code: str, count: int) -> Iterator[dict[str, Any]]:
+def _series(name: str, code: str, count: int, at_s: float) -> Iterator[dict[str, Any]]:
     own = {"predictor": name, "model": "churn", "version": name[1:], "pod": f"churn-{name}-0"}
     for edge_ms in (*LATENCY_EDGES_MS, math.inf):
         labels = {**own, "route": "predict", "code": code, "le": _le(edge_ms / 1000)}
-        yield _sample("serving_request_seconds_bucket", labels, count if edge_ms >= FAST_EDGE_MS else 0)
+        yield _sample("serving_request_seconds_bucket", labels, count if edge_ms >= FAST_EDGE_MS else 0, at_s)
     if code == "200":
         for edge in (*((i + 1) / SCORE_BINS for i in range(SCORE_BINS)), math.inf):
-            yield _sample("serving_score_bucket", {**own, "le": _le(edge)}, int(count * min(edge, 1.0)))
+            yield _sample("serving_score_bucket", {**own, "le": _le(edge)}, int(count * min(edge, 1.0)), at_s)
 
 
 def _le(edge: float) -> str:
     return "+Inf" if math.isinf(edge) else repr(edge)
 
 
-def _sample(name: str, labels: dict[str, str], value: int) -> dict[str, Any]:
-    return {"metric": {"__name__": name, **labels}, "value": [time.time(), str(value)]}
+def _sample(name: str, labels: dict[str, str], value: int, at_s: float) -> dict[str, Any]:
+    return {"metric": {"__name__": name, **labels}, "value": [at_s, str(value)]}
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def test_with_ten_pods_the_comparison_alone_shows_it_as_well() -> None:
     assert found.relative <= 3 * 1904
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("world", list(worlds()), ids=lambda world: f"{world.name}, {world.pods} pods, {world.rps}/s")
 def test_the_whole_matrix(world: World) -> None:
     found = cell(world, config=GateConfig(), runs=300, fault_runs=60)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollout.analysis.drift import DriftGate
 from rollout.engine.state import Phase
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.plan.plan import OnDoubt
@@ -187,7 +188,7 @@ def test_21_scores_in_two_heaps_with_the_same_mean_fail(world: World, behaviour:
 
 def test_a_dry_run_gate_only_looks_on(make_world: type[World], behaviour: type[Behaviour]) -> None:
     plan = make_world().plan
-    gates = plan.gates.from_mapping({"drift": {"dry_run": True}})
+    gates = replace(plan.gates, drift=DriftGate(dry_run=True))
     world = make_world(plan=replace(plan, gates=gates))
     world.traffic.behaviour["v8"] = behaviour(score=lambda random: 0.9)
     assert world.run().state.phase is Phase.SUCCEEDED

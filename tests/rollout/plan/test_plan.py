@@ -86,6 +86,16 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("on_inconclusive: promote", "'hold' or 'rollback'"),
         ("gates: 5", "/gates"),
         ("step_defaults: 5", "/step_defaults"),
+        ("gates: {errors: {marginn: 2}}", "/gates/errors/marginn"),
+        ("gates: {errors: 3}", "/gates/errors"),
+        ("gates: {errors: {event: slow}}", "/gates/errors/event"),
+        ("gates: {caller_errors: {seen_by: pods}}", "/gates/caller_errors/seen_by"),
+        ("gates: {errors: {share: 0.9}}", "sum to 1.65: at most 1"),
+        ("gates: {errors: {margin: 3.0}}", "margin < pass_ratio"),
+        ("gates: {slo_errors: {limit: 1.5}}", "a share between 0 and 1"),
+        ("gates: {drift: {min_rows: 3}}", "min_rows >= 50"),
+        ("gates: {restarts: {limit: 0}}", "at least 1"),
+        ("gates: {warm_up: [cold]}", "/gates/warm_up/0"),
         (ALL_OFF, "nothing judges this rollout: every gate is off"),
         (ALL_DRY, "nothing judges this rollout: every gate that is on only shows"),
     ],
@@ -118,3 +128,19 @@ def test_one_setting_of_a_gate_leaves_its_others_as_they_are(tmp_path: Path) -> 
     assert default.errors is not None
     assert (gates.errors.margin, gates.errors.floor) == (1.5, default.errors.floor)
     assert gates.latency == default.latency
+
+
+@pytest.mark.parametrize(
+    ("text", "warm_up_s"),
+    [
+        ("steps: [10, 100]", 60.0),
+        ("step_defaults: {min_duration_s: 5}", 5.0),
+        ("steps: [{weight_percent: 10, min_duration_s: 20}, 100]", 20.0),
+        ("step_defaults: {min_duration_s: 600}", 60.0),
+        ("step_defaults: {min_duration_s: 5}\ngates: {warm_up_s: 30}", 30.0),
+    ],
+)
+def test_a_warm_up_that_is_not_given_fits_into_the_first_step(tmp_path: Path, text: str, warm_up_s: float) -> None:
+    file = tmp_path / "rollout.yaml"
+    file.write_text(text)
+    assert read_config(file, {}).plan.gates.warm_up_s == warm_up_s
