@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
