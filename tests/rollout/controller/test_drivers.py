@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from rollout.analysis.counts import Counts
 from rollout.controller.drivers import Drivers
 from rollout.controller.overview import Overview, OwnDriver
 from rollout.engine.announcer import Broadcast
@@ -15,6 +14,7 @@ from rollout.engine.session import Session
 from rollout.engine.start import Release
 from rollout.engine.state import Command, Phase
 from rollout.errors import LeaseHeld, Unavailable
+from rollout.evidence.source import Reading
 from tests.support.programs import eventually
 from tests.support.rollout_world import Behaviour, World
 
@@ -26,7 +26,7 @@ class Kept:
         self._world = world
         self._closed = closed
 
-    def sample(self, predictors: Sequence[str]) -> Mapping[str, Counts]:
+    def sample(self, predictors: Sequence[str]) -> Reading:
         return self._world.traffic.sample(predictors)
 
     def close(self) -> None:
