@@ -122,7 +122,7 @@ class Registry:
         return True
 
     def contract_of(self, name: str, alias: str) -> str | None:
-        """Return the contract fingerprint of the version behind an alias, "" when it tells none, None without alias."""
+        """Return the contract fingerprint of the version behind an alias, "" when it names none, None without alias."""
         with _translated(self.uri):
             models = self._client.search_registered_models(f"name = '{name}'")
             if not any(alias in model.aliases for model in models):

@@ -15,7 +15,7 @@ from mlserver.settings import Settings
 
 from custom_runtime.errors import Internal, ServingError
 from custom_runtime.grpc.method import LONGEST_ID, Begin, CallInfo, Method, MethodTable, Stream, bind_request_id
-from custom_runtime.grpc.port import AGE_SPREAD, COUNTED, GOODBYE_S, CallCounts, connections, stop_accepting
+from custom_runtime.grpc.port import AGE_SPREAD, COUNTED, GOAWAY_WAIT_S, CallCounts, connections, stop_accepting
 from custom_runtime.network.sockets import is_inherited
 from custom_runtime.network.tls import read_certificates
 from custom_runtime.network.tokens import TokenInterceptor, read_tokens
@@ -89,7 +89,7 @@ class GrpcioListener(GRPCServer):  # type: ignore[misc]
         if not age_s or not self._serving.drain_delay_s:
             return
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + age_s * AGE_SPREAD + GOODBYE_S
+        deadline_s = loop.time() + age_s * AGE_SPREAD + GOAWAY_WAIT_S
         stop_accepting(port)
         while connections(port) and loop.time() < deadline_s:  # noqa: ASYNC110 (nothing reports when one leaves)
             await asyncio.sleep(SEE_OFF_TICK_S)

@@ -29,8 +29,8 @@ log = structlog.get_logger()
 MOST_CALLS, MOST_RESETS = 3_072, 96
 NO_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 0, 7, 11
 _LAST_STREAM = 2**31 - 1
-_GOODBYE, _ALIVE = b"goodbye\0", b"alive\0\0\0"
-GOODBYE_S = 1.0  # the longest wait for the answer to the first step
+_LAST_PING, _ALIVE = b"goaway\0\0", b"alive\0\0\0"
+GOAWAY_WAIT_S = 1.0  # the longest wait for the answer to the first step
 PREFACE_S = 10.0  # a client sends it with its first packet
 IDLE_S, PING_ANSWER_S = 60.0, 20.0
 # A client that reads less than this of its waiting answers is too slow.
@@ -63,7 +63,7 @@ class Http2Connection(asyncio.Protocol):
         self._sent_bytes = self._swept_bytes = 0
         self._stalled_since: float | None = None
         self._phase = _NEW
-        self._goodbye_at = self._pinged_at = 0.0
+        self._goaway_at = self._pinged_at = 0.0
         self._heard = True
         self._heard_at = self._made_at = time.monotonic()
         self._has_settings = False
@@ -151,7 +151,7 @@ class Http2Connection(asyncio.Protocol):
             self._h2.stream(stream_id).reset(REFUSED_STREAM)
             return
         if self._opened == MOST_CALLS:
-            self.say_goodbye()
+            self.announce_end()
         try:
             headers = cast("Headers", event.headers)  # a HeaderBlock is HTTP/1's
             head = read_head(
@@ -175,9 +175,9 @@ class Http2Connection(asyncio.Protocol):
             if call is not None:
                 call.cancel()
             if self._resets == MOST_RESETS:
-                self.say_goodbye()
+                self.announce_end()
         elif kind is zttp.Ping:
-            if event.ack and event.data == _GOODBYE:
+            if event.ack and event.data == _LAST_PING:
                 self._last_calls()
         elif kind is zttp.Settings:
             self._has_settings = True
@@ -328,14 +328,14 @@ class Http2Connection(asyncio.Protocol):
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def say_goodbye(self) -> None:
+    def announce_end(self) -> None:
         """First step: ask the client to open no more calls; those that are on their way are still answered."""
         if self._phase == _NEW and not self._transport.is_closing():
             self._phase = _LEAVING
-            self._goodbye_at = time.monotonic()
+            self._goaway_at = time.monotonic()
             self._h2.close(NO_ERROR, _LAST_STREAM)
             self._flush()
-            self._ping(_GOODBYE)
+            self._ping(_LAST_PING)
 
     def _last_calls(self) -> None:
         """Second step: what was opened until now is answered, then the connection closes."""
@@ -346,8 +346,8 @@ class Http2Connection(asyncio.Protocol):
             self._leave_if_idle()
 
     def drain(self, *, end_streams: bool) -> None:
-        """Say goodbye because the server ends; end_streams: end also the streams that their clients leave open."""
-        self.say_goodbye()
+        """Send the first GOAWAY: the server ends. end_streams: also end the streams that clients leave open."""
+        self.announce_end()
         if end_streams and self._phase == _LAST_CALLS:
             for call in list(self._calls.values()):
                 call.close_inbox()
@@ -377,7 +377,7 @@ class Http2Connection(asyncio.Protocol):
             self._settle()
         if not self._has_settings and now - self._made_at > PREFACE_S:
             self.abort()
-        elif self._phase == _LEAVING and now - self._goodbye_at > GOODBYE_S:
+        elif self._phase == _LEAVING and now - self._goaway_at > GOAWAY_WAIT_S:
             self._last_calls()
         elif self._is_stalled(now):
             log.info("grpc_slow_reader_left", held_bytes=self._held_out)

@@ -78,7 +78,7 @@ class MethodTable(Protocol):
         """Path -> method."""
 
     def close_streams(self) -> None:
-        """End the streams that would go on for ever: the port closes."""
+        """End the open streams: the port closes."""
 
     def close(self) -> None:
         """Free what the methods hold."""

@@ -67,7 +67,7 @@ class Methods:
         self.by_path = {method.path: method for method in table}
 
     def close_streams(self) -> None:
-        """End the streams that would go on for ever: the port closes."""
+        """End the open streams: the port closes."""
         self._health.is_closing = True
 
     def close(self) -> None:

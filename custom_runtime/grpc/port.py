@@ -12,7 +12,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from prometheus_client import Counter
 
 # gRPC spreads the ages by a tenth to either side; then the last answers are on their way.
-AGE_SPREAD, GOODBYE_S = 1.1, 1.0
+AGE_SPREAD, GOAWAY_WAIT_S = 1.1, 1.0
 COUNTED = ("grpc.enable_channelz", 1)  # the server's option that enables the counts
 TICK_S = 1.0
 _STARTED = Counter(

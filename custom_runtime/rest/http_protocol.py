@@ -442,7 +442,7 @@ class HttpProtocol(asyncio.Protocol):
         self._queue.append(_Received(self._head, b"", 0, self._started_s, error))
 
     def _fail(self, error: ServingError) -> None:
-        """Do the same where the end of the request cannot be told any more: nothing more is parsed."""
+        """Do the same where the end of the request is unknown: nothing more is parsed."""
         if not self._refused:
             self._refuse(error)
         self._phase = DROP

@@ -39,7 +39,7 @@ SHUTDOWN_S = 15
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without signal handlers of its own; tells when its port answers."""
+    """uvicorn without signal handlers of its own; it reports when its port answers."""
 
     def __init__(self, config: uvicorn.Config, service: HttpService) -> None:
         super().__init__(config)

@@ -162,9 +162,9 @@ def test_an_unknown_output_is_refused(client: httpx.Client, stub: GRPCInferenceS
 
 def test_grpc_refuses_unknown_models_and_the_admin_api(server: Server, stub: GRPCInferenceServiceStub) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
-        # MLServer's second door to the same API; an empty message is a message of any type.
-        door = "/inference.model_repository.ModelRepositoryService/"
-        second = [channel.unary_unary(door + name) for name in ("RepositoryModelUnload", "RepositoryIndex")]
+        # MLServer's second path to the same API; an empty message is a message of any type.
+        prefix = "/inference.model_repository.ModelRepositoryService/"
+        second = [channel.unary_unary(prefix + name) for name in ("RepositoryModelUnload", "RepositoryIndex")]
         calls = [
             (stub.ModelInfer, to_pb([KEY], "nope"), "NOT_FOUND"),
             (stub.ModelMetadata, pb.ModelMetadataRequest(name="nope"), "NOT_FOUND"),

@@ -173,14 +173,14 @@ class FailingOver:
         load_features(self.primary.url)
         self.pair_up()
 
-    def tell(self, server: RedisServer, *command: str | int) -> object:
+    def command(self, server: RedisServer, *command: str | int) -> object:
         with Redis(port=server.port) as client:
             return client.execute_command(*command)
 
     def pair_up(self) -> None:
         """Make the standby a replica of the primary that has all of its rows."""
-        self.tell(self.standby, "CONFIG", "SET", "replica-serve-stale-data", "yes")
-        self.tell(self.standby, "REPLICAOF", HOST, self.primary.port)
+        self.command(self.standby, "CONFIG", "SET", "replica-serve-stale-data", "yes")
+        self.command(self.standby, "REPLICAOF", HOST, self.primary.port)
         with Redis(port=self.standby.port) as client:
             eventually(
                 lambda: client.info("replication").get("master_link_status") == "up",
@@ -195,17 +195,17 @@ class FailingOver:
 
     def promote(self) -> None:
         """Make the standby the primary, and move the address."""
-        self.tell(self.standby, "REPLICAOF", "NO", "ONE")
+        self.command(self.standby, "REPLICAOF", "NO", "ONE")
         self.swap()
 
     def cut_off(self) -> None:
-        """The primary becomes a replica that may not answer until it hears from a primary; connections stay open."""
-        self.tell(self.primary, "CONFIG", "SET", "replica-serve-stale-data", "no")
-        self.tell(self.primary, "REPLICAOF", HOST, free_port())
+        """Make the primary a replica that may not answer before it has a primary; connections stay open."""
+        self.command(self.primary, "CONFIG", "SET", "replica-serve-stale-data", "no")
+        self.command(self.primary, "REPLICAOF", HOST, free_port())
 
     def fail_over(self) -> None:
         """As an operator would: the standby takes over, the primary is its replica; connections stay open."""
-        self.tell(self.primary, "FAILOVER")
+        self.command(self.primary, "FAILOVER")
         with Redis(port=self.standby.port) as client:
             eventually(lambda: client.role()[0] == b"master", within_s=10, what="the standby takes over")
         self.swap()

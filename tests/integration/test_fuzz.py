@@ -1,6 +1,6 @@
 """Ten thousand requests that nobody should send: no 5xx, no crash, no memory, no metric series.
 
-Hypothesis makes requests from the contract's own names and from what breaks parsers; each goes through every door, as it
+Hypothesis makes requests from the contract's own names and from what breaks parsers; each goes through every transport, as it
 is, raw, cut and with bytes turned. schemathesis adds what it makes of our own /openapi.json.
 """
 
@@ -255,11 +255,11 @@ def series(server: Server) -> set[str]:
 
 
 def test_ten_thousand_bad_requests_get_an_answer_of_the_table(patient_server: Server) -> None:
-    with Doors(patient_server) as doors:
-        bombarded(patient_server, doors, random.Random(20))
+    with Doors(patient_server) as transports:
+        bombarded(patient_server, transports, random.Random(20))
 
 
-def bombarded(server: Server, doors: Doors, dice: random.Random) -> None:
+def bombarded(server: Server, transports: Doors, dice: random.Random) -> None:
     infer = "/v2/models/churn/infer"
 
     @seed(20)
@@ -273,34 +273,38 @@ def bombarded(server: Server, doors: Doors, dice: random.Random) -> None:
     @given(v2_requests, predict_bodies)
     def bombard(request: dict[str, Any], predict: Any) -> None:
         body, small = to_json(request), to_json(predict)
-        doors.rest(infer, body)
-        doors.rest(infer, to_json(request | {"parameters": {"a": 1}}))
-        doors.rest(infer, damaged(body, dice))
-        doors.rest("/predict", small)
-        doors.rest("/predict", damaged(small, dice))
+        transports.rest(infer, body)
+        transports.rest(infer, to_json(request | {"parameters": {"a": 1}}))
+        transports.rest(infer, damaged(body, dice))
+        transports.rest("/predict", small)
+        transports.rest("/predict", damaged(small, dice))
         typed = to_message(request, dice, raw=False)
-        doors.rpc(typed)
-        doors.rpc(to_message(request, dice, raw=True))
-        doors.rpc(damaged(typed, dice))
+        transports.rpc(typed)
+        transports.rpc(to_message(request, dice, raw=True))
+        transports.rpc(damaged(typed, dice))
         name = dice.choice(["nobody", "%ff", "a%00b", "%ed%a0%80", "..", "churn%20", "x" * 300]) + str(
             dice.randrange(10**6)
         )
         where = dice.choice(
             ["/infer", "", "/ready", "/versions/7/infer", "/versions/%ff", "/generate", "/docs", "/infer/"]
         )
-        doors.rest(f"/v2/models/{name}{where}", b"{}", dice.choice(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"]))
+        transports.rest(
+            f"/v2/models/{name}{where}", b"{}", dice.choice(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
+        )
 
-    doors.rest("/predict", b'{"customer_id": 42}')
-    doors.rest(infer, b'{"inputs": [{"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}]}')
+    transports.rest("/predict", b'{"customer_id": 42}')
+    transports.rest(infer, b'{"inputs": [{"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}]}')
     before_mb = memory_mb(server)
     started = time.monotonic()
     bombard()
     elapsed_s = time.monotonic() - started
-    cases = doors.seen.total()
+    cases = transports.seen.total()
     grown_mb = memory_mb(server) - before_mb
-    print(f"{cases} cases in {elapsed_s:.1f} s, {grown_mb:+d} MB: {dict(sorted(doors.seen.items()))}")
+    print(f"{cases} cases in {elapsed_s:.1f} s, {grown_mb:+d} MB: {dict(sorted(transports.seen.items()))}")
     assert cases >= WANTED_CASES
-    assert {"rest 200", "rest 422", "rest 404", "grpc OK", "grpc INVALID_ARGUMENT", "grpc NOT_FOUND"} <= set(doors.seen)
+    assert {"rest 200", "rest 422", "rest 404", "grpc OK", "grpc INVALID_ARGUMENT", "grpc NOT_FOUND"} <= set(
+        transports.seen
+    )
     assert server.process.poll() is None
     assert grown_mb < GROWTH_LIMIT_MB
     assert "request_failed" not in server.log.read_text()
@@ -311,15 +315,15 @@ def bombarded(server: Server, doors: Doors, dice: random.Random) -> None:
 
 def test_what_schemathesis_makes_of_our_openapi_gets_an_answer_of_the_table(patient_server: Server) -> None:
     document = httpx.get(f"{patient_server.rest}/openapi.json").json()
-    with Doors(patient_server) as doors:
-        tried = _sent(doors, document, patient_server.rest)
-    print(f"{doors.seen.total()} cases: {dict(sorted(doors.seen.items()))}")
+    with Doors(patient_server) as transports:
+        tried = _sent(transports, document, patient_server.rest)
+    print(f"{transports.seen.total()} cases: {dict(sorted(transports.seen.items()))}")
     assert {"POST /predict", "POST /v2/models/churn/infer"} <= tried
-    assert doors.seen.total() > 80
-    assert doors.seen["rest 422"] > 20
+    assert transports.seen.total() > 80
+    assert transports.seen["rest 422"] > 20
 
 
-def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
+def _sent(transports: Doors, document: dict[str, Any], base: str) -> set[str]:
     tried = set()
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
         operation = cast(Any, result).ok()
@@ -337,7 +341,7 @@ def _sent(doors: Doors, document: dict[str, Any], base: str) -> set[str]:
             @given(operation.as_strategy(generation_mode=mode))
             def send(case: Any) -> None:
                 request = httpx.Request(**_request(case, base))
-                doors.rest(request.url.raw_path.decode(), request.read(), request.method)
+                transports.rest(request.url.raw_path.decode(), request.read(), request.method)
 
             with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with an operation that takes nothing
                 send()

@@ -306,7 +306,7 @@ def test_no_feature_value_and_no_token_is_ever_logged(world: World, tmp_path: Pa
             assert outcome == "INTERNAL"
             events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
             failures = [event for event in events if event["event"] == "request_failed"]
-            assert len(failures) == 4  # the cause is told, once for each
+            assert len(failures) == 4  # the cause is logged, once for each
             assert all("ValueError" in each["exception"] and "in score" in each["exception"] for each in failures)
         else:
             assert [answer.status_code for answer in asked] == [200, 404, 422, 200, 200, 422, 422, 404, 401]

@@ -1,4 +1,4 @@
-"""Every customer, over every door, scores as the registered model itself scores."""
+"""Every customer, over every transport, scores as the registered model itself scores."""
 
 import json
 from collections.abc import Iterator
@@ -70,8 +70,8 @@ def test_everybody_scores_as_the_registered_model_does_over_predict_v2_rest_and_
     assert {(answer["features"], answer["model_version"]) for answer in answers} == {("store", "1")}
     scores = np.array([answer["churn_probability"] for answer in answers])
     np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=TOLERANCE)
-    for door in (over_v2_rest, over_v2_grpc):
-        answer = door(server, expected.ids)
+    for transport in (over_v2_rest, over_v2_grpc):
+        answer = transport(server, expected.ids)
         assert answer.dtype == np.float64
         assert answer.shape == (len(expected.ids), 1)
         np.testing.assert_allclose(answer[:, 0], expected.scores, rtol=0, atol=TOLERANCE)
@@ -82,8 +82,8 @@ def test_plain_mlserver_start_gives_the_same_scores(plain_server: Server, expect
     bodies = [b'{"customer_id": %d}' % customer_id for customer_id in expected.ids[some].tolist()]
     scores = np.array([answer["churn_probability"] for answer in over_predict(plain_server, bodies)])
     np.testing.assert_allclose(scores, expected.scores[some], rtol=0, atol=TOLERANCE)
-    for door in (over_v2_rest, over_v2_grpc):
-        np.testing.assert_allclose(door(plain_server, expected.ids)[:, 0], expected.scores, rtol=0, atol=TOLERANCE)
+    for transport in (over_v2_rest, over_v2_grpc):
+        np.testing.assert_allclose(transport(plain_server, expected.ids)[:, 0], expected.scores, rtol=0, atol=TOLERANCE)
 
 
 def test_the_scores_are_the_same_with_half_of_the_features_given_in_the_request(
@@ -108,13 +108,13 @@ def test_a_request_with_all_features_needs_no_store(server: Server, expected: Ex
     assert answer["churn_probability"] == pytest.approx(expected.scores[6], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("door", ["http", "grpc"])
-def test_v2_takes_every_feature_as_an_optional_input(server: Server, expected: Expected, door: str) -> None:
-    library = getattr(tritonclient, door)
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_v2_takes_every_feature_as_an_optional_input(server: Server, expected: Expected, transport: str) -> None:
+    library = getattr(tritonclient, transport)
     rows = expected.rows[:300]
     columns = {feature.name: [decode_row(row)[feature.name] for row in rows] for feature in FEATURES}
     key = library.InferInput("customer_id", [len(rows)], "INT64")
-    options = {"binary_data": False} if door == "http" else {}
+    options = {"binary_data": False} if transport == "http" else {}
     key.set_data_from_numpy(np.full(len(rows), 2**62), **options)  # nobody's id: nothing may be fetched
     inputs = [key]
     for feature in FEATURES:
@@ -122,7 +122,7 @@ def test_v2_takes_every_feature_as_an_optional_input(server: Server, expected: E
         values = np.array(columns[feature.name], dtype=object if feature.is_category else np.float32)
         given.set_data_from_numpy(values.reshape(-1, 1), **options)
         inputs.append(given)
-    address = server.rest.removeprefix("http://") if door == "http" else server.grpc
+    address = server.rest.removeprefix("http://") if transport == "http" else server.grpc
     with library.InferenceServerClient(address) as client:
         requested = [library.InferRequestedOutput(name, **options) for name in ("churn_probability", "features")]
         answer = client.infer("churn", inputs, outputs=requested)
@@ -151,5 +151,6 @@ def test_the_scores_are_the_same_with_features_in_redis(world: World, expected: 
 
 def test_a_batch_of_100_000_rows_is_answered(server: Server, expected: Expected) -> None:
     ids = np.resize(expected.ids, 100_000)
-    for door in (over_v2_rest, over_v2_grpc):
-        np.testing.assert_allclose(door(server, ids)[:, 0], np.resize(expected.scores, 100_000), rtol=0, atol=TOLERANCE)
+    for transport in (over_v2_rest, over_v2_grpc):
+        scores = transport(server, ids)[:, 0]
+        np.testing.assert_allclose(scores, np.resize(expected.scores, 100_000), rtol=0, atol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""What a healthy service tells about itself: metadata, OpenAPI, metrics."""
+"""What a healthy service publishes about itself: metadata, OpenAPI, metrics."""
 
 import re
 

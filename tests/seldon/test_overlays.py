@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_runtime.grpc.port import AGE_SPREAD, GOODBYE_S
+from custom_runtime.grpc.port import AGE_SPREAD, GOAWAY_WAIT_S
 from custom_runtime.settings import ServingSettings
 from rollout.errors import ManifestError
 from rollout.manifest.capacity import Capacity, read_capacity
@@ -109,7 +109,7 @@ def test_the_pod_outlives_pre_stop_drain_and_the_longest_request(deployment: Cal
     (container,) = to_dict(parse(deployment("production")).stable)["componentSpecs"][0]["spec"]["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     pre_stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][-1].rpartition(" ")[2])  # "/bin/sleep 10"
-    see_off_s = ServingSettings.model_fields["grpc_connection_age_s"].default * AGE_SPREAD + GOODBYE_S
+    see_off_s = ServingSettings.model_fields["grpc_connection_age_s"].default * AGE_SPREAD + GOAWAY_WAIT_S
     deadline_s = float(env["SERVING_DEADLINE_MS"]) / 1000
     longest_s = pre_stop_s + float(env["SERVING_DRAIN_DELAY_S"]) + see_off_s + deadline_s
     assert pod.termination_grace_period_seconds is not None

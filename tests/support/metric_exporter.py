@@ -17,10 +17,10 @@ def main(port: int, predictor: str) -> None:
     metrics = ServingMetrics(model="churn", version="7", predictor=predictor, store="memory")
     print(server.server_port, flush=True)
     for line in sys.stdin:
-        told = json.loads(line)
-        for _ in range(told.get("times", 1)):
-            metrics.observe_request(told.get("route", "predict"), told.get("code", 200), told.get("ms", 3.0) / 1000)
-            metrics.observe_scores(told.get("scores", []))
+        order = json.loads(line)
+        for _ in range(order.get("times", 1)):
+            metrics.observe_request(order.get("route", "predict"), order.get("code", 200), order.get("ms", 3.0) / 1000)
+            metrics.observe_scores(order.get("scores", []))
         print("counted", flush=True)
 
 

@@ -45,9 +45,9 @@ class Exporter:
         )  # fmt: skip
         self.port = int(self._answer())
 
-    def count(self, times: int = 1, **told: Any) -> None:
+    def count(self, times: int = 1, **order: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"times": times, **told}) + "\n")
+        self._process.stdin.write(json.dumps({"times": times, **order}) + "\n")
         self._process.stdin.flush()
         assert self._answer() == "counted"
 

@@ -224,8 +224,8 @@ def test_the_jobs_with_credentials_install_no_development_environment() -> None:
 
 def test_the_release_tag_is_compared_with_the_only_version() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    told = subprocess.run(["make", "--silent", "version"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert told.stdout == f"{wanted}\n"
+    made = subprocess.run(["make", "--silent", "version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert made.stdout == f"{wanted}\n"
 
 
 def test_every_lock_is_installed_by_something() -> None:

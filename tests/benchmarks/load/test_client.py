@@ -68,7 +68,7 @@ def test_a_server_that_is_gone_fails_what_waits_at_once() -> None:
 def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
     ours, theirs = socket.socketpair()
     attempts: list[TargetError | Connection] = [TargetError("refused"), Connection(ours, Http1Codec([]))]
-    told: list[int] = []
+    seen: list[int] = []
 
     def connect() -> Connection:
         attempt = attempts.pop(0)
@@ -76,15 +76,15 @@ def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
             raise attempt
         return attempt
 
-    reconnector = Reconnector(connect, lambda: told.append(len(reconnector.replacements)))
+    reconnector = Reconnector(connect, lambda: seen.append(len(reconnector.replacements)))
     reconnector.start()
     reconnector.replace()
     try:
-        eventually(lambda: len(told) == 2, within_s=10, what="an error and a connection")
+        eventually(lambda: len(seen) == 2, within_s=10, what="an error and a connection")
     finally:
         reconnector.close()
         theirs.close()
-    assert told == [1, 2]
+    assert seen == [1, 2]
     assert [type(one) for one in reconnector.replacements] == [TargetError, Connection]
     assert ours.fileno() == -1  # nobody took it
 

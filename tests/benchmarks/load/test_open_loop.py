@@ -151,9 +151,9 @@ def test_grpc_is_spoken_to_a_server_that_nobody_here_wrote() -> None:
 
 
 def test_progress_is_told_while_it_runs() -> None:
-    told: list[Progress] = []
+    seen: list[Progress] = []
     with answering(lambda number: ok()) as port:
-        result = run_load(replace(PLAN, target=parse_target(f"http://127.0.0.1:{port}"), duration_s=1.5), told.append)
-    assert len(told) >= 3
-    assert sum(len(progress.recent_ms) for progress in told) <= result.requests
-    assert [progress.requests for progress in told] == sorted(progress.requests for progress in told)
+        result = run_load(replace(PLAN, target=parse_target(f"http://127.0.0.1:{port}"), duration_s=1.5), seen.append)
+    assert len(seen) >= 3
+    assert sum(len(progress.recent_ms) for progress in seen) <= result.requests
+    assert [progress.requests for progress in seen] == sorted(progress.requests for progress in seen)

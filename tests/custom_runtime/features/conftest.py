@@ -1,4 +1,4 @@
-"""What the feature store's tests share: rows that can be told apart, and a clock that the test moves."""
+"""What the feature store's tests share: rows that differ, and a clock that the test moves."""
 
 import gc
 from collections.abc import Iterator

@@ -180,7 +180,7 @@ async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, r
     assert await fetch(store, 3) == [3]
     redis.kill()
     redis.start()
-    await asyncio.sleep(0.01)  # the loop hears of the closed socket
+    await asyncio.sleep(0.01)  # the loop notices the closed socket
     fetched = await store.fetch([4], timeout_s=5)
     assert fetched.rows[0, 0] == 4
 
@@ -471,7 +471,7 @@ async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(f
         primary, others = servers[0], servers[1:]
         async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:
             assert await fetch(store, *IDS) == IDS
-            cli(replica, "cluster", "failover")  # planned: the nodes tell where to ask now
+            cli(replica, "cluster", "failover")  # planned: the nodes redirect
             eventually(partial(leads, replica), within_s=30, what="the planned failover")
             await recovers(store, ids=IDS, timeout_s=0.5, within_s=PATIENCE_S)
             follows(primary)

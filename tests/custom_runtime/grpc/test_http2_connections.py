@@ -197,7 +197,7 @@ async def test_the_end_loses_no_call_that_was_on_its_way(port: Port) -> None:
         while not client.pings:
             assert await client.read()
         assert client.goaways == [(LAST, 0)]
-        late = client.call("/t/Work", b"b")  # sent before the goodbye was read
+        late = client.call("/t/Work", b"b")  # sent before GOAWAY was read
         client.send(PING, 0x1, 0, client.pings[0])
         second = await port.methods.work(1)
         while len(client.goaways) < 2:
@@ -227,7 +227,7 @@ async def test_the_end_ends_streams_and_says_why(port: Port) -> None:
         await ending
 
 
-async def test_a_client_that_ignores_the_goodbye_is_left_in_the_end(listening: Listening) -> None:
+async def test_a_client_that_ignores_goaway_is_disconnected_in_the_end(listening: Listening) -> None:
     async with listening(deadline_ms=100) as port, await RawClient.connect(port.number) as client:
         client.acknowledges = False
         client.call("/t/Work", b"a")
@@ -252,7 +252,7 @@ async def test_a_connection_is_asked_to_leave_before_zttp_ends_it(
 
 
 async def test_calls_are_answered_to_the_last_that_zttp_allows(port: Port) -> None:
-    """zttp 0.0.35 ends a connection after 4,096 calls; a client that never reads the goodbye gets that many."""
+    """zttp 0.0.35 ends a connection after 4,096 calls; a client that never reads GOAWAY gets that many."""
     async with await RawClient.connect(port.number) as client:
         client.acknowledges = False
         answered = 0

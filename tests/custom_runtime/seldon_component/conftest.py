@@ -96,7 +96,7 @@ def microservice(
         _wait(running, process, log)
         yield running
     finally:
-        # The wrapper leaves its gRPC process behind when it is told to end.
+        # The wrapper leaves its gRPC process behind after SIGTERM.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -34,7 +34,7 @@ MANIFESTS = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy:
-    """Known fields, some of them left out, beside fields that nobody has heard of."""
+    """Known fields, some of them left out, beside unknown fields."""
     unknown = st.dictionaries(st.text(alphabet="QRS", min_size=1, max_size=4), JSON, max_size=2)
     known = st.fixed_dictionaries(required, optional=optional)
     return st.builds(lambda extra, fields: extra | fields, unknown, known)
