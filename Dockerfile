@@ -41,6 +41,10 @@ COPY --from=build /opt/serving/custom_runtime /opt/serving/custom_runtime
 WORKDIR /opt/serving
 COPY model-settings/settings.json model-settings/settings.json
 COPY model-settings/churn model-settings/churn
+COPY model-settings/graph-features model-settings/graph-features
+COPY model-settings/graph-join model-settings/graph-join
+COPY model-settings/graph-route model-settings/graph-route
+COPY model-settings/graph-branch model-settings/graph-branch
 COPY scripts/serve.py scripts/serve.py
 COPY LICENSE LICENSE
 # A COPY has to copy something: without BUNDLE the folder holds the licence alone.

@@ -23,6 +23,8 @@ APPLIED = "applied.sha256"
 """The file with the digest of the manifest that the live object was made from."""
 TERMINATION_GRACE_S = 20.0
 """The operator's value for a pod without terminationGracePeriodSeconds."""
+# Prepackaged servers whose MLServer runtime is installed here.
+RUNS_HERE = ("SKLEARN_SERVER", "XGBOOST_SERVER")
 # These change without a new pod: the operator applies them to the mesh, the HPA or the number of replicas.
 NOT_IN_THE_POD = ("traffic", "replicas", "name")
 
@@ -38,13 +40,20 @@ def read_manifest(content: bytes) -> SeldonDeployment:
 def check_supported(deployment: SeldonDeployment) -> None:
     """Raise Unsupported for what needs a cluster. Sidecars are ignored without a message: they serve no requests."""
     for predictor in deployment.predictors:
-        if predictor.graph.children:
-            raise Unsupported(f"predictor {predictor.name} has a graph of several nodes; one runs here: use a cluster")
-        if predictor.graph.implementation:
+        for unit in predictor.graph.nodes():
+            if unit.implementation and unit.implementation not in RUNS_HERE:
+                raise Unsupported(
+                    f"predictor {predictor.name} uses the prepackaged server {unit.implementation}; here run "
+                    f"{', '.join(RUNS_HERE)}, and containers of their own"
+                )
+        root = predictor.graph
+        if root.implementation and not root.children:
             raise Unsupported(
-                f"predictor {predictor.name} uses the prepackaged server {predictor.graph.implementation}; here a "
-                "predictor needs a container of its own"
+                f"predictor {predictor.name} is the prepackaged server {root.implementation} alone; here it runs as a "
+                "node of a graph"
             )
+        if root.children and "seldon.io/no-engine" in predictor.annotations:
+            raise Unsupported(f"predictor {predictor.name} has a graph of several nodes, which needs the engine")
 
 
 def replicas(deployment: SeldonDeployment, predictor: Predictor, asked: int | None = None) -> int:

@@ -12,12 +12,14 @@ from typing import Any
 
 from local_seldon.errors import MissingArtifact, Unsupported
 from local_seldon.replica import Ports
-from rollout.manifest.predictor import Container, Predictor
+from rollout.manifest.predictor import Container, Predictor, Unit
 from rollout.manifest.seldon import SeldonDeployment
 
 ARTIFACTS = "local-seldon/artifacts"
 """Annotation of the deployment: a JSON object, image or modelUri -> directory on this machine."""
 METRICS_ENDPOINT = "/prometheus"
+PREPACKAGED = {"SKLEARN_SERVER": "mlserver_sklearn.SKLearnModel", "XGBOOST_SERVER": "mlserver_xgboost.XGBoostModel"}
+"""Prepackaged servers that run here under the V2 protocol, and the runtime that the operator names to MLServer."""
 FILE_SCHEME = "file://"
 # A pod starts with an empty environment; a process needs these to find programs, its home and its language.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -41,28 +43,48 @@ class Overrides:
 
 
 def environment(
-    deployment: SeldonDeployment, predictor: Predictor, ports: Ports, overrides: Overrides, inherited: Mapping[str, str]
+    deployment: SeldonDeployment,
+    predictor: Predictor,
+    ports: Ports,
+    overrides: Overrides,
+    inherited: Mapping[str, str],
+    unit: Unit | None = None,
 ) -> dict[str, str]:
-    """Return every variable of one replica's process.
+    """Return every variable of the process of one node (None: the root of the graph).
 
     Raises Unsupported (a valueFrom without a replacement) or MissingArtifact (no directory for the model).
     """
-    container = predictor.model_container
+    unit = unit or predictor.graph
+    container = container_of(predictor, unit)
     wins = overrides.for_predictor(predictor.name)
+    runtime = PREPACKAGED.get(unit.implementation or "")
+    needs_model = unit.model_uri or unit.type not in ("COMBINER", "ROUTER")
     return {
         **{name: inherited[name] for name in INHERITED if name in inherited},
-        **injected(deployment, predictor, ports),
-        "MLSERVER_MODEL_URI": model_directory(deployment, predictor, overrides),
+        **injected(deployment, predictor, ports, unit),
+        **({"MLSERVER_MODEL_IMPLEMENTATION": runtime} if runtime else {}),
+        **({"MLSERVER_MODEL_URI": model_directory(deployment, predictor, overrides, unit)} if needs_model else {}),
         "MLSERVER_HOST": "127.0.0.1",  # a pod listens on all of its own interfaces; here only loopback is used
         **_declared(predictor, container, wins),
         **wins,
     }
 
 
-def injected(deployment: SeldonDeployment, predictor: Predictor, ports: Ports) -> dict[str, str]:
-    """Return the variables that the operator adds to a v2 container of its own image."""
-    container = predictor.model_container
-    unit_parameters = (predictor.graph.model_extra or {}).get("parameters", [])
+def container_of(predictor: Predictor, unit: Unit) -> Container:
+    """Return the container of a node; the operator makes one for a prepackaged server that has none."""
+    declared = {container.name: container for container in predictor.containers()}
+    if unit.name not in declared and unit.implementation in PREPACKAGED:
+        return Container(name=unit.name)
+    return declared.get(unit.name) or predictor.model_container
+
+
+def injected(
+    deployment: SeldonDeployment, predictor: Predictor, ports: Ports, unit: Unit | None = None
+) -> dict[str, str]:
+    """Return the variables that the operator adds to a v2 container of its own image (None: the root's)."""
+    unit = unit or predictor.graph
+    container = container_of(predictor, unit)
+    unit_parameters = (unit.model_extra or {}).get("parameters", [])
     return {
         "MLSERVER_HTTP_PORT": str(ports.http),
         "MLSERVER_GRPC_PORT": str(ports.grpc),
@@ -84,17 +106,20 @@ def injected(deployment: SeldonDeployment, predictor: Predictor, ports: Ports) -
     }
 
 
-def model_directory(deployment: SeldonDeployment, predictor: Predictor, overrides: Overrides) -> str:
-    """Return the directory that replaces /mnt/models, or the model inside the image.
+def model_directory(
+    deployment: SeldonDeployment, predictor: Predictor, overrides: Overrides, unit: Unit | None = None
+) -> str:
+    """Return the directory that replaces /mnt/models of a node (None: the root), or the model inside the image.
 
     Searched: the modelUri itself (file://), then `overrides`, then the deployment's annotation; by modelUri where there
     is one, else by image. Raises MissingArtifact, which names both ways to specify it.
     """
-    uri = predictor.graph.model_uri
+    unit = unit or predictor.graph
+    uri = unit.model_uri
     if uri.startswith(FILE_SCHEME):
         return uri.removeprefix(FILE_SCHEME)
     known = {**_annotated(deployment), **overrides.artifacts}
-    wanted = uri or predictor.image
+    wanted = uri or container_of(predictor, unit).image
     if wanted not in known:
         raise MissingArtifact(
             f"predictor {predictor.name}: no directory here for {'modelUri' if uri else 'image'} {wanted!r}; known: "

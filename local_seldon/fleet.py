@@ -13,8 +13,9 @@ import structlog
 
 from local_seldon.deployment import autoscaled, check_supported, grace_s, replicas, template
 from local_seldon.environment import Overrides, environment
+from local_seldon.graph.pod import Pod, pod_of
 from local_seldon.process import Command, Process
-from local_seldon.replica import Ports, ReadinessProbe, Replica
+from local_seldon.replica import LONGEST_PERIOD_S, Ports, ReadinessProbe, Replica
 from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.local_store import Controls
@@ -83,7 +84,8 @@ class Fleet:
     def check(self, deployment: SeldonDeployment, predictor: Predictor) -> None:
         """Raise LocalSeldonError when a predictor cannot run here."""
         check_supported(deployment)
-        environment(deployment, predictor, Ports(0, 0, 0), self.overrides, self.inherited)
+        for unit in predictor.graph.nodes():
+            environment(deployment, predictor, Ports(0, 0, 0), self.overrides, self.inherited, unit)
 
     def of(self, predictor: str) -> list[Replica]:
         """Return a predictor's replicas, including those from before its last edit."""
@@ -134,10 +136,25 @@ class Fleet:
         await replica.stop()
         log.info("replica_stopped", predictor=replica.predictor, replica=replica.number)
 
+    def _pod(self, deployment: SeldonDeployment, predictor: Predictor, ports: Ports, name: str) -> Pod:
+        return pod_of(
+            deployment,
+            predictor,
+            ports,
+            self.overrides,
+            name=name,
+            command=self.command,
+            directory=self.directory,
+            log_directory=self.log_directory,
+            inherited=self.inherited,
+        )
+
     def _replica(
         self, deployment: SeldonDeployment, predictor: Predictor, number: int, current: str, image_pull_s: float
     ) -> Replica:
         def command(ports: Ports) -> Command:
+            if predictor.graph.children:
+                return self._pod(deployment, predictor, ports, f"{predictor.name}-{number}").command(self.inherited)
             env = environment(deployment, predictor, ports, self.overrides, self.inherited)
             return Command(self.command, env, self.directory)
 
@@ -146,13 +163,20 @@ class Fleet:
             number=number,
             template=current,
             command=command,
-            probe=ReadinessProbe.of(predictor.model_container),
+            probe=_probe(predictor),
             grace_s=grace_s(predictor),
             log_directory=self.log_directory,
             client=self._client,
             changed=self.changed,
             image_pull_s=image_pull_s,
         )
+
+
+def _probe(predictor: Predictor) -> ReadinessProbe:
+    """Return the probe of a pod: its container's, or that of every container through the executor."""
+    if predictor.graph.children:
+        return ReadinessProbe(path="/v2/health/ready", period_s=LONGEST_PERIOD_S, timeout_s=5.0, failures=3)
+    return ReadinessProbe.of(predictor.model_container)
 
 
 def ready_ports(kept: Sequence[Replica]) -> dict[str, list[Ports]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ import structlog
 log = structlog.get_logger()
 
 KILL_AFTER_S = 10.0
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Process:
     """One supervised process. `command` is called before every start, so each start can have other ports.
 
     Output goes to `log_file`, appended. `changed` is called when the process starts or ends.
-    exit_code: of the last time it ended, None before that.
+    exit_code: of the last time it ended, None before that. ends_with_us: the kernel kills it when this process is
+    killed; otherwise it runs on, and is found by its identity.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Process:
     log_file: Path
     changed: Callable[[], None] = lambda: None
     backoff: Backoff = field(default_factory=Backoff)
+    ends_with_us: bool = False
     pid: int | None = None
     restarts: int = 0
     exit_code: int | None = None
@@ -107,6 +111,7 @@ class Process:
             process = await asyncio.create_subprocess_exec(
                 *command.argv, env=dict(command.env), cwd=command.directory, stdin=asyncio.subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=_end_with_parent if self.ends_with_us else None,
             )  # fmt: skip
         self.pid = process.pid
         log.info("process_started", process=self.name, pid=process.pid)
@@ -126,6 +131,10 @@ class Process:
                 os.killpg(self.pid, number)
             else:
                 os.kill(self.pid, number)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def identity(pid: int) -> dict[str, int] | None:

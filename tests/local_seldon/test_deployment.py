@@ -52,8 +52,8 @@ def test_the_grace_period_is_the_pods_else_the_operators() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"graph": {"name": "churn", "children": [{"name": "other"}]}}, "a graph of several nodes"),
-        ({"graph": {"name": "churn", "implementation": "SKLEARN_SERVER"}}, "the prepackaged server SKLEARN_SERVER"),
+        ({"graph": {"name": "churn", "implementation": "TRITON_SERVER"}}, "the prepackaged server TRITON_SERVER"),
+        ({"graph": {"name": "churn", "implementation": "SKLEARN_SERVER"}}, "runs as a node of a graph"),
     ],
 )
 def test_what_only_a_cluster_can_do_is_refused(change: dict[str, object], message: str) -> None:

@@ -18,7 +18,7 @@ from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.service_checks import find_problems
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("kind", "production", "canary", "shadow")
+OVERLAYS = ("kind", "production", "canary", "shadow", "graph")
 # Kinds of other projects, whose schemas are not at hand: only a cluster (tests/cluster) checks their fields.
 ELSEWHERE = {"Gateway"}
 
@@ -90,15 +90,16 @@ def test_everything_is_in_the_overlays_own_namespace(
 def test_pods_are_locked_down(overlay: str, deployment: Callable[[str], dict[str, Any]]) -> None:
     for predictor in parse(deployment(overlay)).predictors:
         pod = to_dict(predictor)["componentSpecs"][0]["spec"]
-        (container,) = pod["containers"]
+        container = pod["containers"][0]
         assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 1000)
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        for each in pod["containers"]:
+            assert each["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
         assert [volume["name"] for volume in pod["volumes"] if "emptyDir" in volume] == ["tmp"]
         (store,) = (one for one in container["env"] if one["name"] == "SERVING_FEATURE_STORE")
         assert store["valueFrom"] == {"secretKeyRef": {"name": "churn-feature-store", "key": "url"}}

@@ -1,0 +1,164 @@
+"""The inference graph of seldon/overlays/graph on this machine: real MLServers behind the executor.
+
+The manifest is the overlay's own; only the number of pods is one, and models and store are this machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from local_seldon.ports import free_ports
+from local_seldon.process import identity
+from rollout.manifest.rendering import kustomized
+from tests.support.programs import ROOT, eventually, require
+from tests.support.serving import World
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+BRANCHES = {"churn-xgboost": "churn-xgboost.ubj", "churn-sklearn": "churn-sklearn.joblib"}
+TOLERANCE = 1e-5
+
+
+class Graph:
+    """A running graph: where callers reach it, and its processes."""
+
+    def __init__(self, url: str, state: Path) -> None:
+        self.url = url
+        self.state = state
+
+    def ask(self, keys: list[int]) -> httpx.Response:
+        key = {"name": "customer_id", "datatype": "INT64", "shape": [len(keys), 1], "data": keys}
+        return httpx.post(f"{self.url}/v2/models/infer", json={"id": "7", "inputs": [key]}, timeout=60)
+
+    def pid_of(self, node: str) -> int:
+        """Return the pid of a node's process, by what it was started with."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes()
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            mine = str(self.state).encode() in environment + command
+            if b"mlserver" in command and mine and f"PREDICTIVE_UNIT_ID={node}\0".encode() in environment:
+                return int(folder.name)
+        raise AssertionError(f"no process of node {node}")
+
+
+@contextmanager
+def running(world: World, directory: Path, change: Callable[[dict[str, Any]], None]) -> Iterator[Graph]:
+    require("kubectl", "https://kubernetes.io/docs/tasks/tools")
+    (document,) = (one for one in kustomized(ROOT / "seldon/overlays/graph") if one["kind"] == "SeldonDeployment")
+    document["spec"]["predictors"][0]["componentSpecs"][0]["hpaSpec"]["minReplicas"] = 1
+    change(document["spec"]["predictors"][0])
+    file = directory / "graph.yaml"
+    file.write_text(yaml.safe_dump(document))
+    (port,) = free_ports(1)
+    models = [f"s3://models/{name}/1={world.stock / model}" for name, model in BRANCHES.items()]
+    artifacts = [word for one in (*models, f"churn-serving:1={world.bundle}") for word in ("--artifact", one)]
+    state = directory / "state"
+    command = [
+        sys.executable,
+        "-m",
+        "commands.main",
+        "local",
+        "up",
+        str(file),
+        "--port",
+        str(port),
+        "--state",
+        str(state),
+    ]
+    environment = ["--env", f"SERVING_FEATURE_STORE={world.store}", "--env", f"GRAPH_TEST={state}"]
+    with (directory / "up.log").open("wb") as log:
+        process = subprocess.Popen([*command, *artifacts, *environment], cwd=ROOT, stdout=log, stderr=log)
+    graph = Graph(f"http://127.0.0.1:{port}/seldon/churn/churn", state)
+    try:
+        eventually(lambda: answers(graph), within_s=120, what="an answer of the graph")
+        yield graph
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        for node in ("features", "join", *BRANCHES):
+            with pytest.raises(AssertionError, match="no process of node"):
+                graph.pid_of(node)
+
+
+def answers(graph: Graph) -> bool:
+    try:
+        return graph.ask([1]).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def graph(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    with running(world, tmp_path_factory.mktemp("graph"), lambda predictor: None) as found:
+        yield found
+
+
+def test_every_customers_score_equals_the_join_computed_offline(graph: Graph, world: World) -> None:
+    stored = np.load(world.expected)
+    answer = graph.ask(stored["ids"].tolist())
+    assert answer.status_code == 200, answer.text[:500]
+    (output,) = answer.json()["outputs"]
+    assert (answer.json()["id"], output["name"], output["shape"]) == ("7", "churn_probability", [len(stored["ids"]), 1])
+    joined = (stored["champion"] + stored["challenger"]) / 2
+    np.testing.assert_allclose(output["data"], joined, rtol=0, atol=TOLERANCE)
+
+
+def test_an_unknown_customer_is_the_feature_nodes_404(graph: Graph) -> None:
+    answer = graph.ask([99_999_999])
+    assert answer.status_code == 404
+    assert "99999999 is not in the feature store" in answer.json()["error"]
+
+
+def test_a_models_name_in_the_path_reaches_no_node(graph: Graph) -> None:
+    body = {"inputs": [{"name": "customer_id", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
+    assert httpx.post(f"{graph.url}/v2/models/churn/infer", json=body).status_code == 404
+    assert httpx.post(f"{graph.url}/predict", json={"customer_id": 1}).status_code == 404
+
+
+def test_a_branch_that_died_fails_the_request_until_it_is_back(graph: Graph) -> None:
+    pid = graph.pid_of("churn-sklearn")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: identity(pid) is None, within_s=10, what="the end of the branch")
+    failed = graph.ask([1])
+    assert failed.status_code in (500, 503)  # 503: the pod has left the mesh meanwhile
+    eventually(lambda: answers(graph), within_s=120, what="the branch, started again")
+
+
+def test_with_a_fallback_a_late_branch_is_left_out_and_named(world: World, tmp_path: Path) -> None:
+    def guarded(predictor: dict[str, Any]) -> None:
+        join = predictor["graph"]["children"][0]
+        join["parameters"].append({"name": "when_missing", "type": "STRING", "value": "others"})
+        branch = join["children"][1]
+        del branch["implementation"]
+        branch["parameters"] = [
+            {"name": "implementation", "type": "STRING", "value": "mlserver_sklearn.SKLearnModel"},
+            {"name": "predict_fn", "type": "STRING", "value": "predict_proba"},
+            {"name": "timeout_ms", "type": "DOUBLE", "value": "0.001"},  # never in time
+        ]
+        (container,) = (
+            one for one in predictor["componentSpecs"][0]["spec"]["containers"] if one["name"] == "churn-sklearn"
+        )
+        container["command"] = ["mlserver", "start", "model-settings/graph-branch"]
+
+    stored = np.load(world.expected)
+    with running(world, tmp_path, guarded) as graph:
+        answer = json.loads(graph.ask(stored["ids"][:50].tolist()).content)
+    assert answer["parameters"] == {"missing_branches": "churn-sklearn"}
+    by_branch = {"xgboost": "champion", "sklearn": "challenger"}
+    np.testing.assert_allclose(answer["outputs"][0]["data"], stored[by_branch["xgboost"]][:50], rtol=0, atol=TOLERANCE)
