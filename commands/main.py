@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("Convert a registered model into the bundle that is served.", "handoff.commands:import_model"),
     "evaluate": ("Measure a registered model beside the champion.", "handoff.commands:evaluate"),
     "promote": ("Make a model the champion unless it is worse.", "handoff.commands:promote"),
+    "stack": ("Fit a small model over several models, for a graph.", "handoff.commands:stack"),
     "serve": ("Serve the model over REST and gRPC until SIGTERM or Ctrl-C.", "commands.serve:serve"),
     "load-test": ("Load a service in an open loop and judge its P99.", "benchmarks.load.command:load_test"),
     "soak": ("Serve under mixed traffic and faults, and count every loss.", "benchmarks.soak.command:soak"),

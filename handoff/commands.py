@@ -222,6 +222,38 @@ def evaluate(
     typer.echo(f"wrote {page} and {document}")
 
 
+def stack(
+    branches: Annotated[
+        list[str], typer.Option("--branch", help="NODE=models:/<name>@<alias>: a branch of the graph. Repeatable.")
+    ],
+    file: Annotated[Path, typer.Option("--output", help="The file of coefficients that the node `join` reads.")],
+    name: Annotated[str, typer.Option(help="The registered model's name.")] = "stack",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and write the file; register nothing.")] = False,
+) -> None:
+    """Fit a logistic regression on the held-out answers of several registered models, register it, write its file.
+
+    Example:
+    churn-serving stack --branch a=models:/churn/1 --branch b=models:/churn/2 --output var/stack.json
+    """
+    configure_log()
+    pairs = dict(branch.partition("=")[::2] for branch in branches)
+    if len(pairs) < 2 or not all(pairs.values()):
+        raise typer.BadParameter("give two or more branches as NODE=models:/<name>@<alias>", param_hint="--branch")
+    with fail_with_one_line():
+        # Imported here, so that --help does not wait for MLflow and scikit-learn.
+        from handoff import stacking
+        from handoff.registry import Registry
+
+        registry = Registry()
+        stacked = stacking.stack(registry, pairs)
+        version = None if dry_run else registry.register_stack(stacked, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(stacked.to_json())
+    losses = ", ".join(f"{of or 'stack'} {value:.4f}" for of, value in stacked.log_loss.items())
+    typer.echo(f"log loss on {stacked.rows:,} held-out rows: {losses}")
+    typer.echo(f"wrote {file}" + (f" and registered {version.uri}" if version else ""))
+
+
 def promote(
     model_uri: Annotated[str, typer.Argument(help="models:/<name>@<alias> or models:/<name>/<version>.")],
     data: Annotated[

@@ -49,6 +49,7 @@ from handoff.registered import (
     sqlite_file,
     tracking_uri,
 )
+from handoff.stacking import Stacked
 from handoff.training import TrainedModel, git_revision
 
 FINGERPRINT_KEY = "contract_fingerprint"
@@ -94,6 +95,24 @@ class Registry:
             if alias is not None:
                 self._client.set_registered_model_alias(name, alias, made.version)
         return ModelVersion(name, str(made.version), run_id)
+
+    def register_stack(self, stacked: Stacked, name: str) -> ModelVersion:
+        """Log and register a stack, its coefficients' file included, as the newest version of `name`."""
+        with self._current(), mlflow.start_run(experiment_id=self._experiment(name)) as run:
+            mlflow.log_params({f"branch.{branch}": uri for branch, uri in stacked.sources.items()})
+            mlflow.log_metrics({f"log_loss.{of or 'stack'}": value for of, value in stacked.log_loss.items()})
+            mlflow.log_text(stacked.to_json().decode(), "stack.json")
+            example = np.zeros((1, len(stacked.coefficients)))
+            logged = mlflow.sklearn.log_model(
+                stacked.model,
+                name="model",
+                signature=infer_signature(example, stacked.model.predict(example)),
+                pip_requirements=[f"scikit-learn=={sklearn.__version__}"],
+                serialization_format="skops",
+            )
+            self._ensure_name(name)
+            made = self._client.create_model_version(name, logged.model_uri, run.info.run_id, model_id=logged.model_id)
+        return ModelVersion(name, str(made.version), run.info.run_id)
 
     def resolve(self, uri: str) -> ModelVersion:
         """Resolve models:/<name>@<alias> or models:/<name>/<version>. Raises RegistryError when there is none."""

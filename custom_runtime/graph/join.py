@@ -7,7 +7,7 @@ with 200. A branch that can be down without failing the request runs in `branch.
     mean       the mean of the branches' probabilities
     weighted   sum(w_i p_i) / sum(w_i)
     stacked    1 / (1 + exp(-(b + sum(c_i logit(p_i))))), a logistic regression on the branches' log-odds (Wolpert 1992,
-               "Stacked generalization"); coefficients in a JSON file that `handoff.stacking` writes
+               "Stacked generalization"); coefficients in a JSON file that `churn-serving stack` writes
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ def read_stack(path: Path) -> Stack:
     try:
         return Stack.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise StartupError(f"stacked model {path} cannot be read: {error}; write it with handoff.stacking") from error
+        raise StartupError(
+            f"stacked model {path} cannot be read: {error}; write it with churn-serving stack"
+        ) from error
 
 
 def combine(

@@ -67,13 +67,14 @@ def read_parameters(kind: type[Parameters], settings: ModelSettings) -> Paramete
 
 async def answer_json(request: Request, limit_bytes: int, work: Callable[[Any], Awaitable[Any]]) -> Response:
     """Answer a custom route: JSON body -> `work` -> JSON body; an error becomes its status and {"error", "code"}."""
+    headers: dict[str, str] = {}
     try:
         body = await body_of(request, limit_bytes)
         try:
             payload = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON ({error})") from error
-        content, status, headers = json.dumps(await work(payload)).encode(), 200, {}
+        content, status = json.dumps(await work(payload)).encode(), 200
     except ServingError as error:
         content, status, headers = render(error)
     except Exception:

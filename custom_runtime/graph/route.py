@@ -169,4 +169,4 @@ def _by_value(message: Any, feature: str, limits: Sequence[float]) -> int:
     children = {sum(value >= limit for limit in limits) for value in values.tolist()}
     if len(children) != 1:
         raise InvalidInput(f"the rows belong to {len(children)} children by {feature!r}; send one row a request")
-    return children.pop()
+    return int(children.pop())

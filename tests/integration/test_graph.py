@@ -23,7 +23,7 @@ import yaml
 from local_seldon.ports import free_ports
 from local_seldon.process import identity
 from rollout.manifest.rendering import kustomized
-from tests.support.programs import ROOT, eventually, require
+from tests.support.programs import ROOT, eventually, program
 from tests.support.serving import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -59,7 +59,7 @@ class Graph:
 
 @contextmanager
 def running(world: World, directory: Path, change: Callable[[dict[str, Any]], None]) -> Iterator[Graph]:
-    require("kubectl", "https://kubernetes.io/docs/tasks/tools")
+    program("kubectl", package="kubectl")
     (document,) = (one for one in kustomized(ROOT / "seldon/overlays/graph") if one["kind"] == "SeldonDeployment")
     document["spec"]["predictors"][0]["componentSpecs"][0]["hpaSpec"]["minReplicas"] = 1
     change(document["spec"]["predictors"][0])

@@ -332,7 +332,8 @@ async def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing() -> N
 def test_tensors_are_found_in_requests_and_responses() -> None:
     assert list(tensors_of({"inputs": [{"name": "a"}]})) == ["a"]
     assert list(tensors_of({"outputs": [{"name": "b"}]})) == ["b"]
-    for wrong in ({}, [], {"inputs": [1]}, {"inputs": {"name": "a"}}):
+    cases: tuple[Any, ...] = ({}, [], {"inputs": [1]}, {"inputs": {"name": "a"}})
+    for wrong in cases:
         with pytest.raises(BadRequest, match="neither inputs nor outputs"):
             tensors_of(wrong)
     assert read_matrix({"shape": [2], "data": [1, 2]}, "x").tolist() == [[1.0], [2.0]]
