@@ -23,7 +23,8 @@
     StartupError                                        the process must not start: exit code 1, one line
     |-- BundleError                                     a file of the bundle is missing, altered or unreadable
     |-- ContractMismatch                                bundle or store were made for another contract
-    `-- StoreError                                      the feature store cannot be opened or loaded
+    |-- StoreError                                      the feature store cannot be opened or loaded
+    `-- RecordsError                                    the prediction records cannot be written or read as asked
 
 A message says what happened, which value was received and what is allowed. `code` is stable; programs may depend on it.
 `status` is an HTTP status, `grpc` the name of a gRPC status code; no framework is imported.
@@ -174,6 +175,10 @@ class ContractMismatch(StartupError):
 
 class StoreError(StartupError):
     """The feature store cannot be opened, or a row cannot be loaded."""
+
+
+class RecordsError(StartupError):
+    """The prediction records cannot be written or read as asked."""
 
 
 def quoted(value: Any) -> str:

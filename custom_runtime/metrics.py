@@ -39,6 +39,15 @@ FEATURE_ROWS = Counter(
 )  # fmt: skip
 BATCH_ROWS = Histogram("serving_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
 SCORE = Histogram("serving_score", "Predicted probabilities, in 20 equal bins.", _COMMON, buckets=SCORE_EDGES)
+RECORDS = Counter(
+    "serving_records",
+    "Prediction records by outcome; dropped: no room in the queue or the spool.",
+    (*_COMMON, "outcome"),
+)
+CHALLENGER_ROWS = Counter(
+    "serving_challenger_rows", "Rows for a challenger, by its version and the outcome: scored, failed or skipped.",
+    (*_COMMON, "challenger", "outcome"),
+)  # fmt: skip
 INFLIGHT = Gauge("serving_inflight", "Requests in flight.", _COMMON, multiprocess_mode="livesum")
 _TASKS = Gauge("serving_event_loop_tasks", "Unfinished tasks of the event loop.", multiprocess_mode="livesum")
 _UNAUTHORIZED = Counter("serving_unauthorized", "Requests without a valid bearer token, by protocol.", ("protocol",))
@@ -81,6 +90,15 @@ class ServingMetrics:
         """Count rows by outcome: hit, miss, stale, timeout or error."""
         if rows:
             self._outcomes[outcome].inc(rows)
+
+    def count_records(self, outcome: str, rows: int) -> None:
+        """Count prediction records by outcome: written, dropped, failed or sampled_out."""
+        if rows:
+            RECORDS.labels(**self._common, outcome=outcome).inc(rows)
+
+    def count_challenger(self, challenger: str, outcome: str, rows: int) -> None:
+        """Count rows that a challenger (its version) scored, failed at or skipped."""
+        CHALLENGER_ROWS.labels(**self._common, challenger=challenger, outcome=outcome).inc(rows)
 
     def set_inflight(self, requests: int) -> None:
         """Set how many requests are in flight now."""

@@ -36,6 +36,7 @@ from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
 from custom_runtime.protocol.mlserver_messages import RefusedRequest, body_of, render, route_of, tensor_of
 from custom_runtime.protocol.v2_json import timeout_s_of
+from custom_runtime.records.opening import open_recorder
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
@@ -75,12 +76,14 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             model=self.name, version=self.bundle.version, predictor=self.serving.predictor, store=store.kind
         )
         self.store = store
+        self.recorder = open_recorder(self.serving, self.metrics, model=self.name, version=self.bundle.version)
         self.predictor = Predictor(
             scorer=open_scorer(self.bundle, self.serving.scorer),
             store=store,
             defaults=self.bundle.defaults,
             settings=self.serving,
             metrics=self.metrics,
+            recorder=self.recorder,
         )
         log.info("model_loaded", model=self.name, version=self.bundle.version, store=store.kind)
         return True
@@ -90,24 +93,32 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         if hasattr(self, "predictor"):
             await self.predictor.close()
             await self.store.close()
+            if self.recorder is not None:
+                await asyncio.to_thread(self.recorder.close)
         return True
 
-    async def infer(self, tensors: Sequence[v2.Tensor], *, timeout_s: float | None = None) -> Prediction:
+    async def infer(
+        self, tensors: Sequence[v2.Tensor], *, inference_id: str | None = None, timeout_s: float | None = None
+    ) -> Prediction:
         """Answer V2 inputs; big ones are decoded on the worker thread. Raises ServingError."""
         rows = v2.rows_of(tensors)
         self.predictor.check_rows(rows)
         if rows <= self.predictor.offload_rows:
-            query = v2.decode(tensors)
+            query = v2.decode(tensors, inference_id)
         else:
-            query = await asyncio.get_running_loop().run_in_executor(self.predictor.thread, v2.decode, tensors)
+            loop = asyncio.get_running_loop()
+            query = await loop.run_in_executor(self.predictor.thread, v2.decode, tensors, inference_id)
         return await self.predictor.predict(query, timeout_s=timeout_s)
 
-    def submit(self, tensors: list[v2.Tensor], *, timeout_s: float | None = None) -> asyncio.Future[Prediction]:
+    def submit(
+        self, tensors: list[v2.Tensor], *, inference_id: str | None = None, timeout_s: float | None = None
+    ) -> asyncio.Future[Prediction]:
         """Do the same without a coroutine where the rows are few. Raises ServingError, or the future does."""
         rows = v2.rows_of(tensors)
         if rows > self.predictor.offload_rows:
-            return asyncio.get_running_loop().create_task(self.infer(tensors, timeout_s=timeout_s))
-        return self.predictor.submit(v2.decode(tensors), timeout_s=timeout_s)
+            inferring = self.infer(tensors, inference_id=inference_id, timeout_s=timeout_s)
+            return asyncio.get_running_loop().create_task(inferring)
+        return self.predictor.submit(v2.decode(tensors, inference_id), timeout_s=timeout_s)
 
     async def answer(self, body: bytes) -> bytes:
         """Answer the body of POST /predict. Raises ServingError."""
@@ -121,7 +132,8 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         try:
             requested = v2.check_outputs([output.name for output in payload.outputs or ()])
             timeout_s = timeout_s_of(getattr(payload.parameters, "timeout", None))
-            prediction = await self.infer([tensor_of(given) for given in payload.inputs], timeout_s=timeout_s)
+            tensors = [tensor_of(given) for given in payload.inputs]
+            prediction = await self.infer(tensors, inference_id=payload.id, timeout_s=timeout_s)
         except ServingError as error:
             status = error.status
             raise RefusedRequest(error) from None

@@ -10,6 +10,7 @@ threads, which share one event loop, so requests that wait at the same moment ar
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
+from custom_runtime.records.opening import open_recorder
 from custom_runtime.settings import ServingSettings
 
 Result = TypeVar("Result")
@@ -115,12 +117,16 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
             predictor=self._settings.predictor,
             store=self._store.kind,
         )
+        recorder = open_recorder(self._settings, series, model=NAME, version=self._bundle.version)
+        if recorder is not None:
+            atexit.register(recorder.close)  # the wrapper says no other end
         return Predictor(
             scorer=open_scorer(self._bundle, self._settings.scorer),
             store=self._store,
             defaults=self._bundle.defaults,
             settings=self._settings,
             metrics=series,
+            recorder=recorder,
         )
 
     def _ready(self) -> Predictor:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from custom_runtime.errors import StartupError
 
@@ -22,6 +22,11 @@ class ServingSettings(BaseSettings):
     """What an operator can change without a new image. Each field is SERVING_<NAME> in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="SERVING_", extra="ignore", frozen=True)
+
+    @field_validator("challengers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuse variables with the prefix of earlier versions: a limit or a token must not be ignored silently."""
@@ -102,6 +107,54 @@ class ServingSettings(BaseSettings):
         ge=0,
         description="Engine grpcio only: a connection is asked to reconnect (GOAWAY) after this long, so that none "
         "loses a call when the server stops; 0: never.",
+    )
+    records: str | None = Field(
+        None,
+        description="Where prediction records go: file:///directory (Parquet), https://sink or http://sink "
+        "(CloudEvents); none: nothing is recorded.",
+    )
+    record_features: bool = Field(False, description="Record the feature row as it was scored.")
+    record_key: Literal["hashed", "plain", "omitted"] = Field(
+        "hashed", description="The key in records: its HMAC with `record_salt`, as it is, or left out."
+    )
+    record_salt: SecretStr | None = Field(
+        None, min_length=16, description="What keys are hashed with; the same in all pods, or records do not join."
+    )
+    record_sample: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The share of keys whose predictions are recorded; a key is always in or always out.",
+    )
+    record_queue_rows: int = Field(
+        32_768, ge=1_024, description="Rows that wait to be recorded; what does not fit is dropped and counted."
+    )
+    record_flush_s: float = Field(1.0, gt=0, description="A crash loses at most this much time of records.")
+    record_segment_bytes: int = Field(
+        16_777_216, ge=65_536, description="An open segment of this size becomes a Parquet file."
+    )
+    record_segment_age_s: float = Field(300.0, gt=0, description="An open segment of this age becomes a Parquet file.")
+    record_max_bytes: int = Field(
+        1_073_741_824, ge=1_048_576, description="What the directory may hold; the oldest files are deleted first."
+    )
+    record_retention_days: float = Field(30.0, gt=0, description="Files older than this are deleted.")
+    record_events: Literal["batch", "binary"] = Field(
+        "batch",
+        description="CloudEvents: many in one request (application/cloudevents-batch+json), or each in a request of "
+        "its own with ce-* headers, as Seldon's request logger takes them.",
+    )
+    record_token: SecretStr | None = Field(None, description="A bearer token for the sink of CloudEvents.")
+    record_spool: Path = Field(
+        Path("/tmp/serving-records"),  # noqa: S108
+        description="Where CloudEvents wait for a sink that does not answer.",
+    )
+    record_spool_bytes: int = Field(
+        33_554_432, ge=65_536, description="What may wait there; more is dropped and counted."
+    )
+    challengers: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Bundles of the same contract, separated by commas, that score the same rows after the answer; "
+        "their scores are recorded.",
     )
     predictor: str = Field(
         "local",

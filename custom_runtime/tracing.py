@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -87,9 +87,32 @@ class SharedTrace:
             trace.record_until(name, start_ns, end_ns, attributes)
 
 
+class RequestOrigin(NamedTuple):
+    """What a request says of itself beside its body, for the records of its predictions; "" where it says nothing."""
+
+    request_id: str
+    traceparent: str
+
+
+# Of W3C's version 00 it has 55 characters; a longer one is no traceparent, and it goes into records as it came.
+_LONGEST_TRACEPARENT = 128
+# Where the request that this code works for came from; None: it does not say.
+_ORIGIN: ContextVar[RequestOrigin | None] = ContextVar("serving_origin", default=None)
+current_origin = _ORIGIN.get
 # The trace of the request that this code works for; None: none is traced.
 _CURRENT: ContextVar[RequestTrace | None] = ContextVar("serving_trace", default=None)
 current_trace = _CURRENT.get
+
+
+@contextmanager
+def originating(request_id: str, traceparent: str) -> Iterator[None]:
+    """Make a request the current one for a block, and for the tasks that begin in it."""
+    traceparent = traceparent if len(traceparent) <= _LONGEST_TRACEPARENT else ""
+    token = _ORIGIN.set(RequestOrigin(request_id, traceparent))
+    try:
+        yield
+    finally:
+        _ORIGIN.reset(token)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from custom_runtime.protocol import v2
 from custom_runtime.protocol.request_ids import next_id
 from custom_runtime.protocol.v2_proto import UNREADABLE, read_request, read_tensors, read_timeout_s, write_response
 from custom_runtime.runtime import TabularRuntime
+from custom_runtime.tracing import current_origin, originating
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class PendingInference:
     """One inference under way. The future ends with a Prediction, or with the bytes of an answer made elsewhere."""
 
     __slots__ = (
+        "_inference_id",
         "_is_foreign",
         "_is_served",
         "_models",
@@ -57,6 +59,7 @@ class PendingInference:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(self, models: LoadedModels, others: OtherRuntimes, request_id: str = "") -> None:
+        self._inference_id = ""
         self._request_id = request_id
         self._started_s = time.perf_counter()
         self._models = models
@@ -79,7 +82,8 @@ class PendingInference:
             self.future = asyncio.get_running_loop().create_task(self._others.infer(request))
             return
         tensors = read_tensors(request)
-        self.future = self._runtime.submit(tensors, timeout_s=_shorter(timeout_s, read_timeout_s(request)))
+        timeout_s = _shorter(timeout_s, read_timeout_s(request))
+        self.future = self._runtime.submit(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
 
     async def run_big(self, message: bytes, timeout_s: float | None, thread: ThreadPoolExecutor) -> bytes:
         """Read, answer and write a big message, all but the prediction on a thread. Raises ServingError."""
@@ -88,7 +92,8 @@ class PendingInference:
         if not self._accept(request):
             return await self._others.infer(request)
         tensors = await loop.run_in_executor(thread, read_tensors, request)
-        prediction = await self._runtime.infer(tensors, timeout_s=_shorter(timeout_s, read_timeout_s(request)))
+        timeout_s = _shorter(timeout_s, read_timeout_s(request))
+        prediction = await self._runtime.infer(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
         return await loop.run_in_executor(thread, self._write, prediction)
 
     def finish(self) -> bytes:
@@ -129,6 +134,7 @@ class PendingInference:
             return False
         self._runtime = self._models.find(request.model_name, request.model_version or None)
         self._is_served = True
+        self._inference_id = request.id or next_id()
         self._runtime.predictor.admit()
         self._requested = v2.check_outputs([output.name for output in request.outputs])
         return True
@@ -138,7 +144,7 @@ class PendingInference:
         return write_response(
             request.model_name,
             str(self._runtime.version),
-            request.id or next_id(),
+            self._inference_id,
             prediction,
             self._requested,
             raw=bool(request.raw_input_contents),
@@ -155,6 +161,12 @@ class Inference:
 
     def begin(self, message: bytes, info: CallInfo) -> PendingInference:
         """Begin one inference. Raises ServingError, counted, where it ends at once."""
+        if (info.request_id or info.traceparent) and current_origin() is None:  # an observer has set it
+            with originating(info.request_id, info.traceparent):
+                return self._begin(message, info)
+        return self._begin(message, info)
+
+    def _begin(self, message: bytes, info: CallInfo) -> PendingInference:
         pending = PendingInference(self._models, self._others, info.request_id)
         try:
             if len(message) > BIG_MESSAGE_BYTES:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from custom_runtime.tracing import RequestTrace, Tracing, active, read_tracing
+from custom_runtime.tracing import RequestTrace, Tracing, active, originating, read_tracing
 
 log = structlog.get_logger()
 
@@ -50,7 +50,8 @@ class RequestObserver:
                 attributes["request.id"] = request_id
             trace = self.tracing.begin(name, traceparent, attributes, age_s=age_s)
         facts = {"protocol": protocol, "method": method, "path": path, "client": client, "request_id": request_id}
-        return ObservedRequest(facts, trace, time.perf_counter() - age_s, is_logged=self.access_log)
+        started_s = time.perf_counter() - age_s
+        return ObservedRequest(facts, trace, started_s, is_logged=self.access_log, traceparent=traceparent)
 
     def close(self) -> None:
         """Export the last spans."""
@@ -67,10 +68,19 @@ def read_observer(collector: str | None, *, service: str, version: str, access_l
 class ObservedRequest:
     """One request under observation; it ends once."""
 
-    __slots__ = ("_facts", "_is_logged", "_is_over", "_started_s", "trace")
+    __slots__ = ("_facts", "_given_traceparent", "_is_logged", "_is_over", "_started_s", "trace")
 
-    def __init__(self, facts: dict[str, str], trace: RequestTrace | None, started_s: float, *, is_logged: bool) -> None:
+    def __init__(
+        self,
+        facts: dict[str, str],
+        trace: RequestTrace | None,
+        started_s: float,
+        *,
+        is_logged: bool,
+        traceparent: str = "",
+    ) -> None:
         self._facts = facts
+        self._given_traceparent = traceparent
         self._started_s = started_s
         self._is_logged = is_logged
         self._is_over = False
@@ -83,7 +93,9 @@ class ObservedRequest:
 
     def active(self) -> contextlib.AbstractContextManager[None]:
         """Make the request the one that spans and log lines of a block belong to, and of the tasks that begin in it."""
-        return request_context(self._facts["request_id"], self.trace)
+        return request_context(
+            self._facts["request_id"], self.trace, traceparent=self.traceparent or self._given_traceparent
+        )
 
     def end(self, status: int, *, code: str = "", received_bytes: int = 0, sent_bytes: int = 0) -> None:
         """End with an HTTP status (over gRPC the one its error maps to) and the code of the error table."""
@@ -111,12 +123,12 @@ class ObservedRequest:
 
 
 @contextlib.contextmanager
-def request_context(request_id: str, trace: RequestTrace | None = None) -> Iterator[None]:
-    """Put a request's id, and its trace's, into the log lines of a block and of the tasks that begin in it."""
+def request_context(request_id: str, trace: RequestTrace | None = None, *, traceparent: str = "") -> Iterator[None]:
+    """Put a request's id, and its trace's, into the log lines and records of a block and the tasks that begin in it."""
     bound = {"request_id": request_id} if request_id else {}
     if trace is not None:
         bound["trace_id"] = trace.trace_id
-    with structlog.contextvars.bound_contextvars(**bound), active(trace):
+    with structlog.contextvars.bound_contextvars(**bound), active(trace), originating(request_id, traceparent):
         yield
 
 

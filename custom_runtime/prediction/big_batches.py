@@ -16,7 +16,7 @@ from custom_runtime.errors import DeadlineExceeded, StoreUnavailable
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.assembly import Assembler
-from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
 from custom_runtime.tracing import Trace
 
 # 256 rows occupy the event loop for about 0.5 ms in SQLite, far below the 50 ms objective, and are one statement there:
@@ -34,11 +34,13 @@ class BigBatches:
         assembler: Assembler,
         score: Callable[[Matrix, Trace | None], list[float]],
         thread: ThreadPoolExecutor,
+        recorder: BatchRecorder | None = None,
     ) -> None:
         self._fetch = fetch
         self._assembler = assembler
         self._score = score
         self._thread = thread
+        self._recorder = recorder
         self._turns = _Turns()
 
     async def predict(self, query: Query, limit_s: float) -> Prediction:
@@ -65,9 +67,9 @@ class BigBatches:
 
     async def _predict_slice(self, query: Query, start: int) -> Prediction:
         stop = min(start + SLICE_ROWS, query.size)
-        part = Query(
-            query.customer_ids[start:stop],
-            {position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
+        part = query._replace(
+            customer_ids=query.customer_ids[start:stop],
+            given={position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
             first_row=start,
         )
         fetched = await self._fetch(part.customer_ids, query.trace) if part.needs_store else None
@@ -75,7 +77,10 @@ class BigBatches:
         if isinstance(source, Exception):
             raise source
         scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, rows, query.trace)
-        return Prediction(scores, source)
+        prediction = Prediction(scores, source)
+        if self._recorder is not None:
+            self._recorder.offer((part,), rows, (prediction,), fetched)
+        return prediction
 
 
 class _Turns:

@@ -21,9 +21,9 @@ from custom_runtime.model.scoring import Scorer
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.big_batches import BigBatches
 from custom_runtime.prediction.coalescer import Coalescer
-from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
 from custom_runtime.settings import ServingSettings
-from custom_runtime.tracing import FETCH, SCORE, SharedTrace, Trace, current_trace
+from custom_runtime.tracing import FETCH, SCORE, SharedTrace, Trace, current_origin, current_trace
 
 
 class Predictor:
@@ -37,10 +37,12 @@ class Predictor:
         defaults: Mapping[str, float | str],
         settings: ServingSettings,
         metrics: ServingMetrics,
+        recorder: BatchRecorder | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._scorer = scorer
+        self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
         # The bound method: one call less for each batch.
@@ -69,7 +71,7 @@ class Predictor:
         # One thread: a second one would only compete with the first for the pod's core.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="big-batch")
         self._big_batches = BigBatches(
-            fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread
+            fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread, recorder=recorder
         )
 
     @property
@@ -96,7 +98,7 @@ class Predictor:
         if query.size <= self._offload_rows:
             return await self.submit(query, timeout_s=timeout_s)
         limit_s = self._admit(query, timeout_s)
-        query = query._replace(trace=current_trace())
+        query = query._replace(trace=current_trace(), origin=current_origin())
         self._inflight += 1
         try:
             return await self._big_batches.predict(query, limit_s)
@@ -113,6 +115,10 @@ class Predictor:
         if trace is not None:  # the batch that answers it runs elsewhere
             self._has_traces = True
             query = query._replace(trace=trace)
+        if self._recorder is not None:
+            origin = current_origin()
+            if origin is not None:
+                query = query._replace(origin=origin)
         coalescer = self._coalescer if query.needs_store else self._storeless
         future = coalescer.submit(query, deadline=self._clock() + limit_s)
         self._inflight += 1
@@ -179,6 +185,8 @@ class Predictor:
             stop = start + len(source)
             results.append(Prediction(scores[start:stop], source))
             start = stop
+        if self._recorder is not None:
+            self._recorder.offer(queries, rows, results, fetched)
         return results
 
     def _score(self, rows: Matrix, trace: Trace | None = None) -> list[float]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.model.encoding import WIDTH
-from custom_runtime.tracing import RequestTrace
+from custom_runtime.errors import StoreUnavailable
+from custom_runtime.features.store import FetchedRows
+from custom_runtime.model.encoding import WIDTH, Matrix
+from custom_runtime.tracing import RequestOrigin, RequestTrace
 
 # Where a row's features came from, as an index into FEATURE_SOURCES.
 STORE, REQUEST, DEFAULT = range(3)
@@ -22,13 +24,16 @@ class Query(NamedTuple):
 
     customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
     first_row: the number of the first row in the caller's request, where this is a slice of it.
-    trace: the trace of the caller's request, where it has one.
+    trace: the trace of the caller's request, where it has one. inference_id: the V2 message's id; None: /predict.
+    origin: where the request came from; set only where predictions are recorded.
     """
 
     customer_ids: Sequence[int]
     given: Mapping[int, float | NDArray[np.float32]]
     first_row: int = 0
     trace: RequestTrace | None = None
+    inference_id: str | None = None
+    origin: RequestOrigin | None = None
 
     @property
     def size(self) -> int:
@@ -46,3 +51,20 @@ class Prediction(NamedTuple):
 
     probabilities: list[float]
     sources: list[int]
+
+
+class BatchRecorder(Protocol):
+    """Takes what was predicted, to record it."""
+
+    def offer(
+        self,
+        queries: Sequence[Query],
+        rows: Matrix,
+        results: Sequence[Prediction | Exception],
+        fetched: FetchedRows | StoreUnavailable | None,
+    ) -> None:
+        """Take one batch, on the event loop and without waiting; what there is no room for is dropped and counted.
+
+        results: one for each query. rows: of the queries without an error, in order. fetched: the store's rows for the
+        queries that needed them, in order.
+        """

@@ -54,8 +54,11 @@ def rows_of(tensors: Sequence[Tensor]) -> int:
     raise InvalidInput(f"input {KEY!r} is missing; it is {KEY_DATATYPE} [n] or [n, 1]")
 
 
-def decode(tensors: Sequence[Tensor]) -> Query:
-    """Turn inputs into a query. Raises InvalidInput naming the input, the value and what is allowed."""
+def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
+    """Turn inputs into a query; inference_id: the message's id.
+
+    Raises InvalidInput naming the input, the value and what is allowed.
+    """
     rows = rows_of(tensors)
     if rows == 0:
         raise InvalidInput(f"input {KEY!r} has shape {list(_find(tensors, KEY).shape)}; allowed: at least one row")
@@ -87,7 +90,7 @@ def decode(tensors: Sequence[Tensor]) -> Query:
         elif not isinstance(values, np.ndarray):
             _check_types(feature.name, values, *_NUMBERS[tensor.datatype])
         given[position] = encode_column(feature, values)
-    return Query(customer_ids, given)
+    return Query(customer_ids, given, inference_id=inference_id)
 
 
 def check_outputs(requested: Sequence[str]) -> tuple[str, ...]:

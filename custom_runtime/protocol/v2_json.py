@@ -14,6 +14,7 @@ import orjson
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.query import Prediction
 from custom_runtime.protocol import big_json, v2, v2_binary
+from custom_runtime.protocol.request_ids import next_id
 
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
@@ -33,13 +34,13 @@ _NO_PARAMETERS: Mapping[str, Any] = {}
 
 
 class InferRequest(NamedTuple):
-    """A V2 request as it came.
+    """A V2 request as it came; one without an id gets one.
 
     requested: output names in the model's order; binary: those of them that are wanted as raw bytes; timeout_s: the
     parameter `timeout`, which Triton's clients send in microseconds.
     """
 
-    id: str | None
+    id: str
     tensors: Sequence[v2.Tensor]
     requested: Sequence[str]
     binary: frozenset[str]
@@ -98,6 +99,7 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
         requested, binary = wanted
     if raw is not None:
         raw.check_end()
+    request_id = next_id() if request_id is None else request_id
     return InferRequest(request_id, tensors, requested, binary, timeout_s_of(parameters.get("timeout")))
 
 
@@ -128,9 +130,7 @@ def check_parts(body: bytes) -> None:
                 raise InvalidInput(f"a shape has {len(shape)} dimensions; allowed: [n] or [n, 1]")
 
 
-def render(
-    model: str, version: str, request: InferRequest, request_id: str, prediction: Prediction
-) -> tuple[bytes, int | None]:
+def render(model: str, version: str, request: InferRequest, prediction: Prediction) -> tuple[bytes, int | None]:
     """Return the body of the answer, field by field as MLServer's own route renders it, and how much of it is JSON.
 
     None: all of it is, which needs no header.
@@ -138,7 +138,7 @@ def render(
     outputs = v2.encode_outputs(prediction, request.requested)
     raw = v2_binary.take_out(outputs, request.binary) if request.binary else ()
     head = orjson.dumps(
-        {"model_name": model, "model_version": version, "id": request_id, "parameters": {}, "outputs": outputs}
+        {"model_name": model, "model_version": version, "id": request.id, "parameters": {}, "outputs": outputs}
     )
     return (b"".join((head, *raw)), len(head)) if raw else (head, None)
 

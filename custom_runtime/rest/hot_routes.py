@@ -15,7 +15,6 @@ from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json, v2, v2_json
-from custom_runtime.protocol.request_ids import next_id
 from custom_runtime.protocol.v2_json import InferRequest
 from custom_runtime.rest.request_head import RequestHead, Route
 
@@ -66,12 +65,12 @@ class HotRoutes:
         if rows > runtime.predictor.offload_rows:
             answering = self._answer_many_rows(runtime, request)
             return Pending(asyncio.get_running_loop().create_task(answering), _as_it_is, runtime)
-        query = v2.decode(request.tensors)
+        query = v2.decode(request.tensors, request.id)
         future = runtime.predictor.submit(query, timeout_s=request.timeout_s)
         return Pending(future, partial(self._render, runtime, request), runtime)
 
     async def _answer_many_rows(self, runtime: TabularRuntime, request: InferRequest) -> bytes | Answer:
-        prediction = await runtime.infer(request.tensors, timeout_s=request.timeout_s)
+        prediction = await runtime.infer(request.tensors, inference_id=request.id, timeout_s=request.timeout_s)
         return self._render(runtime, request, prediction)
 
     async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> bytes | Answer | None:
@@ -88,10 +87,7 @@ class HotRoutes:
         return await loop.run_in_executor(predictor.thread, self._render, runtime, request, prediction)
 
     def _render(self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction) -> bytes | Answer:
-        request_id = request.id
-        if request_id is None:
-            request_id = next_id()
-        body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, request_id, prediction)
+        body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, prediction)
         if json_bytes is None:
             return body
         return Answer(200, body, (_BINARY, (b"inference-header-content-length", b"%d" % json_bytes)))
@@ -102,7 +98,7 @@ def _read_and_decode(runtime: TabularRuntime, body: bytes, json_bytes: int | Non
     if request is None:
         return None
     runtime.predictor.check_rows(v2.rows_of(request.tensors))
-    query = v2.decode(request.tensors)
+    query = v2.decode(request.tensors, request.id)
     return request._replace(tensors=()), query
 
 

@@ -535,8 +535,8 @@ class HttpProtocol(asyncio.Protocol):
         if self._observed is not None:
             with self._observed.active():
                 self._answer(received)
-        elif head is not None and head.request_id:
-            with request_context(head.request_id.decode()):
+        elif head is not None and (head.request_id or head.traceparent):
+            with request_context(head.request_id.decode(), traceparent=head.traceparent.decode("latin-1")):
                 self._answer(received)
         else:
             self._answer(received)

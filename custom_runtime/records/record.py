@@ -1,0 +1,315 @@
+"""One prediction as one row: the schema of the records, and batches of the predictor -> Arrow record batches.
+
+The key is written as text, hashed, or left out. Whether a key is recorded at all depends on the key alone, so that a
+customer is always in the sample or always out of it, in every pod and every version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import compress
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.errors import StoreUnavailable
+from custom_runtime.features.store import FetchedRows
+from custom_runtime.model.encoding import Matrix
+from custom_runtime.prediction.challengers import ChallengerScores
+from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.schema import Feature
+from custom_runtime.tracing import RequestOrigin
+
+KeyMode = Literal["hashed", "plain", "omitted"]
+
+_TIME = pa.timestamp("us", tz="UTC")
+_SCORES = pa.list_(pa.float64())
+_CHALLENGER = pa.struct([("version", pa.string()), ("score", pa.float64()), ("scores", _SCORES)])
+# The key-value metadata of every file of records.
+CONTRACT_METADATA = b"contract"
+
+
+def schema_of(features: Sequence[Feature], fingerprint: str) -> pa.Schema:
+    """Return the columns of the records of a contract.
+
+    score: the probability of the positive class, or a regression's value; null where there are several classes, whose
+    scores are in `scores`. row: the row's number in the caller's request. features_time: when the store's row was
+    written; null where none was read.
+    """
+    values = [(feature.name, pa.string() if feature.is_category else pa.float32()) for feature in features]
+    return pa.schema(
+        [
+            pa.field("time", _TIME, nullable=False),
+            ("request_id", pa.string()),
+            ("inference_id", pa.string()),
+            pa.field("row", pa.int32(), nullable=False),
+            ("traceparent", pa.string()),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("predictor", pa.string(), nullable=False),
+            pa.field("version", pa.string(), nullable=False),
+            ("key", pa.string()),
+            ("key_hash", pa.string()),
+            ("score", pa.float64()),
+            ("scores", _SCORES),
+            pa.field("source", pa.string(), nullable=False),
+            ("features_time", _TIME),
+            ("features", pa.struct(values)),
+            ("challengers", pa.list_(_CHALLENGER)),
+            pa.field("contract", pa.string(), nullable=False),
+        ],
+        metadata={CONTRACT_METADATA: fingerprint.encode()},
+    )
+
+
+SCHEMA = schema_of(FEATURES, FINGERPRINT)
+
+
+def key_hash(salt: str, key: int | str) -> str:
+    """Return what stands for a key in records that must not name it: 32 hex digits of HMAC-SHA256 over its text."""
+    return hmac.digest(salt.encode(), str(key).encode(), "sha256")[:16].hex()
+
+
+def sample_position(key: int | str) -> float:
+    """Return the key's place in [0, 1): it is recorded where the sampled share is greater."""
+    return int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) / 2**64
+
+
+class ScoredBatch(NamedTuple):
+    """What the predictor hands over. results: one for each query; rows: float32, of the good queries only, in order.
+
+    at_s: unix seconds. fetched: the store's rows for the queries that needed them, in order; None: there were none.
+    """
+
+    at_s: float
+    queries: Sequence[Query]
+    rows: Matrix
+    results: Sequence[Prediction | Exception]
+    fetched: FetchedRows | StoreUnavailable | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """Who predicted, and what of it is recorded. share: of the keys, 0 to 1; salt: for hashed keys."""
+
+    model: str
+    predictor: str
+    version: str
+    key_mode: KeyMode = "hashed"
+    salt: str = ""
+    share: float = 1.0
+    with_features: bool = False
+
+
+class SampledRows(NamedTuple):
+    """The rows of some batches that are to be recorded, still as the predictor had them."""
+
+    at_s: NDArray[np.float64]
+    keys: list[Any]
+    inference_ids: list[str | None]
+    origins: list[RequestOrigin | None]
+    numbers: list[int]
+    sources: list[int]
+    scores: list[Any]
+    stored_at_s: NDArray[np.float64]
+    rows: Matrix
+    left_out: int = 0
+
+
+class RecordBuilder:
+    """Builds record batches for one loaded model."""
+
+    def __init__(self, options: RecordOptions) -> None:
+        self._options = options
+        self._sources = pa.array(FEATURE_SOURCES)
+        self._categories = [pa.array(f.categories) if f.is_category else None for f in FEATURES]
+
+    def sample(self, batches: Sequence[ScoredBatch]) -> SampledRows:
+        """Take the rows of the sampled keys out of some batches; left_out: how many rows belong to other keys."""
+        taken = _Taken()
+        for batch in batches:
+            taken.add(batch)
+        sampled = SampledRows(
+            np.array(taken.at_s),
+            taken.keys,
+            taken.inference_ids,
+            taken.origins,
+            taken.numbers,
+            taken.sources,
+            taken.scores,
+            np.concatenate(taken.stored_at_s) if taken.stored_at_s else np.empty(0),
+            np.concatenate([batch.rows for batch in batches]),
+        )
+        share = self._options.share
+        if share >= 1.0:
+            return sampled
+        keep = [sample_position(key) < share for key in sampled.keys]
+        mask = np.array(keep, dtype=bool)
+        return SampledRows(
+            sampled.at_s[mask],
+            list(compress(sampled.keys, keep)),
+            list(compress(sampled.inference_ids, keep)),
+            list(compress(sampled.origins, keep)),
+            list(compress(sampled.numbers, keep)),
+            list(compress(sampled.sources, keep)),
+            list(compress(sampled.scores, keep)),
+            sampled.stored_at_s[mask],
+            sampled.rows[mask],
+            left_out=len(keep) - sum(keep),
+        )
+
+    def build(self, sampled: SampledRows, challengers: Sequence[ChallengerScores] = ()) -> pa.RecordBatch:
+        """Return the records of some rows, with what each challenger scored for all of them."""
+        size, options = len(sampled.keys), self._options
+        columns = {
+            "time": _times(sampled.at_s),
+            "request_id": pa.array(
+                [
+                    inference_id if origin is None or not origin.request_id else origin.request_id
+                    for origin, inference_id in zip(sampled.origins, sampled.inference_ids, strict=True)
+                ],
+                pa.string(),
+            ),
+            "inference_id": pa.array(sampled.inference_ids, pa.string()),
+            "row": pa.array(sampled.numbers, pa.int32()),
+            "traceparent": pa.array(
+                [None if origin is None else origin.traceparent or None for origin in sampled.origins], pa.string()
+            ),
+            "model": _constant(options.model, size),
+            "predictor": _constant(options.predictor, size),
+            "version": _constant(options.version, size),
+            "source": self._sources.take(pa.array(sampled.sources, pa.int8())),
+            "features_time": _times(sampled.stored_at_s, missing=0.0),
+            "contract": _constant(FINGERPRINT, size),
+            **self._keys(sampled.keys),
+            **_scores(sampled.scores),
+        }
+        if options.with_features:
+            columns["features"] = self._features(sampled.rows)
+        if challengers:
+            columns["challengers"] = _challengers(challengers, size)
+        return pa.record_batch(
+            [columns[field.name] if field.name in columns else pa.nulls(size, field.type) for field in SCHEMA],
+            schema=SCHEMA,
+        )
+
+    def _keys(self, keys: list[Any]) -> dict[str, pa.Array]:
+        mode, salt = self._options.key_mode, self._options.salt
+        if mode == "plain":
+            return {"key": pa.array([str(key) for key in keys], pa.string())}
+        if mode == "hashed":
+            return {"key_hash": pa.array([key_hash(salt, key) for key in keys], pa.string())}
+        return {}
+
+    def _features(self, rows: Matrix) -> pa.Array:
+        values = [
+            pa.array(np.ascontiguousarray(rows[:, position]), pa.float32(), from_pandas=True)
+            if categories is None
+            else categories.take(pa.array(rows[:, position].astype(np.int32)))
+            for position, categories in enumerate(self._categories)
+        ]
+        return pa.StructArray.from_arrays(values, fields=list(SCHEMA.field("features").type))
+
+
+class _Taken:
+    """Collects the rows of batches as flat lists."""
+
+    def __init__(self) -> None:
+        self.at_s: list[float] = []
+        self.keys: list[Any] = []
+        self.inference_ids: list[str | None] = []
+        self.origins: list[RequestOrigin | None] = []
+        self.numbers: list[int] = []
+        self.sources: list[int] = []
+        self.scores: list[Any] = []
+        self.stored_at_s: list[NDArray[np.float64]] = []
+
+    def add(self, batch: ScoredBatch) -> None:
+        stored = batch.fetched.updated_at if isinstance(batch.fetched, FetchedRows) else None
+        start = 0
+        for query, result in zip(batch.queries, batch.results, strict=True):
+            size = query.size
+            part = None
+            if stored is not None and query.needs_store:
+                part = stored[start : start + size]
+                start += size
+            if isinstance(result, Exception):
+                continue
+            self.stored_at_s.append(np.zeros(size) if part is None else part)
+            self.sources += result.sources
+            self.scores += scores_of(result)
+            if size == 1:
+                self.at_s.append(batch.at_s)
+                self.keys.append(query.customer_ids[0])
+                self.inference_ids.append(query.inference_id)
+                self.origins.append(query.origin)
+                self.numbers.append(query.first_row)
+            else:
+                self.at_s += [batch.at_s] * size
+                self.keys += query.customer_ids
+                self.inference_ids += [query.inference_id] * size
+                self.origins += [query.origin] * size
+                self.numbers += range(query.first_row, query.first_row + size)
+
+
+def scores_of(prediction: Prediction) -> Sequence[float] | Sequence[Sequence[float]]:
+    """Return the scores of a prediction's rows: one number each, or one for each class."""
+    return prediction.probabilities
+
+
+def _scores(scores: list[Any]) -> dict[str, pa.Array]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim == 1:
+        return {"score": pa.array(values)}
+    if values.shape[1] == 1:
+        return {"score": pa.array(values[:, 0])}
+    return {"scores": _lists(values)}
+
+
+def _lists(values: NDArray[np.float64]) -> pa.Array:
+    size, width = values.shape
+    offsets = pa.array(np.arange(0, (size + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))
+
+
+def _challengers(challengers: Sequence[ChallengerScores], size: int) -> pa.Array:
+    """Return a list of {version, score, scores} for each row, in the challengers' order."""
+    count = len(challengers)
+    versions = pa.array([each.version for each in challengers])
+    parts = []
+    for each in challengers:
+        columns = _scores(each.scores.tolist())
+        parts.append(
+            (columns.get("score", pa.nulls(size, pa.float64())), columns.get("scores", pa.nulls(size, _SCORES)))
+        )
+    # Row by row: the challengers of row 0, then those of row 1.
+    order = pa.array(np.arange(size * count).reshape(count, size).T.reshape(-1))
+    values = pa.StructArray.from_arrays(
+        [
+            versions.take(pa.array(np.tile(np.arange(count), size))),
+            pa.concat_arrays([score for score, _ in parts]).take(order),
+            pa.concat_arrays([scores for _, scores in parts]).take(order),
+        ],
+        fields=list(_CHALLENGER),
+    )
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, (size + 1) * count, count, dtype=np.int32)), values)
+
+
+def _times(at_s: NDArray[np.float64], *, missing: float | None = None) -> pa.Array:
+    micros = (at_s * 1e6).astype(np.int64)
+    return pa.array(micros, pa.int64(), mask=None if missing is None else at_s == missing).cast(_TIME)
+
+
+def _constant(value: str, size: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), size)
+
+
+def utc(at_s: float) -> datetime:
+    """Return unix seconds as a time in UTC."""
+    return datetime.fromtimestamp(at_s, UTC)

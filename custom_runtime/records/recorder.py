@@ -1,0 +1,162 @@
+"""The recorder: a bounded queue between the event loop and a thread that scores challengers and writes records.
+
+An answer never waits for it: the event loop appends a batch to a deque, in a microsecond, and drops what there is no
+room for. The thread wakes every TICK_S, so that it works on many requests at once and not on each of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+import structlog
+
+from custom_runtime.errors import StoreUnavailable
+from custom_runtime.features.store import FetchedRows
+from custom_runtime.metrics import ServingMetrics
+from custom_runtime.model.encoding import Matrix
+from custom_runtime.prediction.challengers import Challengers
+from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.records.record import RecordBuilder, ScoredBatch
+
+log = structlog.get_logger()
+
+TICK_S = 0.1
+# Rows that are built into records at once. Between two of these chunks the thread gives the interpreter lock up.
+CHUNK_ROWS = 512
+# A sink that fails does so for each chunk: one line in this time says it.
+_LOG_AGAIN_S = 60.0
+# The longest wait for the last records at the end of the process.
+CLOSE_S = 10.0
+
+
+class Sink(Protocol):
+    """Where records go. Called by one thread; it counts what becomes of the records."""
+
+    def write(self, records: pa.RecordBatch) -> None:
+        """Take records. Raises OSError or pyarrow.ArrowException: they are lost then."""
+
+    def tick(self) -> None:
+        """Do what the time asks for: flush, rotate. Raises as above."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class Recorder:
+    """Records the batches of one predictor. See `BatchRecorder`."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        builder: RecordBuilder,
+        metrics: ServingMetrics,
+        *,
+        max_rows: int,
+        challengers: Challengers | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._sink = sink
+        self._builder = builder
+        self._metrics = metrics
+        self._max_rows = max_rows
+        self._challengers = challengers
+        self._wall_clock = wall_clock
+        self._queue: deque[ScoredBatch] = deque()
+        # Each of the two is written by one thread alone, so that neither needs a lock.
+        self._offered_rows = 0  # by the event loop
+        self._taken_rows = 0  # by the recorder's thread
+        self._stopping = threading.Event()
+        self._logged_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def offer(
+        self,
+        queries: Sequence[Query],
+        rows: Matrix,
+        results: Sequence[Prediction | Exception],
+        fetched: FetchedRows | StoreUnavailable | None,
+    ) -> None:
+        """See BatchRecorder."""
+        size = len(rows)
+        if self._offered_rows - self._taken_rows + size > self._max_rows:
+            self._metrics.count_records("dropped", size)
+            return
+        self._offered_rows += size
+        self._queue.append(ScoredBatch(self._wall_clock(), queries, rows, results, fetched))
+
+    def close(self, limit_s: float = CLOSE_S) -> None:
+        """Write what was offered, then end the thread; a sink that does not answer is waited for only so long."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(limit_s)
+            if self._thread.is_alive():
+                log.warning("records_not_finished", waited_s=limit_s)
+
+    def work(self) -> None:
+        """Record what waits now."""
+        for batches in self._chunks():
+            size = sum([len(batch.rows) for batch in batches])
+            try:
+                self._record(batches)
+            except Exception as error:
+                self._metrics.count_records("failed", size)
+                self._report(error)
+            finally:
+                self._taken_rows += size
+            time.sleep(0)
+        try:
+            self._sink.tick()
+        except Exception as error:
+            self._report(error)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            self.work()
+        self.work()
+        try:
+            self._sink.close()
+        except Exception as error:
+            self._report(error)
+
+    def _chunks(self) -> Iterator[list[ScoredBatch]]:
+        """Yield what waits, and nothing that comes meanwhile: the sink's flush must have its turn."""
+        for _ in range(len(self._queue)):
+            batches: list[ScoredBatch] = []
+            size = 0
+            while self._queue and size < CHUNK_ROWS:
+                batches.append(self._queue.popleft())
+                size += len(batches[-1].rows)
+            if not batches:
+                return
+            yield batches
+
+    def _record(self, batches: list[ScoredBatch]) -> None:
+        sampled = self._builder.sample(batches)
+        self._metrics.count_records("sampled_out", sampled.left_out)
+        size = len(sampled.keys)
+        if not size:
+            return
+        scores = []
+        if self._challengers is not None:
+            if self._offered_rows - self._taken_rows > self._max_rows // 2:
+                self._challengers.skip(size)  # they must not cost the champion's records
+            else:
+                scores = self._challengers.score(sampled.rows)
+        self._sink.write(self._builder.build(sampled, scores))
+
+    def _report(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._logged_at is None or now - self._logged_at > _LOG_AGAIN_S:
+            self._logged_at = now
+            # Not the error's message: it may quote a value of a record.
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+            log.error("records_failed", reason=reason, exc_info=error)

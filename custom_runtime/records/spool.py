@@ -1,0 +1,113 @@
+"""A bounded queue of files on disk, in the order they were put; it survives the process.
+
+    <spool>/<host>-<pid>-<n>/lock           held (flock) by the process that fills the directory
+    <spool>/<host>-<pid>-<n>/<k>-<rows>.json
+
+A directory whose lock nobody holds was left by a process that died: the next spool takes its files over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from custom_runtime.errors import RecordsError
+
+_NUMBERS = itertools.count(1)
+_LOCK = "lock"
+
+
+class SpooledFile(NamedTuple):
+    """One file that waits; rows: how many records it holds."""
+
+    path: Path
+    rows: int
+    size_bytes: int
+
+
+class Spool:
+    """Files below a directory, together at most max_bytes. One thread puts, one takes."""
+
+    def __init__(self, directory: Path, *, max_bytes: int) -> None:
+        """Open the spool, with what earlier processes left in it. Raises RecordsError."""
+        self._max_bytes = max_bytes
+        self._files: dict[int, SpooledFile] = {}
+        self._positions = itertools.count(1)
+        self._own = directory / f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
+        try:
+            self._own.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._own / _LOCK).open("wb")
+            _take(self._lock)
+        except OSError as error:
+            raise RecordsError(
+                f"records cannot wait in {directory}: {error.strerror}; mount a volume there, or change "
+                "SERVING_RECORD_SPOOL"
+            ) from error
+        for other in sorted(directory.iterdir()):
+            if other != self._own:
+                self._adopt(other)
+
+    def put(self, content: bytes, rows: int) -> bool:
+        """Add a file; False: there is no room for it. Raises OSError."""
+        if self.size_bytes + len(content) > self._max_bytes:
+            return False
+        position = next(self._positions)
+        path = self._own / f"{position:012d}-{rows}.json"
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+        self._files[position] = SpooledFile(path, rows, len(content))
+        return True
+
+    def files(self) -> list[SpooledFile]:
+        """Return what waits, oldest first."""
+        return [self._files[position] for position in sorted(self._files)]
+
+    def remove(self, file: SpooledFile) -> None:
+        """Delete a file that was sent, or never will be."""
+        with suppress(FileNotFoundError):
+            file.path.unlink()
+        self._files.pop(int(file.path.name.partition("-")[0]), None)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the files take."""
+        return sum([file.size_bytes for file in list(self._files.values())])
+
+    def close(self) -> None:
+        """Give the directory up; its files wait for the next process."""
+        if not self._files:
+            with suppress(OSError):
+                (self._own / _LOCK).unlink()
+                self._own.rmdir()
+        self._lock.close()
+
+    def _adopt(self, other: Path) -> None:
+        """Take the files of a process that died over, as far as there is room; the others are deleted."""
+        with suppress(OSError), (other / _LOCK).open("rb") as lock:
+            if not _take(lock):
+                return
+            for path in sorted(other.glob("*.json")):
+                size, rows = path.stat().st_size, path.stem.partition("-")[2]
+                if rows.isdigit() and self.size_bytes + size <= self._max_bytes:
+                    position = next(self._positions)
+                    kept = self._own / f"{position:012d}-{rows}.json"
+                    path.rename(kept)
+                    self._files[position] = SpooledFile(kept, int(rows), size)
+            for path in other.iterdir():
+                path.unlink()
+            other.rmdir()
+
+
+def _take(stream: IO[bytes]) -> bool:
+    """Take a lock; False: a living process has it."""
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
