@@ -76,9 +76,10 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             model=self.name, version=self.bundle.version, predictor=self.serving.predictor, store=store.kind
         )
         self.store = store
+        scorer = open_scorer(self.bundle, self.serving.scorer)
         self.recorder = open_recorder(self.serving, self.metrics, model=self.name, version=self.bundle.version)
         self.predictor = Predictor(
-            scorer=open_scorer(self.bundle, self.serving.scorer),
+            scorer=scorer,
             store=store,
             defaults=self.bundle.defaults,
             settings=self.serving,

@@ -24,7 +24,7 @@ import pyarrow as pa
 import structlog
 import urllib3
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.records.spool import Spool, SpooledFile
 
@@ -119,7 +119,7 @@ def _encoded(features: Mapping[str, Any]) -> list[float | None]:
     """Return the row as the model got it: the request logger takes one numeric tensor."""
     return [
         float(feature.categories.index(features[feature.name])) if feature.is_category else features[feature.name]
-        for feature in FEATURES
+        for feature in CONTRACT.features
     ]
 
 

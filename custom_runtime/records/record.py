@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StoreUnavailable
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import Matrix
@@ -68,7 +68,7 @@ def schema_of(features: Sequence[Feature], fingerprint: str) -> pa.Schema:
     )
 
 
-SCHEMA = schema_of(FEATURES, FINGERPRINT)
+SCHEMA = schema_of(CONTRACT.features, CONTRACT.fingerprint)
 
 
 def key_hash(salt: str, key: int | str) -> str:
@@ -128,7 +128,7 @@ class RecordBuilder:
     def __init__(self, options: RecordOptions) -> None:
         self._options = options
         self._sources = pa.array(FEATURE_SOURCES)
-        self._categories = [pa.array(f.categories) if f.is_category else None for f in FEATURES]
+        self._categories = [pa.array(f.categories) if f.is_category else None for f in CONTRACT.features]
 
     def sample(self, batches: Sequence[ScoredBatch]) -> SampledRows:
         """Take the rows of the sampled keys out of some batches; left_out: how many rows belong to other keys."""
@@ -186,7 +186,7 @@ class RecordBuilder:
             "version": _constant(options.version, size),
             "source": self._sources.take(pa.array(sampled.sources, pa.int8())),
             "features_time": _times(sampled.stored_at_s, missing=0.0),
-            "contract": _constant(FINGERPRINT, size),
+            "contract": _constant(CONTRACT.fingerprint, size),
             **self._keys(sampled.keys),
             **_scores(sampled.scores),
         }

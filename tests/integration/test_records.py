@@ -16,7 +16,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from custom_runtime.contract import FINGERPRINT, KEY, PROBABILITY
+from custom_runtime.active import CONTRACT
+from custom_runtime.contract import KEY, PROBABILITY
 from custom_runtime.model.encoding import decode_row
 from custom_runtime.records.record import key_hash
 from custom_runtime.records.segments import OPEN, read_records
@@ -98,7 +99,7 @@ def check(record: dict[str, Any], expected: Any, *, source: str = "store") -> No
     assert record["score"] == pytest.approx(score, abs=1e-5)
     assert record["challengers"] == [{"version": "8", "score": pytest.approx(score, abs=1e-5), "scores": None}]
     assert record["source"] == source
-    assert (record["model"], record["predictor"], record["contract"]) == ("churn", "local", FINGERPRINT)
+    assert (record["model"], record["predictor"], record["contract"]) == ("churn", "local", CONTRACT.fingerprint)
     for name, value in decode_row(row).items():
         assert record["features"][name] == (value if isinstance(value, str) else pytest.approx(value))
 

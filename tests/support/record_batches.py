@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from custom_runtime.contract import FEATURES, NAME
+from custom_runtime.active import CONTRACT
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix, encode_table
 from custom_runtime.prediction.query import STORE, Prediction, Query
 from custom_runtime.records.record import RecordBuilder, RecordOptions, ScoredBatch
 
-EXAMPLE_ROW = encode_table({feature.name: [feature.example] for feature in FEATURES})[0]
+EXAMPLE_ROW = encode_table({feature.name: [feature.example] for feature in CONTRACT.features})[0]
 AT_S = 1_800_000_000.25
 STORED_AT_S = 1_799_990_000.0
 
@@ -44,7 +44,7 @@ def plain_builder() -> RecordBuilder:
 
 def metrics_of(label: str) -> ServingMetrics:
     """Metrics of their own for each test: counters live as long as the process."""
-    return ServingMetrics(model=NAME, version="7", predictor=label, store="memory")
+    return ServingMetrics(model=CONTRACT.name, version="7", predictor=label, store="memory")
 
 
 class KeepingSink:

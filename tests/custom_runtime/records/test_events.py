@@ -9,7 +9,7 @@ import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
 from custom_runtime.prediction.query import Query
 from custom_runtime.records.events import BATCH_TYPE, EventSource, Sender
@@ -85,16 +85,16 @@ def test_a_record_is_a_response_and_its_features_a_request_as_seldons_logger_tak
             "key": "42",
             "source": "store",
             "features_time": "2027-01-15T05:13:20+00:00",
-            "contract": FINGERPRINT,
+            "contract": CONTRACT.fingerprint,
         },
         "outputs": [{"name": "score", "datatype": "FP64", "shape": [1, 1], "data": [0.042]}],
     }
     data = request.pop("data")
     assert request == common | {"type": "io.seldon.serving.inference.request"}
     (tensor,) = data["inputs"]
-    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("features", "FP32", [1, len(FEATURES)])
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("features", "FP32", [1, len(CONTRACT.features)])
     assert all(isinstance(value, float) for value in tensor["data"])
-    assert list(data["parameters"]) == [feature.name for feature in FEATURES]
+    assert list(data["parameters"]) == [feature.name for feature in CONTRACT.features]
 
 
 def test_without_features_there_is_no_request_event() -> None:

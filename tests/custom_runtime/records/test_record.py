@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import UnknownCustomer
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.prediction.challengers import ChallengerScores
@@ -33,7 +33,7 @@ def test_a_record_has_every_column_of_its_prediction() -> None:
     query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT))
     (record,) = build(plain_builder(), batch_of([query]))
     assert record.pop("features") == pytest.approx(
-        {feature.name: pytest.approx(feature.example) for feature in FEATURES}
+        {feature.name: pytest.approx(feature.example) for feature in CONTRACT.features}
     )
     assert record == {
         "time": datetime.fromtimestamp(AT_S, UTC),
@@ -51,7 +51,7 @@ def test_a_record_has_every_column_of_its_prediction() -> None:
         "source": "store",
         "features_time": datetime.fromtimestamp(STORED_AT_S, UTC),
         "challengers": None,
-        "contract": FINGERPRINT,
+        "contract": CONTRACT.fingerprint,
     }
 
 
@@ -151,15 +151,15 @@ def test_challengers_stand_beside_each_row() -> None:
 
 def test_a_missing_number_is_null() -> None:
     batch = batch_of_keys(1)
-    position = next(index for index, feature in enumerate(FEATURES) if not feature.is_category)
+    position = next(index for index, feature in enumerate(CONTRACT.features) if not feature.is_category)
     batch.rows[0, position] = np.nan
     (record,) = build(plain_builder(), batch)
     features = record["features"]
     assert isinstance(features, dict)
-    assert features[FEATURES[position].name] is None
+    assert features[CONTRACT.features[position].name] is None
 
 
 def test_the_schema_names_its_contract() -> None:
-    assert SCHEMA.metadata == {b"contract": FINGERPRINT.encode()}
+    assert SCHEMA.metadata == {b"contract": CONTRACT.fingerprint.encode()}
     assert plain_builder().build(plain_builder().sample([batch_of_keys(1)])).schema.equals(SCHEMA, check_metadata=True)
     assert SCHEMA.field("time").type == pa.timestamp("us", tz="UTC")

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
 from custom_runtime.records.record import RecordBuilder, RecordOptions, schema_of
 from custom_runtime.records.segments import FINISHED, OPEN, SegmentLimits, SegmentSink, finish, read_records
@@ -221,7 +221,7 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_an_earlier_contract_is_finished_as_it_is(tmp_path: Path) -> None:
-    other = schema_of(FEATURES[:2], "0" * 64)
+    other = schema_of(CONTRACT.features[:2], "0" * 64)
     path = tmp_path / f"records-20200101T000000Z-host-1-1{OPEN}"
     builder = RecordBuilder(RecordOptions("churn", "v6", "6", key_mode="plain"))
     rows = builder.build(builder.sample([batch_of_keys(5)]))
