@@ -17,7 +17,6 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from custom_runtime.active import CONTRACT
-from custom_runtime.contract import KEY, PROBABILITY
 from custom_runtime.model.encoding import decode_row
 from custom_runtime.records.record import key_hash
 from custom_runtime.records.segments import OPEN, read_records
@@ -27,6 +26,7 @@ from tests.support.serving import Server, World, assert_refuses_to_start, servin
 
 pytestmark = pytest.mark.integration
 
+KEY, PROBABILITY = "customer_id", "churn_probability"
 SALT = "a salt of the tests"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 HEADERS = {"traceparent": TRACEPARENT}
@@ -37,16 +37,15 @@ class Recording(NamedTuple):
     server: Server
     directory: Path
 
-    def wait(self, **values: object) -> list[dict[str, Any]]:
-        """Wait for the records with these values."""
+    def wait(self, count: int = 1, **values: object) -> list[dict[str, Any]]:
+        """Wait for so many records with these values."""
 
         def found() -> list[dict[str, Any]]:
             if not list(self.directory.glob(f"*{OPEN}")):
                 return []
             return chosen(read_records(self.directory), **values)
 
-        records: list[dict[str, Any]] = eventually(found)
-        return records
+        return eventually(found, lambda records: len(records) >= count, every_s=0.1)
 
 
 def chosen(table: pa.Table, **values: object) -> list[dict[str, Any]]:
@@ -122,7 +121,7 @@ def test_v2_rest(recording: Recording, expected: Any) -> None:
     url = f"{recording.server.rest}/v2/models/churn/infer"
     named = httpx.post(url, json=v2_body([1, 2], id="rest-a"))
     assert named.status_code == 200, named.text
-    records = recording.wait(request_id="rest-a")
+    records = recording.wait(2, request_id="rest-a")
     assert [record["row"] for record in records] == [0, 1]
     for record, customer in zip(records, (1, 2), strict=True):
         check(record, expected[customer])
@@ -146,7 +145,7 @@ def test_a_big_batch(recording: Recording, expected: Any) -> None:
         timeout=30,
     )
     assert answer.status_code == 200, answer.text
-    records = eventually(lambda: (found := recording.wait(request_id="big-1")) and len(found) == MANY and found)
+    records = recording.wait(MANY, request_id="big-1")
     assert [record["row"] for record in records] == list(range(MANY))
     assert {record["inference_id"] for record in records} == {"big"}
     scores = next(output["data"] for output in answer.json()["outputs"] if output["name"] == PROBABILITY)
@@ -176,7 +175,7 @@ def test_grpc(recording: Recording, expected: Any) -> None:
     (record,) = recording.wait(request_id="grpc-1")
     check(record, expected[42])
     assert (record["inference_id"], record["traceparent"]) == ("grpc-a", TRACEPARENT)
-    records = eventually(lambda: (found := recording.wait(request_id="grpc-b")) and len(found) == MANY and found)
+    records = recording.wait(MANY, request_id="grpc-b")
     check(records[5], expected[6])
     (record,) = recording.wait(request_id="grpc-c")
     check(record, expected[42])

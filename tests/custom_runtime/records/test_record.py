@@ -81,7 +81,7 @@ def test_rows_of_a_batch_are_numbered_as_in_the_callers_request() -> None:
 def test_a_query_with_an_error_is_no_record_and_shifts_none() -> None:
     given = dict(enumerate(rows_of(1)[0].tolist()))
     queries = [Query((1,), {}), Query((2,), {}), Query((3,), given), Query((4,), {})]
-    results = [
+    results: list[Prediction | Exception] = [
         UnknownCustomer("no row"),
         Prediction([0.2], [STORE]),
         Prediction([0.3], [REQUEST]),

@@ -178,7 +178,7 @@ def test_a_failed_write_abandons_the_segment_and_goes_on_in_the_next(tmp_path: P
             assert segment is not None
             original = segment.append
 
-            def fail(table: pa.Table) -> None:
+            def fail(records: pa.Table) -> None:
                 raise OSError(28, "No space left on device")
 
             segment.append = fail
