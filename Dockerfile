@@ -16,7 +16,7 @@ COPY requirements/bootstrap.txt requirements/${LOCK} requirements/
 RUN python3 -m venv /tools \
  && /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 # `uv pip sync` installs the lock and nothing that it does not name. What no server imports goes: test suites, model
-# conversion, the second documentation page. Bytecode is compiled here: the server cannot write it.
+# conversion, Arrow's headers and its Flight protocol, the second documentation page. Bytecode is compiled here: the server cannot write it.
 # (WORKDIR takes no wildcard, and the folder's name holds Python's version.)
 # hadolint ignore=DL3003
 RUN --mount=type=cache,target=/root/.cache/uv \
@@ -25,6 +25,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
  && cd /opt/serving/python/lib/python3*/site-packages \
  && find . -type d -regex '\./\(numpy\|scipy\|pandas\)/.*tests' -prune -exec rm -r {} + \
  && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
+        pyarrow/include pyarrow/src pyarrow/tests pyarrow/*flight* \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
  && rm -f /opt/serving/python/.lock
 COPY custom_runtime /opt/serving/custom_runtime

@@ -24,6 +24,7 @@ REASONS: Mapping[str, str] = {
     PYTHON: "The interpreter and its standard library.",
     "scipy": "XGBoost imports it. Only `SERVING_SCORER=xgboost` loads either.",
     "onnxruntime": "Scores every request.",
+    "pyarrow": "Prediction records as Parquet; imported only where `SERVING_RECORDS` is set.",
     "numpy": "Feature rows, batches and tensors.",
     "pandas": "MLServer imports it when it starts, for a codec that this service does not use.",
     "xgboost-cpu": "The registered model scored by XGBoost itself (`SERVING_SCORER=xgboost`), for when ONNX Runtime is "

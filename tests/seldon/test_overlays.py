@@ -18,7 +18,7 @@ from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.service_checks import find_problems
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("kind", "production", "canary", "shadow", "graph")
+OVERLAYS = ("kind", "production", "canary", "shadow", "graph", "records")
 # Kinds of other projects, whose schemas are not at hand: only a cluster (tests/cluster) checks their fields.
 ELSEWHERE = {"Gateway"}
 
