@@ -2,6 +2,7 @@
 
     ServingError
     |-- InvalidInput          422  invalid_input        the caller's body or tensor breaks the contract
+    |-- NotExplainable        422  not_explainable      this model's predictions cannot be explained here
     |-- UnknownCustomer       404  unknown_customer     the feature store has no row, and the policy is `error`
     |-- UnknownModel          404  unknown_model        no such model or version is served here
     |-- NotFound              404  not_found            no such route
@@ -59,6 +60,12 @@ class InvalidInput(ServingError):
     """The body or a tensor breaks the contract."""
 
     status, code, grpc = 422, "invalid_input", "INVALID_ARGUMENT"
+
+
+class NotExplainable(ServingError):
+    """The predictions of this model cannot be explained here."""
+
+    status, code, grpc = 422, "not_explainable", "FAILED_PRECONDITION"
 
 
 class UnknownCustomer(ServingError):

@@ -44,6 +44,10 @@ RECORDS = Counter(
     "Prediction records by outcome; dropped: no room in the queue or the spool.",
     (*_COMMON, "outcome"),
 )
+EXPLANATION_SECONDS = Histogram(
+    "serving_explanation_seconds", "Time of one explained request, with its wait for the thread.", _COMMON,
+    buckets=REQUEST_EDGES_S,
+)  # fmt: skip
 CHALLENGER_ROWS = Counter(
     "serving_challenger_rows", "Rows for a challenger, by its version and the outcome: scored, failed or skipped.",
     (*_COMMON, "challenger", "outcome"),
@@ -65,6 +69,7 @@ class ServingMetrics:
         self._fetch = FETCH_SECONDS.labels(**common, store=store)
         self._batch = BATCH_ROWS.labels(**common)
         self._score = SCORE.labels(**common)
+        self._explanation = EXPLANATION_SECONDS.labels(**common)
         self._inflight = INFLIGHT.labels(**common)
         self._outcomes = {outcome: FEATURE_ROWS.labels(**common, outcome=outcome) for outcome in OUTCOMES}
         self._requests: dict[tuple[str, int], Histogram] = {}
@@ -85,6 +90,10 @@ class ServingMetrics:
         observe = self._score.observe
         for score in scores:
             observe(score)
+
+    def observe_explanation(self, seconds: float) -> None:
+        """Count one explained request."""
+        self._explanation.observe(seconds)
 
     def count_rows(self, outcome: str, rows: int) -> None:
         """Count rows by outcome: hit, miss, stale, timeout or error."""

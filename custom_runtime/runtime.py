@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 from mlserver import MLModel
@@ -25,15 +26,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
-from custom_runtime.errors import Internal, NotReady, ServingError, StartupError
+from custom_runtime.errors import Internal, NotExplainable, NotReady, ServingError, StartupError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import MANIFEST, read_bundle
+from custom_runtime.model.explaining import Explainer, open_explainer
 from custom_runtime.model.scoring import open_scorer
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol import predict_json as predict_body
-from custom_runtime.protocol import v2
 from custom_runtime.protocol.mlserver_messages import RefusedRequest, body_of, render, route_of, tensor_of
 from custom_runtime.protocol.v2_json import timeout_s_of
 from custom_runtime.records.opening import open_recorder
@@ -85,9 +88,20 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             settings=self.serving,
             metrics=self.metrics,
             recorder=self.recorder,
+            explainer=self._explainer(),
         )
         log.info("model_loaded", model=self.name, version=self.bundle.version, store=store.kind)
         return True
+
+    def _explainer(self) -> Explainer | NotExplainable | None:
+        """Return what explains the model, or why nothing does: a model without explanations is served all the same."""
+        if not self.serving.explanations:
+            return None
+        try:
+            return open_explainer(self.bundle)
+        except NotExplainable as error:
+            log.info("no_explanations", model=self.name, version=self.bundle.version, reason=str(error))
+            return error
 
     async def unload(self) -> bool:
         """Wait for the requests in flight, then close the store."""
@@ -99,8 +113,13 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         return True
 
     async def infer(
-        self, tensors: Sequence[v2.Tensor], *, inference_id: str | None = None, timeout_s: float | None = None
-    ) -> Prediction:
+        self,
+        tensors: Sequence[v2.Tensor],
+        *,
+        inference_id: str | None = None,
+        timeout_s: float | None = None,
+        is_explained: bool = False,
+    ) -> Prediction | ExplainedPrediction:
         """Answer V2 inputs; big ones are decoded on the worker thread. Raises ServingError."""
         rows = v2.rows_of(tensors)
         self.predictor.check_rows(rows)
@@ -109,11 +128,13 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         else:
             loop = asyncio.get_running_loop()
             query = await loop.run_in_executor(self.predictor.thread, v2.decode, tensors, inference_id)
+        if is_explained:
+            return await self.predictor.explain(query, timeout_s=timeout_s)
         return await self.predictor.predict(query, timeout_s=timeout_s)
 
     def submit(
         self, tensors: list[v2.Tensor], *, inference_id: str | None = None, timeout_s: float | None = None
-    ) -> asyncio.Future[Prediction]:
+    ) -> asyncio.Future[Any]:
         """Do the same without a coroutine where the rows are few. Raises ServingError, or the future does."""
         rows = v2.rows_of(tensors)
         if rows > self.predictor.offload_rows:
@@ -121,9 +142,12 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             return asyncio.get_running_loop().create_task(inferring)
         return self.predictor.submit(v2.decode(tensors, inference_id), timeout_s=timeout_s)
 
-    async def answer(self, body: bytes) -> bytes:
+    async def answer(self, body: bytes, url_query: bytes = b"") -> bytes:
         """Answer the body of POST /predict. Raises ServingError."""
         query: Query = predict_body.parse(body)
+        count = explanations.count_of_query(url_query)
+        if count is not None:
+            return self.body.render_explained(query, count, await self.predictor.explain(query))
         return self.body.render(query, await self.predictor.predict(query))
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -131,10 +155,14 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         started = time.perf_counter()
         status = 200
         try:
-            requested = v2.check_outputs([output.name for output in payload.outputs or ()])
-            timeout_s = timeout_s_of(getattr(payload.parameters, "timeout", None))
-            tensors = [tensor_of(given) for given in payload.inputs]
-            prediction = await self.infer(tensors, inference_id=payload.id, timeout_s=timeout_s)
+            explain = explanations.count_of(getattr(payload.parameters, explanations.PARAMETER, None))
+            requested = v2.check_outputs([output.name for output in payload.outputs or ()], explain)
+            prediction = await self.infer(
+                [tensor_of(given) for given in payload.inputs],
+                inference_id=payload.id,
+                timeout_s=timeout_s_of(getattr(payload.parameters, "timeout", None)),
+                is_explained=explain is not None or explanations.is_asked(requested),
+            )
         except ServingError as error:
             status = error.status
             raise RefusedRequest(error) from None
@@ -149,7 +177,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             id=payload.id,
             model_name=self.name,
             model_version=self.version,
-            outputs=[ResponseOutput(**output) for output in v2.encode_outputs(prediction, requested)],
+            outputs=[ResponseOutput(**output) for output in v2.encode_outputs(prediction, requested, explain)],
         )
 
     @custom_handler(rest_path="/predict")  # type: ignore[untyped-decorator]
@@ -160,7 +188,8 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         try:
             if not self.ready:  # MLServer mounts handlers before load() has ended
                 raise NotReady(f"model {self.name!r} is loading; retry later")
-            content = await self.answer(await body_of(request, self.serving.max_predict_bytes))
+            body = await body_of(request, self.serving.max_predict_bytes)
+            content = await self.answer(body, request.url.query.encode())
         except ServingError as error:
             content, status, headers = render(error)
         except Exception:

@@ -75,6 +75,13 @@ class ServingSettings(BaseSettings):
     scorer: Literal["onnx", "xgboost"] = Field(
         "onnx", description="What scores: ONNX Runtime, or XGBoost itself (bundles of an XGBoost model only)."
     )
+    explanations: bool = Field(
+        True, description="Explain predictions that ask for it; off: such a request gets a 422, and nothing is loaded."
+    )
+    max_explanations: int = Field(
+        8, ge=1, description="Explained requests in flight per process, on one thread; one more gets a 503."
+    )
+    max_explained_rows: int = Field(1_000, ge=1, description="The largest V2 batch that is explained.")
     fast_routes: bool = Field(True, description="Answer /predict and V2 infer before FastAPI; off: MLServer's routes.")
     access_log: bool = Field(
         False, description="Log one JSON line for each request over REST and gRPC, health probes left out."

@@ -17,6 +17,7 @@ from custom_runtime.contract import FEATURES, FINGERPRINT, LABEL_NEGATIVE, LABEL
 from custom_runtime.model.bundle import Bundle, Parity, write_bundle
 from custom_runtime.model.encoding import WIDTH, Matrix
 from handoff.conversion.convert import PRECISIONS, Converted, Target, answers_of, convert, convert_last_step
+from handoff.conversion.explaining import explanation_files
 from handoff.conversion.inputs import ModelInput, match_signature
 from handoff.conversion.parity import compare, costs_us
 from handoff.dataset import iter_chunks
@@ -47,7 +48,7 @@ class CheckedModel:
     """A registered model that fits the contract, and its ONNX form that agrees with it on the reference rows.
 
     costs_us: "served", and where the model is a pipeline "encoded" (its last step alone, on rows that are encoded
-    already) -> rows in a batch -> microseconds.
+    already) -> rows in a batch -> microseconds. explanation: role in the bundle -> bytes.
     """
 
     registered: RegisteredModel
@@ -57,13 +58,14 @@ class CheckedModel:
     parity: Parity
     defaults: dict[str, float | str]
     costs_us: Mapping[str, Mapping[int, float]]
+    explanation: Mapping[str, bytes]
 
     def write(self, directory: Path) -> Bundle:
-        """Write the bundle atomically: ONNX, and XGBoost's own file where it takes the packed row as it is."""
+        """Write the bundle atomically: ONNX, what explains it, XGBoost's own file where it takes the packed row."""
         version = self.registered.version
-        contents = {"onnx": self.onnx}
+        contents = {"onnx": self.onnx, **self.explanation}
         if isinstance(self.model, XGBClassifier) and self.inputs.is_packed_row(FEATURES):
-            contents["xgboost"] = bytes(self.model.get_booster().save_raw("ubj"))
+            contents.setdefault("xgboost", bytes(self.model.get_booster().save_raw("ubj")))
         return write_bundle(
             directory,
             contents,
@@ -94,7 +96,8 @@ def check_model(source: ModelSource, uri: str, *, reference: Path | None = None)
     if last is not None:
         costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
     defaults = dict(registered.defaults or defaults_of(rows))
-    return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs)
+    explanation = explanation_files(model, inputs, TARGET, rows)
+    return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation)
 
 
 def check_signature(registered: RegisteredModel) -> ModelInput:

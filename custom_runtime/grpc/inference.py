@@ -22,10 +22,19 @@ from custom_runtime.grpc.method import CallInfo
 from custom_runtime.grpc.other_runtimes import OtherRuntimes
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import Prediction
-from custom_runtime.protocol import v2
+from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol.request_ids import next_id
-from custom_runtime.protocol.v2_proto import UNREADABLE, read_request, read_tensors, read_timeout_s, write_response
+from custom_runtime.protocol.v2_proto import (
+    UNREADABLE,
+    read_explain,
+    read_request,
+    read_tensors,
+    read_timeout_s,
+    write_explained,
+    write_response,
+)
 from custom_runtime.runtime import TabularRuntime
 from custom_runtime.tracing import current_origin, originating
 
@@ -44,7 +53,9 @@ class PendingInference:
     """One inference under way. The future ends with a Prediction, or with the bytes of an answer made elsewhere."""
 
     __slots__ = (
+        "_explain",
         "_inference_id",
+        "_is_explained",
         "_is_foreign",
         "_is_served",
         "_models",
@@ -69,6 +80,8 @@ class PendingInference:
         self._is_foreign = False
         self._request: Any = None
         self._requested: tuple[str, ...] = ()
+        self._explain: int | None = None
+        self._is_explained = False
         self.future: asyncio.Future[Any]
 
     @property
@@ -83,6 +96,9 @@ class PendingInference:
             return
         tensors = read_tensors(request)
         timeout_s = _shorter(timeout_s, read_timeout_s(request))
+        if self._is_explained:
+            self.future = asyncio.get_running_loop().create_task(self._run_explained(tensors, timeout_s))
+            return
         self.future = self._runtime.submit(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
 
     async def run_big(self, message: bytes, timeout_s: float | None, thread: ThreadPoolExecutor) -> bytes:
@@ -93,8 +109,18 @@ class PendingInference:
             return await self._others.infer(request)
         tensors = await loop.run_in_executor(thread, read_tensors, request)
         timeout_s = _shorter(timeout_s, read_timeout_s(request))
-        prediction = await self._runtime.infer(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
+        prediction = await self._runtime.infer(
+            tensors, inference_id=self._inference_id, timeout_s=timeout_s, is_explained=self._is_explained
+        )
         return await loop.run_in_executor(thread, self._write, prediction)
+
+    async def _run_explained(self, tensors: list[v2.Tensor], timeout_s: float | None) -> bytes:
+        runtime = self._runtime
+        prediction = await runtime.infer(
+            tensors, inference_id=self._inference_id, timeout_s=timeout_s, is_explained=True
+        )
+        # Hundreds of explained rows take milliseconds to write.
+        return await asyncio.get_running_loop().run_in_executor(runtime.predictor.thread, self._write, prediction)
 
     def finish(self) -> bytes:
         """Return the answer of the future, which has ended, and count it. Raises ServingError."""
@@ -136,19 +162,25 @@ class PendingInference:
         self._is_served = True
         self._inference_id = request.id or next_id()
         self._runtime.predictor.admit()
-        self._requested = v2.check_outputs([output.name for output in request.outputs])
+        self._explain = read_explain(request)
+        self._requested = v2.check_outputs([output.name for output in request.outputs], self._explain)
+        self._is_explained = self._explain is not None or explanations.is_asked(self._requested)
         return True
 
-    def _write(self, prediction: Prediction) -> bytes:
+    def _write(self, prediction: Prediction | ExplainedPrediction) -> bytes:
         request = self._request
-        return write_response(
+        raw = bool(request.raw_input_contents)
+        content = write_response(
             request.model_name,
             str(self._runtime.version),
             self._inference_id,
             prediction,
             self._requested,
-            raw=bool(request.raw_input_contents),
+            raw=raw,
         )
+        if isinstance(prediction, ExplainedPrediction):
+            content += write_explained(prediction, self._requested, self._explain, raw=raw)
+        return content
 
 
 class Inference:

@@ -3,6 +3,7 @@
     bundle.json             version, run, source, contract fingerprint, defaults, parity, and each file's sha256
     model-<sha256[:12]>.onnx    the model for ONNX Runtime
     model-<sha256[:12]>.ubj     the same model in XGBoost's format, when it is an XGBoost model
+    model-<sha256[:12]>.json    how its predictions are explained (explaining.py), with the files that this takes
 
 No file is a pickle. `write_bundle` replaces a bundle so that a reader sees the old one or the new one, never a mix:
 files are named by their content, and bundle.json is replaced last, in one rename.
@@ -22,7 +23,14 @@ from custom_runtime.errors import BundleError, ContractMismatch
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "xgboost": ".ubj"}
+SUFFIXES: Mapping[str, str] = {
+    "onnx": ".onnx",
+    "xgboost": ".ubj",
+    "explanation": ".json",
+    "encoded_xgboost": ".ubj",
+    "lightgbm": ".txt",
+    "catboost": ".cbm",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Bundle:
     files: Mapping[str, BundleFile]
 
     def path(self, role: str) -> Path:
-        """Return the path of a role's file ("onnx" or "xgboost"). Raises BundleError when the bundle has none."""
+        """Return the path of a role's file (one of SUFFIXES). Raises BundleError when the bundle has none."""
         if role not in self.files:
             raise BundleError(f"bundle {self.directory} has no {role} file; it has: {', '.join(self.files)}")
         return self.directory / self.files[role].name
@@ -148,7 +156,7 @@ def write_bundle(
     defaults: Mapping[str, float | str],
     parity: Parity,
 ) -> Bundle:
-    """Write a bundle atomically; contents: role ("onnx", "xgboost") -> the file's bytes. Returns it, verified."""
+    """Write a bundle atomically; contents: role (one of SUFFIXES) -> the file's bytes. Returns it, verified."""
     directory.mkdir(parents=True, exist_ok=True)
     previous = _named_files(directory)
     files = {}

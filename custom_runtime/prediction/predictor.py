@@ -13,14 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from custom_runtime.errors import Overloaded, StoreUnavailable, TooLarge
+from custom_runtime.errors import NotExplainable, Overloaded, StoreUnavailable, TooLarge
 from custom_runtime.features.store import FeatureStore, FetchedRows
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix
+from custom_runtime.model.explaining import Explainer
 from custom_runtime.model.scoring import Scorer
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.big_batches import BigBatches
 from custom_runtime.prediction.coalescer import Coalescer
+from custom_runtime.prediction.explanations import ExplainedPrediction, Explanations
 from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
 from custom_runtime.settings import ServingSettings
 from custom_runtime.tracing import FETCH, SCORE, SharedTrace, Trace, current_origin, current_trace
@@ -40,6 +42,7 @@ class Predictor:
         recorder: BatchRecorder | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        explainer: Explainer | NotExplainable | None = None,
     ) -> None:
         self._scorer = scorer
         self._recorder = recorder
@@ -73,6 +76,15 @@ class Predictor:
         self._big_batches = BigBatches(
             fetch=self._fetch, assembler=self._assembler, score=self._score, thread=self._thread, recorder=recorder
         )
+        self._explanations = Explanations(
+            fetch=self._fetch,
+            assembler=self._assembler,
+            score=self._score,
+            explainer=explainer or NotExplainable("explanations are off; SERVING_EXPLANATIONS=1 turns them on"),
+            most_requests=settings.max_explanations,
+            most_rows=settings.max_explained_rows,
+            recorder=recorder,
+        )
 
     @property
     def inflight(self) -> int:
@@ -104,6 +116,23 @@ class Predictor:
             return await self._big_batches.predict(query, limit_s)
         finally:
             self._leave()
+
+    async def explain(self, query: Query, *, timeout_s: float | None = None) -> ExplainedPrediction:
+        """Score a query and explain each row, beside the event loop, within the deadline of a batch.
+
+        Raises NotExplainable, and what `predict` raises; Overloaded at the limit of explanations, too.
+        """
+        self._explanations.check(query.size)
+        self._admit(query, None)
+        limit_s = self._batch_deadline_s if timeout_s is None else min(timeout_s, self._batch_deadline_s)
+        started = self._clock()
+        self._inflight += 1
+        try:
+            query = query._replace(trace=current_trace(), origin=current_origin())
+            return await self._explanations.explain(query, limit_s)
+        finally:
+            self._leave()
+            self._metrics.observe_explanation(self._clock() - started)
 
     def submit(self, query: Query, *, timeout_s: float | None = None) -> asyncio.Future[Prediction]:
         """Do the same for at most `offload_rows` rows without a coroutine: the future is the coalescer's own.
@@ -156,6 +185,7 @@ class Predictor:
         if self._inflight:
             await self._idle.wait()
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._explanations.close()
 
     async def _run_batch(self, queries: list[Query]) -> list[Prediction | Exception]:
         """Predict the queries of one batch with one fetch and one scoring call."""

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from custom_runtime.contract import FEATURES, KEY, PROBABILITY, ChurnInput
 from custom_runtime.errors import MOST_PROBLEMS, Internal, InvalidInput, ServingError, listed, quoted
 from custom_runtime.model.encoding import CODES, POSITIONS
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.protocol import explanations
 from custom_runtime.schema import KEY_MAXIMUM
 
 _ALLOWED = {KEY: f"an integer from 0 to {KEY_MAXIMUM}"} | {feature.name: feature.allowed for feature in FEATURES}
@@ -46,13 +48,18 @@ class PredictionBody:
             for source in FEATURE_SOURCES
         ]
 
-    def render(self, query: Query, prediction: Prediction) -> bytes:
+    def render(self, query: Query, prediction: Prediction | ExplainedPrediction) -> bytes:
         """Return the body for a query of one customer."""
         return self._head % (
             query.customer_ids[0],
             orjson.dumps(prediction.probabilities[0]),
             self._tails[prediction.sources[0]],
         )
+
+    def render_explained(self, query: Query, count: int, explained: ExplainedPrediction) -> bytes:
+        """Return the body with its explanation, the `count` largest contributions of it."""
+        body = self.render(query, explained)
+        return b'%b,"explanation":%b}' % (body[:-1], explanations.render(explained, count))
 
 
 def render_error(error: ServingError) -> bytes:

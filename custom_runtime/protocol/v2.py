@@ -2,7 +2,7 @@
 
 Inputs: `customer_id` INT64 (or INT32) [n] or [n, 1]; optional inputs named after the features, of the same n: FP32,
 FP64, INT32, INT64 or BOOL for numbers, BYTES for categories.
-Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1].
+Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1]; of an explained request those of explanations.py, too.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from custom_runtime.contract import FEATURES, KEY, PROBABILITY
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.model.encoding import POSITIONS, encode_column
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.protocol import explanations
 from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES
 
 KEY_DATATYPE = "INT64"
 _KEY_DATATYPES = (KEY_DATATYPE, "INT32")
 SOURCE = "features"
 OUTPUTS = ((PROBABILITY, "FP64"), (SOURCE, "BYTES"))
+PREDICTION_OUTPUTS = tuple(name for name, _ in OUTPUTS)
+_ALL_OUTPUTS = (*PREDICTION_OUTPUTS, *explanations.OUTPUTS)
 _DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: _KEY_DATATYPES} | {
     feature.name: (CATEGORY_DATATYPE,) if feature.is_category else NUMERIC_DATATYPES for feature in FEATURES
 }
@@ -93,27 +97,40 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
     return Query(customer_ids, given, inference_id=inference_id)
 
 
-def check_outputs(requested: Sequence[str]) -> tuple[str, ...]:
-    """Return the requested outputs in the model's order; none requested means all. Raises InvalidInput."""
-    known = tuple(name for name, _ in OUTPUTS)
+def check_outputs(requested: Sequence[str], explain: int | None = None) -> tuple[str, ...]:
+    """Return the requested outputs in the model's order; none requested means all. Raises InvalidInput.
+
+    explain: the request's parameter of this name; with it, "all" has the outputs that explain a prediction.
+    """
+    if not requested:
+        return PREDICTION_OUTPUTS if explain is None else (*PREDICTION_OUTPUTS, *explanations.BY_PARAMETER)
     for name in requested:
-        if name not in known:
-            raise InvalidInput(f"unknown output {quoted(name)}; allowed: {', '.join(known)}")
-    return tuple(name for name in known if name in requested) if requested else known
+        if name not in _ALL_OUTPUTS:
+            raise InvalidInput(f"unknown output {quoted(name)}; allowed: {', '.join(_ALL_OUTPUTS)}")
+        if explain is None and name in explanations.TOP:
+            raise InvalidInput(
+                f"output {name!r} needs the parameter {explanations.PARAMETER!r}; allowed: {explanations.ALLOWED}"
+            )
+    return tuple(name for name in _ALL_OUTPUTS if name in requested)
 
 
-def encode_outputs(prediction: Prediction, requested: Sequence[str]) -> list[dict[str, Any]]:
+def encode_outputs(
+    prediction: Prediction | ExplainedPrediction, requested: Sequence[str], explain: int | None = None
+) -> list[dict[str, Any]]:
     """Turn a prediction into V2 outputs, each a dict of name, shape, datatype and flat data."""
     shape = [len(prediction.probabilities), 1]
     data: Mapping[str, list[Any]] = {
         PROBABILITY: prediction.probabilities,
         SOURCE: [FEATURE_SOURCES[source] for source in prediction.sources],
     }
-    return [
+    outputs = [
         {"name": name, "shape": shape, "datatype": datatype, "data": data[name]}
         for name, datatype in OUTPUTS
         if name in requested
     ]
+    if isinstance(prediction, ExplainedPrediction):
+        outputs += explanations.encode_outputs(prediction, requested, explain or 0)
+    return outputs
 
 
 def _find(tensors: Sequence[Tensor], name: str) -> Tensor:

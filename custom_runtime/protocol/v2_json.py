@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from custom_runtime.errors import InvalidInput, quoted
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import Prediction
-from custom_runtime.protocol import big_json, v2, v2_binary
+from custom_runtime.protocol import big_json, explanations, v2, v2_binary
 from custom_runtime.protocol.request_ids import next_id
 
 _DATATYPES = frozenset(
@@ -29,7 +30,6 @@ _OUTPUT_FIELDS = frozenset(("name", "parameters"))
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
-_ALL_OUTPUTS = v2.check_outputs(())
 _NO_PARAMETERS: Mapping[str, Any] = {}
 
 
@@ -37,7 +37,7 @@ class InferRequest(NamedTuple):
     """A V2 request as it came; one without an id gets one.
 
     requested: output names in the model's order; binary: those of them that are wanted as raw bytes; timeout_s: the
-    parameter `timeout`, which Triton's clients send in microseconds.
+    parameter `timeout`, which Triton's clients send in microseconds; explain: the parameter of this name.
     """
 
     id: str
@@ -45,6 +45,12 @@ class InferRequest(NamedTuple):
     requested: Sequence[str]
     binary: frozenset[str]
     timeout_s: float | None
+    explain: int | None = None
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether an explanation is asked for, by the parameter or by an output."""
+        return self.explain is not None or explanations.is_asked(self.requested)
 
 
 def read_request(
@@ -87,12 +93,13 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
         if tensor is None:
             return None
         tensors.append(tensor)
-    requested: Sequence[str] = _ALL_OUTPUTS
+    requested: Sequence[str] = v2.PREDICTION_OUTPUTS
     binary = frozenset[str]()
     outputs = request.get("outputs")
+    explain = explanations.count_of(parameters.get(explanations.PARAMETER))
     if parameters or outputs is not None:
         wanted = _read_outputs(
-            [] if outputs is None else outputs, binary_by_default=parameters.get("binary_data_output") is True
+            [] if outputs is None else outputs, explain, binary_by_default=parameters.get("binary_data_output") is True
         )
         if wanted is None:
             return None
@@ -100,7 +107,7 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
     if raw is not None:
         raw.check_end()
     request_id = next_id() if request_id is None else request_id
-    return InferRequest(request_id, tensors, requested, binary, timeout_s_of(parameters.get("timeout")))
+    return InferRequest(request_id, tensors, requested, binary, timeout_s_of(parameters.get("timeout")), explain)
 
 
 def read_big(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
@@ -130,12 +137,14 @@ def check_parts(body: bytes) -> None:
                 raise InvalidInput(f"a shape has {len(shape)} dimensions; allowed: [n] or [n, 1]")
 
 
-def render(model: str, version: str, request: InferRequest, prediction: Prediction) -> tuple[bytes, int | None]:
+def render(
+    model: str, version: str, request: InferRequest, prediction: Prediction | ExplainedPrediction
+) -> tuple[bytes, int | None]:
     """Return the body of the answer, field by field as MLServer's own route renders it, and how much of it is JSON.
 
     None: all of it is, which needs no header.
     """
-    outputs = v2.encode_outputs(prediction, request.requested)
+    outputs = v2.encode_outputs(prediction, request.requested, request.explain)
     raw = v2_binary.take_out(outputs, request.binary) if request.binary else ()
     head = orjson.dumps(
         {"model_name": model, "model_version": version, "id": request.id, "parameters": {}, "outputs": outputs}
@@ -174,11 +183,13 @@ def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None
     return v2.Tensor(name, datatype, shape, data)
 
 
-def _read_outputs(outputs: Any, *, binary_by_default: bool) -> tuple[Sequence[str], frozenset[str]] | None:
+def _read_outputs(
+    outputs: Any, explain: int | None, *, binary_by_default: bool
+) -> tuple[Sequence[str], frozenset[str]] | None:
     if type(outputs) is not list or len(outputs) > _MOST_ELEMENTS:
         return None
     names: list[str] = []
-    binary = set(_ALL_OUTPUTS) if binary_by_default else set()
+    binary = {*v2.PREDICTION_OUTPUTS, *explanations.OUTPUTS} if binary_by_default else set()
     for output in outputs:
         if type(output) is not dict or not output.keys() <= _OUTPUT_FIELDS or type(output.get("name")) is not str:
             return None
@@ -192,7 +203,7 @@ def _read_outputs(outputs: Any, *, binary_by_default: bool) -> tuple[Sequence[st
             binary.add(name)
         elif wanted is False:
             binary.discard(name)
-    requested = v2.check_outputs(names)
+    requested = v2.check_outputs(names, explain)
     return requested, frozenset(binary.intersection(requested))
 
 

@@ -17,8 +17,9 @@ from mlserver.grpc import dataplane_pb2 as pb
 
 from custom_runtime.contract import PROBABILITY
 from custom_runtime.errors import InvalidInput, quoted
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction
-from custom_runtime.protocol import v2
+from custom_runtime.protocol import explanations, v2
 
 _CONTENTS = {"INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents"}
 _RAW: dict[str, np.dtype[Any]] = {"INT64": np.dtype("<i8"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
@@ -76,8 +77,45 @@ def read_timeout_s(request: Any) -> float | None:
     return timeout_us / 1e6 if timeout_us else None
 
 
+def read_explain(request: Any) -> int | None:
+    """Return the request's parameter `explain`, None where it has none. Raises InvalidInput."""
+    if not request.parameters or explanations.PARAMETER not in request.parameters:
+        return None
+    value = request.parameters[explanations.PARAMETER]
+    return explanations.count_of(getattr(value, value.WhichOneof("parameter_choice") or "", ""))
+
+
+def write_explained(
+    explained: ExplainedPrediction, requested: Sequence[str], explain: int | None, *, raw: bool
+) -> bytes:
+    """Return what follows `write_response` for the outputs that explain: repeated fields of one message add up."""
+    response = pb.ModelInferResponse()
+    for output in explanations.encode_outputs(explained, requested, explain or 0):
+        written = response.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
+        data = output["data"]
+        if output["datatype"] == "BYTES":
+            encoded = [text.encode() for text in data]
+            if raw:
+                pieces = [len(text).to_bytes(_LENGTH_BYTES, "little") + text for text in encoded]
+                response.raw_output_contents.append(b"".join(pieces))
+            else:
+                written.contents.bytes_contents.extend(encoded)
+        elif raw:
+            response.raw_output_contents.append(np.asarray(data, "<f4").tobytes())
+        else:
+            written.contents.fp32_contents.extend(data)
+    content: bytes = response.SerializeToString()
+    return content
+
+
 def write_response(
-    model: str, version: str, request_id: str, prediction: Prediction, requested: Sequence[str], *, raw: bool
+    model: str,
+    version: str,
+    request_id: str,
+    prediction: Prediction | ExplainedPrediction,
+    requested: Sequence[str],
+    *,
+    raw: bool,
 ) -> bytes:
     """Return the bytes of a ModelInferResponse, its contents raw where the request had them raw.
 

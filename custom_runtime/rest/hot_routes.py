@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer
+from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import Prediction, Query
-from custom_runtime.protocol import predict_json, v2, v2_json
+from custom_runtime.protocol import explanations, predict_json, v2, v2_json
 from custom_runtime.protocol.v2_json import InferRequest
 from custom_runtime.rest.request_head import RequestHead, Route
 
@@ -49,6 +50,10 @@ class HotRoutes:
         if route.name is None:
             runtime = self._models.find()
             query = predict_json.parse(body)
+            count = explanations.count_of_query(head.query) if head.query else None
+            if count is not None:
+                explaining = asyncio.get_running_loop().create_task(runtime.predictor.explain(query))
+                return Pending(explaining, partial(runtime.body.render_explained, query, count), runtime)
             return Pending(runtime.predictor.submit(query), partial(runtime.body.render, query), runtime)
         if self._models.is_foreign(route.name):
             return None
@@ -62,7 +67,7 @@ class HotRoutes:
             return None
         rows = v2.rows_of(request.tensors)
         runtime.predictor.check_rows(rows)
-        if rows > runtime.predictor.offload_rows:
+        if rows > runtime.predictor.offload_rows or request.is_explained:
             answering = self._answer_many_rows(runtime, request)
             return Pending(asyncio.get_running_loop().create_task(answering), _as_it_is, runtime)
         query = v2.decode(request.tensors, request.id)
@@ -70,8 +75,17 @@ class HotRoutes:
         return Pending(future, partial(self._render, runtime, request), runtime)
 
     async def _answer_many_rows(self, runtime: TabularRuntime, request: InferRequest) -> bytes | Answer:
-        prediction = await runtime.infer(request.tensors, inference_id=request.id, timeout_s=request.timeout_s)
-        return self._render(runtime, request, prediction)
+        prediction = await runtime.infer(
+            request.tensors,
+            inference_id=request.id,
+            timeout_s=request.timeout_s,
+            is_explained=request.is_explained,
+        )
+        if not request.is_explained:
+            return self._render(runtime, request, prediction)
+        # Hundreds of explained rows take milliseconds to write.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(runtime.predictor.thread, self._render, runtime, request, prediction)
 
     async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> bytes | Answer | None:
         """Answer a body that takes long to parse, and grows by parsing: one of them at a time, on the worker thread.
@@ -83,10 +97,13 @@ class HotRoutes:
         if read is None:
             return None
         request, query = read
-        prediction = await predictor.predict(query, timeout_s=request.timeout_s)
+        answer = predictor.explain if request.is_explained else predictor.predict
+        prediction = await answer(query, timeout_s=request.timeout_s)
         return await loop.run_in_executor(predictor.thread, self._render, runtime, request, prediction)
 
-    def _render(self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction) -> bytes | Answer:
+    def _render(
+        self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction | ExplainedPrediction
+    ) -> bytes | Answer:
         body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, prediction)
         if json_bytes is None:
             return body

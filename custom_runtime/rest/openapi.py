@@ -11,6 +11,7 @@ from custom_runtime.errors import (
     Internal,
     InvalidInput,
     MethodNotAllowed,
+    NotExplainable,
     NotReady,
     Overloaded,
     ServingError,
@@ -19,6 +20,8 @@ from custom_runtime.errors import (
     UnknownCustomer,
     UnknownModel,
 )
+from custom_runtime.model.encoding import WIDTH
+from custom_runtime.protocol import explanations
 from custom_runtime.rest.openapi_schemas import (
     Json,
     build_schemas,
@@ -89,6 +92,17 @@ def _predict() -> Json:
         "tags": ["predict"],
         "operationId": "predict",
         "summary": "Score one customer",
+        "parameters": [
+            {
+                "name": explanations.PARAMETER,
+                "in": "query",
+                "description": "Explain the score: so many features are listed with their values and what they add to "
+                "the log-odds, the largest contribution first.",
+                "schema": {"type": "integer", "minimum": 1, "maximum": WIDTH},
+                "example": 5,
+                "allowEmptyValue": False,
+            }
+        ],
         "requestBody": request_body(
             "ChurnInput",
             {
@@ -97,8 +111,12 @@ def _predict() -> Json:
             },
         ),
         "responses": {
-            "200": success("The prediction", reference("ChurnPrediction"), PREDICTION_EXAMPLE),
-            **failures(UnknownCustomer, MethodNotAllowed, *SCORING_ERRORS),
+            "200": success(
+                "The prediction; with its explanation where it was asked for",
+                reference("ExplainedPrediction"),
+                PREDICTION_EXAMPLE,
+            ),
+            **failures(UnknownCustomer, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
         },
     }
 
@@ -119,13 +137,23 @@ def _infer(model_name: str, version: str) -> Json:
         "operationId": "infer",
         "summary": "Score a batch",
         "description": f"The input `{KEY}` is required; any feature may be given as a further input with as many rows. "
-        "A row's unknown customer refuses the whole batch.",
+        "A row's unknown customer refuses the whole batch. "
+        f"The parameter `{explanations.PARAMETER}` adds the outputs that explain each row: "
+        f"{', '.join(f'`{name}`' for name in explanations.BY_PARAMETER)}. The output `{explanations.CONTRIBUTIONS}` is "
+        f"FP32 [n, {WIDTH}], what each feature adds to the log-odds, in the contract's order.",
         "requestBody": request_body(
-            "InferenceRequest", {"batch": {"summary": "two customers, one feature given", "value": infer_example()}}
+            "InferenceRequest",
+            {
+                "batch": {"summary": "two customers, one feature given", "value": infer_example()},
+                "explained": {
+                    "summary": "the same, with the three largest contributions to each score",
+                    "value": {**infer_example(), "parameters": {explanations.PARAMETER: 3}},
+                },
+            },
         ),
         "responses": {
             "200": success("One row per customer, in the order asked for", reference("InferenceResponse"), answer),
-            **failures(UnknownCustomer, UnknownModel, MethodNotAllowed, *SCORING_ERRORS),
+            **failures(UnknownCustomer, UnknownModel, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
         },
     }
 

@@ -10,6 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from custom_runtime.contract import FEATURES, KEY, ChurnInput, ChurnPrediction
 from custom_runtime.errors import ServingError
+from custom_runtime.model.encoding import WIDTH
+from custom_runtime.protocol import explanations
 from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES, Feature
 
 Json = dict[str, Any]
@@ -38,13 +40,26 @@ def build_schemas() -> Json:
     """Return `components.schemas`: name -> JSON schema (2020-12), all of it from Pydantic models."""
     any_input: Any = Union[tuple(tensor for tensor in _input_tensors() if tensor is not None)]  # noqa: UP007
     names, datatypes = zip(*output_tensors(), strict=True)
-    output: Any = _tensor("OutputTensor", names, datatypes, Any, "One result, [n, 1].")
+    output: Any = _tensor(
+        "OutputTensor",
+        [*names, *explanations.OUTPUTS],
+        [*datatypes, *explanations.OUTPUTS.values()],
+        Any,
+        f"One result, [n, 1]; of an explanation also [n, {WIDTH}] or [n, explain].",
+    )
     text = (str, "")
     parameters: Any = (dict[str, Any], Field(default_factory=dict))
+    asked: Any = (
+        dict[str, Any],
+        Field(
+            default_factory=dict,
+            description=f"`{explanations.PARAMETER}`: {explanations.ALLOWED}. `timeout`: microseconds.",
+        ),
+    )
     request = create_model(
         "InferenceRequest",
         id=text,
-        parameters=parameters,
+        parameters=asked,
         inputs=(Annotated[list[any_input], Field(min_length=1)], ...),
         outputs=(list[dict[str, Any]], Field(default_factory=list)),
     )
@@ -62,7 +77,7 @@ def build_schemas() -> Json:
         error=(str, Field(description="What happened, the value received, what is allowed.")),
         code=(codes, Field(description="Stable, for programs.")),
     )
-    models: list[type[BaseModel]] = [ChurnPrediction, request, response, ModelMetadata, error]
+    models: list[type[BaseModel]] = [ChurnPrediction, _explained_prediction(), request, response, ModelMetadata, error]
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
     return {"ChurnInput": _with_units(ChurnInput), **schemas["$defs"]}
 
@@ -78,6 +93,29 @@ def _input_tensors() -> Iterator[type[BaseModel] | None]:
         features = [feature for feature in FEATURES if feature.is_category is kind]
         names = [feature.name for feature in features]
         yield _tensor(title, names, datatypes, item, _allowed(features)) if names else None
+
+
+def _explained_prediction() -> type[BaseModel]:
+    """Return the model of a prediction that may have an explanation."""
+    number = (float, ...)
+    contribution = create_model(
+        "Contribution",
+        __doc__="What one feature, with its value, adds to the log-odds.",
+        feature=(_one_of(feature.name for feature in FEATURES), ...),
+        value=(float | str, ...),
+        contribution=number,
+    )
+    explanation = create_model(
+        "Explanation",
+        __doc__="base_value + every contribution (+ others) = log_odds, the logit of the probability.",
+        base_value=(float, Field(description="The log-odds before any feature is known.")),
+        log_odds=number,
+        contributions=(list[contribution], Field(description="The largest first, whatever their sign.")),  # type: ignore[valid-type]
+        others=(float, Field(default=0.0, description="The sum of the contributions that are not listed.")),
+    )
+    # Left out where it was not asked for, and never null: the schema shows no default.
+    optional = Field(None, json_schema_extra=lambda schema: schema.pop("default", None))
+    return create_model("ExplainedPrediction", __base__=ChurnPrediction, explanation=(explanation, optional))
 
 
 def _with_units(model: type[BaseModel]) -> Json:
@@ -109,6 +147,7 @@ def reference(schema: str) -> Json:
 def _tensor(title: str, names: Sequence[str], datatypes: Sequence[str], item: Any, description: str) -> type[BaseModel]:
     """Return the model of a V2 tensor whose name and datatype are among the given ones."""
     sizes = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    datatypes = list(dict.fromkeys(datatypes))
     return create_model(
         title,
         __doc__=description,

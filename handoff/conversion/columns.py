@@ -14,46 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_runtime.model.matrix import apply_operation, evaluate
 from handoff.conversion.graph import INPUT, GraphBuilder
 
 Floats = NDArray[np.float64]
 
-# The operations of a number's chain. All of them are monotone increasing, except "isnan" and "mul"/"div" below zero.
-UNARY = {"log1p": np.log1p, "log": np.log, "sqrt": np.sqrt, "exp": np.exp, "expm1": np.expm1}
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a number's chain: "add", "sub", "mul", "div", "fill" (of NaN), "min", "max", "isnan" or of UNARY."""
+    """One step of a number's chain: "add", "sub", "mul", "div", "fill" (of NaN), "min", "max", "isnan" or of UNARY.
+
+    All of them are monotone increasing, except "isnan" and "mul" or "div" below zero.
+    """
 
     kind: str
     value: float = 0.0
 
     def apply(self, numbers: Floats) -> Floats:
         """Apply it as the fitted transformer does, in float64."""
-        with np.errstate(all="ignore"):
-            return np.asarray(self._apply(numbers), dtype=np.float64)
-
-    def _apply(self, numbers: Floats) -> Any:
-        match self.kind:
-            case "add":
-                return numbers + self.value
-            case "sub":
-                return numbers - self.value
-            case "mul":
-                return numbers * self.value
-            case "div":
-                return numbers / self.value
-            case "fill":
-                return np.where(np.isnan(numbers), self.value, numbers)
-            case "min":
-                return np.minimum(numbers, self.value)
-            case "max":
-                return np.maximum(numbers, self.value)
-            case "isnan":
-                return np.isnan(numbers)
-            case kind:
-                return UNARY[kind](numbers)
+        return apply_operation(self.kind, self.value, numbers)
 
     def emit(self, graph: GraphBuilder, tensor: str, values: Floats) -> str:
         """Add it to the graph for columns [n, m] with one value each."""
@@ -106,10 +85,8 @@ class Number:
 
     def evaluate(self, packed: NDArray[np.float32]) -> Floats:
         """Return what the fitted transformers make of packed float32 values [n]."""
-        values = shortest_decimals(packed) if self.decimal else packed.astype(np.float64)
-        for operation in self.operations:
-            values = operation.apply(values)
-        return values
+        chain = [(operation.kind, operation.value) for operation in self.operations]
+        return evaluate(packed, chain, decimal=self.decimal)
 
     @property
     def is_increasing(self) -> bool:
@@ -129,11 +106,6 @@ class Computed:
 
 
 Column = Category | Number | Computed
-
-
-def shortest_decimals(values: NDArray[np.float32]) -> Floats:
-    """Return, as float64, the shortest decimals that round to these float32 values: 70.35, not 70.3499984741."""
-    return np.asarray(values, dtype=np.float32).astype("U32").astype(np.float64)
 
 
 def materialize(graph: GraphBuilder, columns: Sequence[Column], dtype: Any = np.float64) -> str:

@@ -77,7 +77,7 @@ class Compiler:
         """Return the tensor of an estimator's answer. Raises ImportRefused naming the step that does not convert."""
         kind = type(model).__name__
         if kind == "Pipeline":
-            return self.answer(*self._before_last(model, columns, path))
+            return self.answer(*self.before_last(model, columns, path))
         if kind in WRAPPERS:
             return self.answer(getattr(model, WRAPPERS[kind]), columns, path)
         if kind in FORESTS:
@@ -104,7 +104,7 @@ class Compiler:
         """Return the tensor of `decision_function` ([n, 1] for two classes), None where there is none."""
         kind = type(model).__name__
         if kind == "Pipeline":
-            return self.margin(*self._before_last(model, columns, path))
+            return self.margin(*self.before_last(model, columns, path))
         if kind in WRAPPERS:
             return self.margin(getattr(model, WRAPPERS[kind]), columns, path)
         if not hasattr(model, "decision_function"):
@@ -123,7 +123,8 @@ class Compiler:
             f"own kind converts: {WOULD_CONVERT}"
         )
 
-    def _before_last(self, model: Any, columns: Sequence[Column], path: str) -> tuple[Any, Sequence[Column], str]:
+    def before_last(self, model: Any, columns: Sequence[Column], path: str) -> tuple[Any, Sequence[Column], str]:
+        """Return a pipeline's last step, the columns that the steps before it make, and its path."""
         for name, step in model.steps[:-1]:
             columns = apply_transformer(self.graph, step or "passthrough", columns, _join(path, name))
         name, last = model.steps[-1]

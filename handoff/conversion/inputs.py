@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from custom_runtime.model.matrix import shortest_decimals
 from custom_runtime.schema import Feature
 from handoff.columns import snake_case
-from handoff.conversion.columns import Category, Column, Number, shortest_decimals
+from handoff.conversion.columns import Category, Column, Number
 from handoff.errors import ImportRefused
 
 # MLflow's names of column types -> what the frame holds.

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-from handoff.conversion.columns import UNARY, Category, Column, Computed, Operation, materialize
+from custom_runtime.model.matrix import UNARY
+from handoff.conversion.columns import Category, Column, Computed, Operation, materialize
 from handoff.conversion.graph import ML_DOMAIN, ML_OPSET, OPSET, GraphBuilder, output_names
 from handoff.errors import ImportRefused
 
