@@ -78,7 +78,7 @@ def largest(explained: ExplainedPrediction, row: int, count: int) -> list[Contri
     contributions = explained.contributions[row]
     values = decode_row(explained.rows[row])
     order = np.argsort(-np.abs(contributions), kind="stable")[:count].tolist()
-    return [Contribution(_NAMES[place], values[_NAMES[place]], float(contributions[place])) for place in order]
+    return [Contribution(_NAMES[place], _shown(values[_NAMES[place]]), float(contributions[place])) for place in order]
 
 
 def render(explained: ExplainedPrediction, count: int) -> bytes:
@@ -116,6 +116,11 @@ def encode_outputs(explained: ExplainedPrediction, requested: Sequence[str], cou
         for name, datatype in OUTPUTS.items()
         if name in requested
     ]
+
+
+def _shown(value: float | str) -> float | str:
+    """Return a number as its shortest decimal: 70.35 was stored as the float32 70.3499985."""
+    return value if isinstance(value, str) else float(str(np.float32(value)))
 
 
 def _texts(rows: Matrix) -> NDArray[Any]:

@@ -110,12 +110,16 @@ def _explained_prediction() -> type[BaseModel]:
         __doc__="base_value + every contribution (+ others) = log_odds, the logit of the probability.",
         base_value=(float, Field(description="The log-odds before any feature is known.")),
         log_odds=number,
-        contributions=(list[contribution], Field(description="The largest first, whatever their sign.")),  # type: ignore[valid-type]
+        contributions=(list[contribution], Field(description="The largest first, whatever their sign.")),
         others=(float, Field(default=0.0, description="The sum of the contributions that are not listed.")),
     )
     # Left out where it was not asked for, and never null: the schema shows no default.
-    optional = Field(None, json_schema_extra=lambda schema: schema.pop("default", None))
+    optional = Field(None, json_schema_extra=_drop_default)
     return create_model("ExplainedPrediction", __base__=ChurnPrediction, explanation=(explanation, optional))
+
+
+def _drop_default(schema: Json) -> None:
+    schema.pop("default", None)
 
 
 def _with_units(model: type[BaseModel]) -> Json:

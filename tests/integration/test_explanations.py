@@ -40,6 +40,10 @@ def asked(ids: Any, **body: Any) -> dict[str, Any]:
     return {"inputs": [{"name": KEY, "shape": [len(ids)], "datatype": "INT64", "data": ids.tolist()}], **body}
 
 
+def shown(value: float | str) -> float | str:
+    return value if isinstance(value, str) else float(str(np.float32(value)))
+
+
 def outputs(answer: Any) -> dict[str, Any]:
     return {output["name"]: np.array(output["data"]).reshape(output["shape"]) for output in answer.json()["outputs"]}
 
@@ -75,7 +79,7 @@ def test_predict_lists_the_largest_contributions_first(client: httpx.Client, exp
         assert [entry["feature"] for entry in listed] == [NAMES[feature] for feature in order]
         values = decode_row(rows[place])
         assert {entry["feature"]: entry["value"] for entry in listed} == {
-            entry["feature"]: values[entry["feature"]] for entry in listed
+            entry["feature"]: shown(values[entry["feature"]]) for entry in listed
         }
         total = explanation["base_value"] + sum(entry["contribution"] for entry in listed) + explanation["others"]
         assert total == pytest.approx(explanation["log_odds"], abs=1e-9)
@@ -105,10 +109,7 @@ def test_v2_by_parameter(client: httpx.Client, plain_server: Server, expected: A
         assert found["top_features"][row].tolist() == [NAMES[feature] for feature in order]
         np.testing.assert_allclose(found["top_contributions"][row], contributions[row, order], atol=1e-6)
         values = decode_row(rows[row])
-        assert found["top_values"][row].tolist() == [
-            value if isinstance(value, str) else f"{np.float32(value)}"
-            for value in (values[NAMES[feature]] for feature in order)
-        ]
+        assert found["top_values"][row].tolist() == [str(shown(values[NAMES[feature]])) for feature in order]
 
 
 def test_predict_is_explained_under_plain_mlserver(plain_server: Server, client: httpx.Client) -> None:
