@@ -21,12 +21,10 @@ from typing import Any
 
 from local_seldon.ports import HOST
 from local_seldon.replica import Ports
-from rollout.targets.envoy import GRPC, REST, ROUTES, SPLIT, DiscoveryFile, cluster_name
+from rollout.targets.envoy import GRPC, PREDICTOR_HEADER, REST, ROUTES, SPLIT, DiscoveryFile, cluster_name
 
 Json = dict[str, Any]
 
-PREDICTOR_HEADER = "X-Seldon-Predictor"
-"""In a request it selects the predictor; in a response it names the predictor that answered."""
 # Shorter than the servers' own timeout (uvicorn: 5 s), so that no request is sent on a connection that is closing.
 IDLE_TIMEOUT = "2s"
 CONNECT_TIMEOUT = "1s"

@@ -25,7 +25,7 @@ from local_seldon.replica import Replica
 from rollout.errors import RolloutError, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
-from rollout.targets.envoy import read_weights
+from rollout.targets.envoy import read_mirrors, read_weights
 from rollout.targets.local_store import Controls, LocalStore, write_json
 
 log = structlog.get_logger()
@@ -173,7 +173,7 @@ class Operator:
         found = {name: percent for name, percent in (weights or read_weights(routes)).items() if name in running}
         routed = found if any(found.values()) else {}
         if weights is None:
-            old = mirrored(routes)
+            old = read_mirrors(routes)
             shadows = {name: percent for name, percent in shadows.items() if name in old}
         return route_configuration(
             Routes(
@@ -227,16 +227,6 @@ class Operator:
             return self._store.controls()
         except (ValidationError, ValueError) as error:
             raise Unavailable(f"{self._store.controls_file} cannot be read: {error}") from error
-
-
-def mirrored(routes: Json) -> list[str]:
-    """Return the predictors that the routes mirror requests to."""
-    found: dict[str, None] = {}
-    for host in routes.get("virtual_hosts", []):
-        for route in host["routes"]:
-            for mirror in route.get("route", {}).get("request_mirror_policies", []):
-                found[mirror["cluster"].partition("-")[2]] = None
-    return list(found)
 
 
 def clear(runtime: Mapping[str, Any]) -> list[int]:

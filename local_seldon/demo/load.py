@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from local_seldon.envoy_config import PREDICTOR_HEADER
+from rollout.targets.envoy import PREDICTOR_HEADER
 
 NO_ANSWER = 0
 """The status of a request whose connection failed or whose answer was too late."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollout.analysis.counts import Counts
-from rollout.analysis.verdict import GateResult, Verdict
+from rollout.analysis.verdict import GateResult, OnDoubt, Verdict
 
 MIN_EXPECTED_ROWS: Final = 5.0
 """Neighbouring bins are joined until the smaller sample expects this many rows (Cochran's rule for chi-square)."""
@@ -120,7 +120,8 @@ class DriftGate:
     `threshold` is a Jensen-Shannon divergence in bits; 0.045 is the PSI's customary 0.25.
 
     Fails when even the lower end of the interval exceeds `threshold`, passes when even the upper end is below, and is
-    inconclusive between. An interval may not be looked at freely, so looks are spaced (the sample grows by LOOK_GROWTH)
+    inconclusive between. A failure asks a person (`on_fail`: hold), because whether a new model is right to differ is no
+    question of statistics; with `rollback` it is rolled back. An interval may not be looked at freely, so looks are spaced (the sample grows by LOOK_GROWTH)
     and look k spends alpha / (k * (k + 1)), which sums to alpha. Only rows of one step are pooled: with other weights
     the arms would sample the hours of the day differently, and drift that is none would show.
     """
@@ -129,6 +130,7 @@ class DriftGate:
     threshold: float = 0.045
     min_rows: int = 200
     dry_run: bool = False
+    on_fail: OnDoubt = OnDoubt.HOLD
 
     def __post_init__(self) -> None:
         """Refuse settings outside their range."""
@@ -178,7 +180,7 @@ class DriftGate:
             value=state.seen.bits,
             threshold=self.threshold,
             dry_run=self.dry_run,
-        )
+        ).by(self.on_fail)
 
 
 def _independent(counts: Counts) -> Sequence[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,12 +19,20 @@ class Verdict(StrEnum):
     ERROR = "error"
 
 
+class OnDoubt(StrEnum):
+    """What follows from a failure or a doubt that does not decide by itself: a person is asked, or a rollback."""
+
+    HOLD = "hold"
+    ROLLBACK = "rollback"
+
+
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """One gate's answer. `reason` is a sentence with its numbers; `needs_requests` counts further canary requests.
 
     `value` and `threshold` are shares of requests, or bits for the drift gate; None where there is nothing to say.
-    The result of a `dry_run` gate is shown and recorded, and decides nothing.
+    The result of a `dry_run` gate is shown and recorded, and decides nothing. `asks`: the gate found a reason that a
+    person must judge: the rollout is held until `promote` accepts it, or `abort`.
     """
 
     name: str
@@ -34,12 +42,23 @@ class GateResult:
     value: float | None = None
     threshold: float | None = None
     dry_run: bool = False
+    asks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a number that JSON has no word for."""
         for number in (self.value, self.threshold):
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"gate {self.name} gave {number}: finite numbers only")
+
+    def by(self, on_fail: OnDoubt) -> GateResult:
+        """Return the result as it decides: with HOLD, a failure asks a person and does not roll back."""
+        if self.verdict is not Verdict.FAIL or on_fail is OnDoubt.ROLLBACK:
+            return self
+        return replace(self, verdict=Verdict.INCONCLUSIVE, asks=True)
+
+    def accepted(self) -> GateResult:
+        """Return the result after a person accepted what it asked."""
+        return replace(self, verdict=Verdict.PASS, asks=False, reason=f"accepted by a person: {self.reason}")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the log."""

@@ -45,18 +45,21 @@ class Analyst:
         return {name: arm.total for name, arm in self._latest.arms.items()} if self._latest else {}
 
     def look(self, state: RolloutState, predictors: Sequence[str]) -> Evidence:
-        """Take a sample, and judge what happened since the last kept sample. At 0 % nothing is judged."""
+        """Take a sample, and judge what happened since the last kept sample.
+
+        Without requests to the canary (at 0 % and no mirror) nothing is judged.
+        """
         try:
             self._latest = latest = self._source.sample(predictors)
         except EvidenceError as error:
             self._latest = self._kept
-            results = blank(state.plan.gates, Verdict.ERROR, str(error)) if state.step >= 0 else ()
+            results = blank(state.plan.gates, Verdict.ERROR, str(error)) if state.counted else ()
             return Evidence(results, state.evidence)
         kept = self._kept
-        if state.step < 0:
+        if not state.counted:
             self._weights = (state.step, 0)
-        if state.step < 0 or kept is None:
-            return Evidence(_waiting(state) if state.step >= 0 else (), state.evidence)
+        if not state.counted or kept is None:
+            return Evidence(_waiting(state) if state.counted else (), state.evidence)
         began = self._settle(state, kept)
         gates = GateState.from_json(state.evidence) if state.evidence else GateState()
         windows = {name: arm - kept.arms.get(name, Arm()) for name, arm in latest.arms.items()}
@@ -101,7 +104,7 @@ class Analyst:
 
 def present_results(state: RolloutState) -> tuple[GateResult, ...]:
     """Return the gates' results for the evidence in a state, without a new window; empty at 0 %."""
-    if state.step < 0 or not state.analyse:
+    if not (state.counted and state.analyse):
         return ()
     if not state.evidence:
         return _waiting(state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rollout.analysis.verdict import GateResult, Verdict, combine
@@ -26,7 +26,7 @@ class Observation:
 
     dt_s: seconds watched since the last one. ready: the canary has the ready pods that its present share needs.
     canary_pods, next_pods: its ready pods, and those that the next step needs. problem: why pods are unready, as text.
-    follows: the mesh has the weights of the state. exposed: both predictors exist, so the canary can do harm and stable
+    follows: the mesh has the weights and the mirror of the state. reached: callers' requests reach the canary. exposed: both predictors exist, so the canary can do harm and stable
     can take its requests. foreign: the change of another client, as text; empty: none. restarts: that change makes the
     evidence invalid (another canary image). results: the gates' results, empty if nothing was analysed. The request
     counts are those since the last observation, and only while the mesh had the weights.
@@ -38,6 +38,7 @@ class Observation:
     next_pods: int = 1
     problem: str = ""
     follows: bool = True
+    reached: bool = True
     exposed: bool = True
     foreign: str = ""
     restarts: bool = False
@@ -52,17 +53,23 @@ class Observation:
         return combine(self.results)
 
 
+def follows(snapshot: Snapshot, state: RolloutState) -> bool:
+    """Return whether the mesh has the weights and the mirror of the state."""
+    if snapshot.mesh_mirrors.get(state.canary, 0) != state.mirror_percent:
+        return False
+    if state.step < 0 and not state.mirror_percent and state.canary not in snapshot.mesh_weights:
+        return False  # at 0 % a route to the canary proves that its pods were all ready
+    return same_weights(snapshot.mesh_weights, state.weights)
+
+
 def observe(
     snapshot: Snapshot, state: RolloutState, evidence: Evidence, dt_s: float, command: Command | None
 ) -> Observation:
-    """Compare the deployment with the state.
+    """Compare the deployment with the state. The results are those of the gates, then those of the checks.
 
     command: from this command line; it takes precedence over the annotation.
     """
     deployment = snapshot.deployment
-    follows = same_weights(snapshot.mesh_weights, state.weights)
-    if state.step < 0:  # at 0 % a route to the canary proves that its pods were all ready
-        follows = follows and state.canary in snapshot.mesh_weights
     word = deployment.metadata.annotations.get(COMMAND)
     said = command or (Command(word) if word in list(Command) else None)
     change = foreign_change(state, deployment)
@@ -71,24 +78,29 @@ def observe(
     pods = readiness.available if readiness else 0
     steps, last = state.plan.steps, state.plan.last
     following = last if Command.PROMOTE_FULL in (said, state.requested) else min(state.step + 1, last)
-    wanted = pods_needed(state, canary, steps[max(state.step, 0)].weight_percent)
+    wanted = pods_needed(state, canary, steps[max(state.step, 0)].load_percent)
     if state.phase is Phase.FINISHING:  # its autoscaler decides again
         wanted = 1
     return Observation(
         dt_s=dt_s,
         ready=pods >= pods_to_stay(wanted),
         canary_pods=pods,
-        next_pods=pods_needed(state, canary, steps[following].weight_percent),
+        next_pods=pods_needed(state, canary, steps[following].load_percent),
         problem="; ".join(f"{name}: {why}" for name, why in snapshot.problems.items()),
-        follows=follows,
+        follows=follows(snapshot, state),
+        reached=snapshot.mesh_weights.get(state.canary, 0) > 0,
         exposed={state.stable, state.canary} <= {predictor.name for predictor in deployment.predictors},
         foreign=change.message,
         restarts=change.restarts,
-        results=evidence.results,
+        results=tuple(_accepted(one, state.accepted) for one in (*evidence.results, *state.checks)),
         canary_requests=evidence.requests.get(state.canary, 0),
         stable_requests=evidence.requests.get(state.stable, 0),
         command=said,
     )
+
+
+def _accepted(result: GateResult, accepted: Sequence[str]) -> GateResult:
+    return result.accepted() if result.asks and result.name in accepted else result
 
 
 @dataclass(frozen=True, slots=True)

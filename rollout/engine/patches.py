@@ -19,7 +19,7 @@ from rollout.targets.target import Operation, Snapshot
 def begin(
     snapshot: Snapshot, state: RolloutState, canary: Predictor, scaling: Sequence[Operation] = ()
 ) -> list[Operation]:
-    """Add the canary at 0 % after the others. The operator's order determines ports and, in Emissary, weights.
+    """Add the canary after the others, at 0 % or as a shadow, as the first step wants it. The operator's order determines ports and, in Emissary, weights.
 
     scaling: the operations that keep stable's pods during the rollout.
     """
@@ -27,7 +27,7 @@ def begin(
         {"op": "test", "path": "/metadata/resourceVersion", "value": snapshot.deployment.metadata.resource_version},
         *_guards(snapshot),
         *scaling,
-        {"op": "add", "path": "/spec/predictors/-", "value": to_dict(canary) | {"traffic": 0}},
+        {"op": "add", "path": "/spec/predictors/-", "value": to_dict(canary) | _routed(state)},
         *_traffic(snapshot, {state.stable: 100}),
         *_state(snapshot, state),
         *_annotation(snapshot, PREVIOUS, None),
@@ -43,7 +43,7 @@ def weigh(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> li
     """Set every weight to the value in the state. When the rollout is over, restore the scaling."""
     return [
         *_guards(snapshot, force=force),
-        *_traffic(snapshot, state.weights),
+        *_traffic(snapshot, state.weights, state),
         *(given_back(snapshot, state.scaling) if state.phase.over else ()),
         *_state(snapshot, state, force=force),
     ]
@@ -62,7 +62,7 @@ def remove(
     ends = state.phase.over or state.phase is Phase.FINISHING
     return [
         *_guards(snapshot, force=force),
-        *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}),
+        *_traffic(snapshot, {key: value for key, value in state.weights.items() if key != name}, without=name),
         *(given_back(snapshot, state.scaling, without=name) if ends else ()),
         {"op": "remove", "path": f"/spec/predictors/{position}"},
         *_state(snapshot, state, force=force),
@@ -100,13 +100,36 @@ def _guards(snapshot: Snapshot, *, force: bool = False) -> list[Operation]:
     return [{"op": "test", "path": "/spec/predictors", "value": predictors}]
 
 
-def _traffic(snapshot: Snapshot, weights: Mapping[str, int]) -> list[Operation]:
+def _traffic(
+    snapshot: Snapshot, weights: Mapping[str, int], state: RolloutState | None = None, *, without: str = ""
+) -> list[Operation]:
+    """Return the operations that set every weight; with a state also whether its canary is a shadow.
+
+    without: a predictor that the same patch removes.
+    """
     # `add` also replaces; `replace` fails without an existing traffic value, and the operator omits 0.
-    return [
-        {"op": "add", "path": f"/spec/predictors/{position}/traffic", "value": weights.get(predictor["name"], 0)}
-        for position, predictor in enumerate(snapshot.manifest["spec"]["predictors"])
-        if not predictor.get("shadow")
-    ]
+    operations: list[Operation] = []
+    for position, predictor in enumerate(snapshot.manifest["spec"]["predictors"]):
+        path, shadow = f"/spec/predictors/{position}", bool(predictor.get("shadow"))
+        if predictor["name"] == without:
+            continue
+        if state is not None and predictor["name"] == state.canary:
+            routed = _routed(state, weights)
+            operations.append({"op": "add", "path": f"{path}/traffic", "value": routed["traffic"]})
+            if routed.get("shadow", False) and not shadow:
+                operations.append({"op": "add", "path": f"{path}/shadow", "value": True})
+            elif shadow and "shadow" not in routed:
+                operations.append({"op": "remove", "path": f"{path}/shadow"})
+        elif not shadow:
+            operations.append({"op": "add", "path": f"{path}/traffic", "value": weights.get(predictor["name"], 0)})
+    return operations
+
+
+def _routed(state: RolloutState, weights: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return the canary's fields for the mesh: its weight, or the share that is copied to it as a shadow."""
+    if state.mirror_percent:
+        return {"traffic": state.mirror_percent, "shadow": True}
+    return {"traffic": (state.weights if weights is None else weights).get(state.canary, 0)}
 
 
 def _state(snapshot: Snapshot, state: RolloutState, *, force: bool = False) -> list[Operation]:

@@ -12,14 +12,15 @@ from functools import partial
 
 import structlog
 
-from rollout.analysis.verdict import GateResult
+from rollout.analysis.verdict import GateResult, OnDoubt
 from rollout.clock import Clock, retrying
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Announcer, Subscriber
 from rollout.engine.capacity import merged, pods_needed, raised
+from rollout.engine.checking import Checker
 from rollout.engine.decision import Action, Decision, decided
 from rollout.engine.lease import Lock
-from rollout.engine.observation import Observation, fingerprints, observe
+from rollout.engine.observation import Observation, fingerprints, follows, observe
 from rollout.engine.patches import note, remove, scale, weigh
 from rollout.engine.rollback import Rollback
 from rollout.engine.rules import decide, observed
@@ -36,7 +37,6 @@ from rollout.errors import (
     TargetError,
     Unavailable,
 )
-from rollout.plan.plan import OnDoubt
 from rollout.targets.target import EventType, Snapshot, Target
 
 log = structlog.get_logger(__name__)
@@ -84,7 +84,11 @@ class Promoter:
         *,
         subscriber: Subscriber,
         stop: Callable[[], bool] = lambda: False,
+<<<<<<< HEAD
         forever: bool = False,
+=======
+        checker: Checker | None = None,
+>>>>>>> ca943da (Steps beyond weights: shadow and smoke steps, hooks, gates of one's own; drift asks a person)
     ) -> None:
         self._target = target
         self._forever = forever
@@ -92,6 +96,7 @@ class Promoter:
         self._analyst = analyst
         self._clock = clock
         self._stop = stop
+        self._checker = checker or Checker(clock)
         self._state_writer = StateWriter(target)
         self._announcer = Announcer(target, subscriber, clock)
         self._executor = Executor(target, self._state_writer, analyst, clock, self._announcer, alive=lock.keep)
@@ -115,6 +120,7 @@ class Promoter:
         except Exception as error:
             raise self._crashed(error) from error
         finally:
+            self._checker.close()
             self._lock.release()
 
     def _take_lease(self, command: Command | None) -> None:
@@ -237,7 +243,8 @@ class Promoter:
         """Return the decision, the observation, and the state with only the observation added."""
         predictors = [name for name in (state.stable, state.canary) if name in state.weights]
         evidence = self._analyst.look(state, predictors)
-        state = state.but(evidence=evidence.state)
+        checks = self._checker.look(state, snapshot, follows=follows(snapshot, state))
+        state = state.but(evidence=evidence.state, checks=checks)
         seen = observe(snapshot, state, evidence, _watched_s(gap_s, state), command)
         return decide(state, seen), seen, observed(state, seen)
 
@@ -390,7 +397,7 @@ class Executor:
         """Request the pods of the next step; if they were requested already, write only the state."""
         step = state.plan.last if state.requested is Command.PROMOTE_FULL else min(state.step + 1, state.plan.last)
         canary = snapshot.deployment.predictor(state.canary)
-        pods = pods_needed(state, canary, state.plan.steps[step].weight_percent)
+        pods = pods_needed(state, canary, state.plan.steps[step].load_percent)
         operations, before = raised(snapshot, state.canary, pods)
         scaled = state.but(scaling=merged(state.scaling, state.canary, before))
         return self._state_writer.write(snapshot, scaled, partial(scale, scaling=operations))

@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from rollout.analysis.verdict import Verdict, wanting
+from rollout.analysis.verdict import OnDoubt, Verdict, wanting
 from rollout.engine.decision import Action, Decision, advance, decided, hold, pause, roll_back, wait
 from rollout.engine.observation import Observation
 from rollout.engine.state import Command, Phase, RolloutState, Timers
-from rollout.plan.plan import OnDoubt
 
 SHARE_MIN_REQUESTS = 100
 FLAPPING_DEADLINES = 2.0  # the total unready time that causes a rollback, in deadlines
@@ -73,7 +72,7 @@ def unready(state: RolloutState, observation: Observation) -> Decision | None:
     """Roll back when the canary lacks pods for its share for too long, or repeatedly."""
     if state.step < 0 or not observation.exposed:
         return None
-    if not observation.ready and state.timers.unready_s >= state.plan.unready_deadline_s:
+    if not observation.ready and state.timers.unready_s >= _unready_deadline_s(state, observation):
         message = f"{state.canary} is unready for {state.timers.unready_s:.0f} s at {state.canary_percent} %"
         return roll_back(state, "CanaryUnready", message + _why(observation))
     if state.timers.flapping_s >= FLAPPING_DEADLINES * state.plan.unready_deadline_s:
@@ -86,7 +85,8 @@ def lagging(state: RolloutState, observation: Observation) -> Decision | None:
     """Wait while the mesh does not have the weights yet; hold when that takes too long."""
     if observation.follows:
         return None
-    if state.timers.lag_s >= state.plan.mesh_deadline_s:
+    replaced = not (observation.ready or observation.reached)  # a shadow's pods are replaced when it becomes a canary
+    if state.timers.lag_s >= (state.plan.ready_deadline_s if replaced else state.plan.mesh_deadline_s):
         return hold(
             state,
             "MeshFrozen",
@@ -101,10 +101,16 @@ def not_now(state: RolloutState, observation: Observation) -> Decision | None:
     """Wait for a canary that became unready a short time ago."""
     if observation.ready:
         return None
-    left_s = state.plan.unready_deadline_s - state.timers.unready_s
+    left_s = _unready_deadline_s(state, observation) - state.timers.unready_s
     return wait(
         state, "CanaryUnready", f"{state.canary} is not ready; it is rolled back in {left_s:.0f} s{_why(observation)}"
     )
+
+
+def _unready_deadline_s(state: RolloutState, observation: Observation) -> float:
+    """Return how long the canary may be unready: as long as at its start while its new pods start at 0 %."""
+    harmless = not observation.reached and not observation.follows
+    return state.plan.ready_deadline_s if harmless else state.plan.unready_deadline_s
 
 
 def failed(state: RolloutState, observation: Observation) -> Decision | None:
@@ -143,21 +149,46 @@ def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
     )
 
 
+def asking(state: RolloutState, observation: Observation) -> Decision | None:
+    """Ask a person when a gate found what only a person may judge; `promote` accepts it."""
+    if state.step < 0 or not state.analyse or not (open_ := _questions(state, observation)):
+        return None
+    said = "; ".join(f"{result.name}: {result.reason}" for result in observation.results if result.name in open_)
+    return pause(
+        state, "PersonAsked", f"{said}. `promote` accepts this, `abort` returns all requests to {state.stable}"
+    )
+
+
+def _questions(state: RolloutState, observation: Observation) -> tuple[str, ...]:
+    """Return the names of the gates that ask and were not answered."""
+    return tuple(
+        result.name
+        for result in observation.results
+        if result.asks and not result.dry_run and result.name not in state.accepted
+    )
+
+
 def passed(state: RolloutState, observation: Observation) -> Decision:
-    """Leave the step when its time, requests, gates and (if manual) a person allow it; else say what is missing."""
+    """Leave the step when its time, requests, gates, checks and (if manual) a person allow it; else say what is missing.
+
+    The closing checks begin when all else has passed; from then on their results are part of the verdict.
+    """
     step = state.plan.steps[state.step]
     if state.timers.step_s < step.min_duration_s:
         left_s = step.min_duration_s - state.timers.step_s
         return wait(
-            state, "Analysing", f"{left_s:.0f} s more at {step.weight_percent} %; {wanting(observation.results)}"
+            state, "Analysing", f"{left_s:.0f} s more at {_where(state)}; {wanting(observation.results)}"
         )
     if state.analyse and state.canary_requests < step.min_requests:
         missing = step.min_requests - state.canary_requests
         return _late(state) or wait(state, "Analysing", f"needs {missing} more requests to {state.canary}")
     if state.analyse and observation.verdict is not Verdict.PASS:
         return _late(state) or wait(state, "Analysing", wanting(observation.results))
+    if state.analyse and step.closing and not state.closing:
+        named = ", ".join(check.name for check in step.closing)
+        return wait(state.but(closing=True), "ClosingChecks", f"{_where(state)} passed; now asking: {named}")
     if step.manual and not state.gate_open:
-        return pause(state, "ManualGate", f"{step.weight_percent} % passed; `promote` lets it go on")
+        return pause(state, "ManualGate", f"{_where(state)} passed; `promote` lets it go on")
     if state.step < state.plan.last:
         return _raise(state, observation, state.step + 1)
     finished = state.but(phase=Phase.FINISHING)
@@ -168,8 +199,8 @@ def _late(state: RolloutState) -> Decision | None:
     step = state.plan.steps[state.step]
     if state.timers.step_s < step.max_duration_s:
         return None
-    observation = f"{state.timers.step_s:.0f} s and {state.canary_requests} requests at {step.weight_percent} %"
-    message = f"no verdict after {observation}"
+    spent = f"{state.timers.step_s:.0f} s and {state.canary_requests} requests at {_where(state)}"
+    message = f"no verdict after {spent}"
     if state.plan.on_inconclusive is OnDoubt.ROLLBACK:
         return roll_back(state, "Inconclusive", message)
     return hold(state, "Inconclusive", f"{message}; `resume` tries as long again, `abort` returns to {state.stable}")
@@ -194,7 +225,7 @@ def commanded(state: RolloutState, observation: Observation) -> Decision | None:
 
 def _raise(state: RolloutState, observation: Observation, step: int, *, then: RolloutState | None = None) -> Decision:
     """Set the weight of a step once the canary has enough pods; request them first. then: the state to change."""
-    percent = state.plan.steps[step].weight_percent
+    percent = state.plan.steps[step].load_percent
     if observation.canary_pods >= observation.next_pods:
         return advance(then or state, step)
     message = (
@@ -204,6 +235,12 @@ def _raise(state: RolloutState, observation: Observation, step: int, *, then: Ro
     if state.timers.scaling_s >= state.plan.ready_deadline_s:
         return hold(state, "NoCapacity", f"{message}; its weight stays for {state.timers.scaling_s:.0f} s")
     return decided(Action.SCALE, state.running(), "WaitingForCapacity", message)
+
+
+def _where(state: RolloutState) -> str:
+    """Name the present step: by its weight, or `0 % (shadow)`."""
+    step = state.plan.steps[state.step]
+    return f"{step.weight_percent} % ({step.name})" if step.name else f"{step.weight_percent} %"
 
 
 def _why(observation: Observation) -> str:
@@ -222,6 +259,7 @@ RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
     not_now,
     blind,
     misrouted,
+    asking,
     passed,
 )
 """The rules in order of precedence; the last one always returns a decision."""
@@ -241,6 +279,8 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
     timers, dt = state.timers, observation.dt_s
     blind = state.analyse and state.step >= 0 and observation.verdict is Verdict.ERROR
     counted = observation.follows and state.step >= 0
+    questions = _questions(state, observation) if state.analyse and state.step >= 0 else ()
+    answered = observation.command is Command.PROMOTE and state.step >= 0 and state.requested is not Command.PAUSE
     return state.but(
         timers=Timers(
             step_s=timers.step_s + (dt if counted and observation.ready and not blind else 0.0),
@@ -254,14 +294,14 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
         ),
         canary_requests=state.canary_requests + (observation.canary_requests if counted else 0),
         stable_requests=state.stable_requests + (observation.stable_requests if counted else 0),
-        gate_open=state.gate_open
-        or (observation.command is Command.PROMOTE and state.step >= 0 and state.requested is not Command.PAUSE),
+        gate_open=state.gate_open or (answered and not questions),
+        accepted=(*state.accepted, *questions) if answered else state.accepted,
         requested=_requested(state, observation.command),
     )
 
 
 def _flapping_s(state: RolloutState, observation: Observation) -> float:
-    if state.step < 0:
+    if state.step < 0 or not (observation.reached or observation.follows):
         return 0.0
     gained = -FLAPPING_FORGIVEN * observation.dt_s if observation.ready else observation.dt_s
     return max(0.0, state.timers.flapping_s + gained)

@@ -95,9 +95,13 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
         why = snapshot.problems.get(stable.name, "see its pods first")
         raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow: {why}")
     scaling, before = raised(snapshot, stable.name, readiness.available)
-    pods = math.ceil(readiness.available * plan.steps[0].weight_percent / 100)
+    pods = math.ceil(readiness.available * plan.steps[0].load_percent / 100)
     canary, canary_before = with_pods(canary, pods)
+    mirror_percent = plan.steps[0].mirror_percent
     after = deployment.with_predictor(canary).with_traffic({stable.name: 100, canary.name: 0})
+    if mirror_percent:
+        shadow = canary.but(shadow=True, traffic=mirror_percent)
+        after = deployment.with_predictor(shadow).with_traffic({stable.name: 100})
     wrong = [problem for problem in find_problems(to_dict(after)) if problem.severity == "error"]
     if wrong:
         raise Rejected("; ".join(f"{problem.path}: {problem.message}" for problem in wrong))
@@ -111,7 +115,7 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
         scaling={stable.name: before, canary.name: canary_before},
         expected=fingerprints(after),
         reason="Started",
-        message=f"{canary.name} was added at 0 % beside {stable.name}",
+        message=f"{canary.name} was added {'as a shadow' if mirror_percent else 'at 0 %'} beside {stable.name}",
         started_at_s=round(clock.wall_s(), 3),
         nonce=f"{secrets.token_hex(4)}.0",
     )

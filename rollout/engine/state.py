@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, Field, PlainSerializer, TypeAdapter
 
+from rollout.analysis.verdict import GateResult
 from rollout.errors import PlanError, StateError
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.plan.plan import Plan, plan_hash
@@ -90,7 +91,9 @@ class Timers:
 class RolloutState:
     """One rollout. step: -1 while the canary waits at 0 %, else the index in plan.steps.
 
-    canary_requests, stable_requests: in this step. gate_open: a person opened the step's manual gate. requested: a
+    canary_requests, stable_requests: in this step. gate_open: a person opened the step's manual gate. closing: all else
+    in the step has passed, so its closing checks run. accepted: the gates whose questions a person answered with
+    `promote`. checks: the latest results of the step's checks. requested: a
     person's `pause` or `promote --full` that is in effect or pending. evidence: the sequential tests, as serialised by
     gates.py. stable_pods: how many stable pods were ready when the rollout began and served all requests. scaling: the
     values to restore at the end, see capacity.py. expected: a fingerprint per predictor, as this rollout wrote it.
@@ -108,6 +111,9 @@ class RolloutState:
     canary_requests: int = 0
     stable_requests: int = 0
     gate_open: bool = False
+    closing: bool = False
+    accepted: tuple[str, ...] = ()
+    checks: tuple[GateResult, ...] = ()
     requested: Command | None = None
     analyse: bool = True
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -128,6 +134,17 @@ class RolloutState:
         if self.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.FAILED) or self.step < 0:
             return 0
         return self.plan.steps[self.step].weight_percent
+
+    @property
+    def mirror_percent(self) -> int:
+        """The share of the requests that is copied to the canary in this state."""
+        ended = (Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.FAILED, Phase.FINISHING, Phase.SUCCEEDED)
+        return 0 if self.phase in ended else self.plan.steps[max(self.step, 0)].mirror_percent
+
+    @property
+    def counted(self) -> bool:
+        """Whether the canary gets requests in this step, so that there are counts to judge."""
+        return self.step >= 0 and self.plan.steps[self.step].counted
 
     @property
     def weights(self) -> dict[str, int]:
@@ -160,7 +177,9 @@ class RolloutState:
         """Return the state at the start of a step: its time and its requests are zero, its gate is closed."""
         timers = Timers(flapping_s=self.timers.flapping_s)
         begun = self.but(step=step, timers=timers, canary_requests=0, stable_requests=0, gate_open=False)
-        return begun.running()
+        # What a person accepted of a gate holds for the rollout; a check asks anew in each step.
+        accepted = tuple(name for name in self.accepted if name in self.plan.gates.gates)
+        return begun.but(closing=False, checks=(), accepted=accepted).running()
 
 
 _JSON: Final = TypeAdapter(RolloutState)
@@ -190,7 +209,7 @@ def decode(text: str) -> RolloutState:
         recorded, found = data.pop("plan_hash"), plan_hash(data["plan"])
         if (data["phase"], data["reason"]) == (Phase.PAUSED, "Paused"):  # written before `requested` existed
             data.setdefault("requested", Command.PAUSE)
-        state = _JSON.validate_python(data)
+        state = _JSON.validate_json(json.dumps(data))  # as JSON: the plan's checks are strict about types
     except (PlanError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"the annotation {STATE} cannot be read: {error}; {_WAY_BACK}") from error
     if found != recorded:

@@ -1,4 +1,4 @@
 """The plan of a rollout: rollout.yaml and options, read into one frozen value.
 
-May import `analysis`, `manifest` and `errors`.
+May import `checks`, `analysis`, `manifest` and `errors`.
 """

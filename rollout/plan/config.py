@@ -10,23 +10,20 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from rollout.analysis.gate_config import GateConfig
+from rollout.analysis.verdict import OnDoubt
+from rollout.checks.query import Query
 from rollout.errors import PlanError
 from rollout.manifest.problems import field_errors
-from rollout.plan.plan import DEFAULT_STEPS, OnDoubt, Plan, Step
+from rollout.plan.plan import DEFAULT_STEPS, Plan
+from rollout.plan.steps import AnyStep, Hooks, Seconds, StepDefaults, Strict, compile_steps
 
-Seconds = Annotated[float, Field(ge=0)]
-
-
-class Strict(BaseModel):
-    """The base of every part of the file: no conversion of types, no unknown keys."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+PROMETHEUS: Final = "prometheus="
 
 
 def _strict_model(default: Any) -> type[Strict]:
@@ -49,29 +46,10 @@ _GATES: Final = GateConfig()
 GateSettings = _strict_model(_GATES)
 
 
-class StepSettings(Strict):
-    """One step; values that are not given come from `step_defaults`."""
-
-    weight_percent: int
-    min_duration_s: Seconds | None = None
-    max_duration_s: Seconds | None = None
-    min_requests: Annotated[int, Field(ge=0)] | None = None
-    manual: bool | None = None
-
-
-class StepDefaults(Strict):
-    """The defaults of all steps."""
-
-    min_duration_s: Seconds = Step(1).min_duration_s
-    max_duration_s: Seconds = Step(1).max_duration_s
-    min_requests: Annotated[int, Field(ge=0)] = Step(1).min_requests
-    manual: bool = False
-
-
 class Settings(Strict):
     """The file; every key is optional. judged=False advances a rollout by time and requests alone, without gates."""
 
-    steps: tuple[int | StepSettings, ...] = tuple(step.weight_percent for step in DEFAULT_STEPS)
+    steps: tuple[AnyStep, ...] = tuple(step.weight_percent for step in DEFAULT_STEPS)
     step_defaults: StepDefaults = StepDefaults()
     bake_s: Seconds = DEFAULT_STEPS[-1].min_duration_s
     interval_s: Annotated[float, Field(gt=0)] = Plan().interval_s
@@ -87,6 +65,8 @@ class Settings(Strict):
     on_sigterm: OnDoubt = OnDoubt.HOLD
     keep_failed_canary: bool = False
     gates: GateSettings = Field(default_factory=GateSettings)  # type: ignore[valid-type]
+    custom_gates: tuple[Query, ...] = ()
+    hooks: Hooks = Hooks()
     judged: bool = True
     evidence: str = ""
     webhook: str = ""
@@ -128,29 +108,38 @@ def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequ
 
 
 def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
-    steps = []
-    for given in settings.steps:
-        step = StepSettings(weight_percent=given) if isinstance(given, int) else given
-        values = settings.step_defaults.model_dump() | step.model_dump(exclude_none=True)
-        if step.weight_percent in manual:
-            values["manual"] = True
-        if step.weight_percent == 100:  # the bake
-            values |= {"min_duration_s": settings.bake_s} if step.min_duration_s is None else {}
-            values |= {"max_duration_s": max(values["max_duration_s"], values["min_duration_s"])}
-        steps.append(Step(**values))
-    if unknown := set(manual) - {step.weight_percent for step in steps}:
+    address = settings.evidence.removeprefix(PROMETHEUS) if settings.evidence.startswith(PROMETHEUS) else ""
+    queries = [
+        query if query.prometheus else query.model_copy(update={"prometheus": address})
+        for query in settings.custom_gates
+    ]
+    if lost := [query.name for query in queries if not query.prometheus]:
+        raise PlanError(
+            f"custom_gates {', '.join(lost)}: no Prometheus to ask; set `prometheus` in each, or evidence: prometheus=URL"
+        )
+    steps = compile_steps(
+        settings.steps,
+        settings.step_defaults,
+        settings.bake_s,
+        hooks=settings.hooks,
+        queries=tuple(queries),
+        manual=frozenset(manual),
+    )
+    if unknown := set(manual) - {step.weight_percent for step in steps if step.weight_percent}:
         raise PlanError(f"--manual asks for a gate at {sorted(unknown)} %, where there is no step")
     same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in ("steps", "gates")}
-    gates = _gates(settings.gates, first_step_s=steps[0].min_duration_s if steps else 0.0)
-    if settings.judged and all(gate.dry_run for gate in gates.gates.values()):
+    gates = _gates(settings.gates, first_step_s=next((step.min_duration_s for step in steps if step.counted), 0.0))
+    checks = [check for step in steps for check in step.every_check]
+    undecided = all(gate.dry_run for gate in gates.gates.values()) and not any(check.judges for check in checks)
+    if settings.judged and undecided:
         raise PlanError(
             f"nothing judges this rollout: {_named(gates)}; switch a gate on, or set `judged: false` to go on by time "
             "and requests alone"
         )
     return Plan(
-        steps=tuple(steps),
+        steps=steps,
         gates=gates,
-        analyse=bool(gates.gates),
+        analyse=bool(gates.gates) or bool(checks),
         **{name: getattr(settings, name) for name in same},
     )
 

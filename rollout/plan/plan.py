@@ -6,36 +6,49 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from rollout.analysis.gate_config import GateConfig
+from rollout.analysis.verdict import OnDoubt
+from rollout.checks.check import Check
+from rollout.checks.kinds import AnyCheck
 from rollout.errors import PlanError
-
-
-class OnDoubt(StrEnum):
-    """What to do when a step ends without a verdict, or when the promoter receives a termination signal."""
-
-    HOLD = "hold"
-    ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One weight of the canary, and the conditions to leave it: time, canary requests, and a person if `manual`."""
+    """What the canary gets, and the conditions to leave it: time, canary requests, checks, and a person if `manual`.
+
+    weight_percent: of the callers' requests. mirror_percent: of them again, as copies whose answers nobody gets; only
+    at weight 0. name: how the step is shown; empty: by its weight. checks: judged as the gates are, as long as the step
+    lasts. closing: begin once everything else has passed.
+    """
 
     weight_percent: int
     min_duration_s: float = 60.0
     max_duration_s: float = 1800.0
     min_requests: int = 300
     manual: bool = False
+    name: str = ""
+    mirror_percent: int = 0
+    checks: tuple[AnyCheck, ...] = ()
+    closing: tuple[AnyCheck, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject a step with an invalid weight, or one that never ends."""
-        if not 1 <= self.weight_percent <= 100:
-            raise PlanError(f"step weight is {self.weight_percent}; allowed: 1..100 (0 is where every rollout begins)")
+        """Reject a step with an invalid weight, one without anything to judge, or one that never ends."""
+        if not 0 <= self.weight_percent <= 100:
+            raise PlanError(f"step weight is {self.weight_percent}; allowed: 1..100, and 0 with a shadow or checks")
+        if not 0 <= self.mirror_percent <= 100 or (self.mirror_percent and self.weight_percent):
+            raise PlanError(
+                f"step {self.weight_percent} %: mirror_percent is {self.mirror_percent}; allowed: 0..100, and only at 0 %"
+            )
+        if not (self.counted or self.checks or self.closing):
+            raise PlanError("step weight is 0; allowed: 1..100, and 0 with a shadow or checks (every rollout begins there)")
+        names = [name for check in (*self.checks, *self.closing) for name in check.results]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise PlanError(f"step {self.title}: several checks are named {', '.join(twice)}; names must differ")
         if not 0 <= self.min_duration_s <= self.max_duration_s:
             raise PlanError(
                 f"step {self.weight_percent} %: min_duration_s is {self.min_duration_s}, max_duration_s is "
@@ -43,6 +56,26 @@ class Step:
             )
         if self.min_requests < 0:
             raise PlanError(f"step {self.weight_percent} %: min_requests is {self.min_requests}; allowed: 0 and more")
+
+    @property
+    def title(self) -> str:
+        """How the step is shown: `30 %`, or by name: `shadow`, `smoke`."""
+        return self.name or f"{self.weight_percent} %"
+
+    @property
+    def counted(self) -> bool:
+        """Whether the canary gets requests in it, as its own or as copies, so that there are counts to judge."""
+        return bool(self.weight_percent or self.mirror_percent)
+
+    @property
+    def load_percent(self) -> int:
+        """The share of all requests that the canary's pods must serve."""
+        return max(self.weight_percent, self.mirror_percent)
+
+    @property
+    def every_check(self) -> tuple[Check, ...]:
+        """All checks, in the order in which they are shown."""
+        return (*self.checks, *self.closing)
 
 
 DEFAULT_STEPS = (Step(10), Step(30), Step(50), Step(100, min_duration_s=300.0))
@@ -80,8 +113,12 @@ class Plan:
     def __post_init__(self) -> None:
         """Reject steps that do not increase to 100 %, and limits below zero."""
         weights = [step.weight_percent for step in self.steps]
-        if not weights or weights != sorted(set(weights)) or weights[-1] != 100:
-            raise PlanError(f"steps are {weights}; allowed: growing weights that end with 100, such as 10, 30, 50, 100")
+        growing = [weight for weight in weights if weight]
+        if not growing or growing != sorted(set(growing)) or weights[-1] != 100 or sorted(weights) != weights:
+            raise PlanError(
+                f"steps are {weights}; allowed: growing weights that end with 100, such as 10, 30, 50, 100, and before "
+                "them shadow and smoke steps"
+            )
         if self.interval_s <= 0:
             raise PlanError(f"interval_s is {self.interval_s}; allowed: more than 0")
         for name, value in self._limits().items():

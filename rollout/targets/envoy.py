@@ -26,6 +26,8 @@ ROUTES = "mesh"
 """The name of the route configuration, and of the statistics of the callers' requests."""
 SPLIT = "weights:"
 REST, GRPC = "rest", "grpc"
+PREDICTOR_HEADER = "X-Seldon-Predictor"
+"""In a request it selects the predictor; in a response it names the predictor that answered."""
 TIMEOUT_S = 5.0
 POLL_S = 0.005
 # xDS resources by file name -> the statistic with the version that Envoy has applied.
@@ -57,6 +59,17 @@ def read_weights(routes: Mapping[str, Any]) -> dict[str, int]:
             raise ValueError(f"the routes differ: {found} and {percents} in {route['name']}")
         found = percents
     return found or {}
+
+
+def read_mirrors(routes: Mapping[str, Any]) -> dict[str, int]:
+    """Return percent of the requests by the predictor that they are copied to; the lowest where routes differ."""
+    found: dict[str, int] = {}
+    for route in _splits(routes):
+        for mirror in route["route"].get("request_mirror_policies", []):
+            percent = int(mirror["runtime_fraction"]["default_value"].get("numerator", 0))
+            name = str(mirror["cluster"]).partition("-")[2]
+            found[name] = min(percent, found.get(name, percent))
+    return found
 
 
 def with_weights(routes: Mapping[str, Any], percents: Mapping[str, int]) -> Json:

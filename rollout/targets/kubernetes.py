@@ -19,16 +19,18 @@ from kubernetes import client
 
 from rollout.errors import Conflict, Denied, NotFound, Rejected, TargetError
 from rollout.manifest.parsing import parse
+from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment, Status
 from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.local_store import first_conflict
-from rollout.targets.target import Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
+from rollout.targets.target import Address, Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
 log = structlog.get_logger(__name__)
 SELDON: dict[str, Any] = {"group": "machinelearning.seldon.io", "version": "v1", "plural": "seldondeployments"}
 ISTIO: dict[str, Any] = {"group": "networking.istio.io", "version": "v1beta1", "plural": "virtualservices"}
 DEPLOYMENT: dict[str, Any] = {"group": "apps", "version": "v1", "plural": "deployments"}
 MOST_REASONS = 4
+HTTP_PORT = 9000
 JSON_PATCH = "application/json-patch+json"
 FIELD_MANAGER = "serving-rollout"
 EVENT_NOTE_MAX_CHARS = 1024  # events.k8s.io/v1 rejects a longer note
@@ -185,11 +187,12 @@ class KubernetesTarget:
 
     def _snapshot(self, manifest: dict[str, Any]) -> Snapshot:
         deployment = parse(manifest)
-        services = {deployment.service_name(name): name for name in deployment.traffic()}
+        services = {deployment.service_name(one.name): one.name for one in deployment.predictors}
         try:
-            routed = weights(self._get(ISTIO, deployment.virtual_service_name), services)
+            virtual_service = self._get(ISTIO, deployment.virtual_service_name)
+            routed, copied = weights(virtual_service, services), mirrors(virtual_service, services)
         except NotFound:
-            routed = {}  # the operator writes it once all pods are ready for the first time
+            routed, copied = {}, {}  # the operator writes it once all pods are ready for the first time
         readiness, problems = {}, {}
         for predictor in deployment.predictors:
             parts = [self._part(name, deployment.status) for name in deployment.deployment_names(predictor.name)]
@@ -197,7 +200,19 @@ class KubernetesTarget:
                 readiness[predictor.name] = _joined([part for part in parts if part])
             if not (predictor.name in readiness and readiness[predictor.name].ready):
                 problems[predictor.name] = "; ".join(self._reasons(deployment, predictor.name))
-        return Snapshot(manifest, readiness, routed, {name: why for name, why in problems.items() if why})
+        return Snapshot(
+            manifest,
+            readiness,
+            routed,
+            {name: why for name, why in problems.items() if why},
+            mesh_mirrors=copied,
+            addresses={one.name: self._address(deployment, one) for one in deployment.predictors},
+        )
+
+    def _address(self, deployment: SeldonDeployment, predictor: Predictor) -> Address:
+        """Return the address of a predictor's Service; the operator gives it the port of the container (no engine)."""
+        port = next((one.container_port for one in predictor.model_container.ports if one.name == "http"), HTTP_PORT)
+        return Address(f"http://{deployment.service_name(predictor.name)}.{self._namespace}:{port}")
 
     def _part(self, name: str, status: Status | None) -> Readiness | None:
         """Return the readiness of one Deployment: from itself, or without the right from the status."""
@@ -337,6 +352,17 @@ def weights(virtual_service: Mapping[str, Any], services: Mapping[str, str]) -> 
             }
         )
     return seen[0] if seen and all(one == seen[0] for one in seen) else {}
+
+
+def mirrors(virtual_service: Mapping[str, Any], services: Mapping[str, str]) -> dict[str, int]:
+    """Return percent of the requests by the predictor that they are copied to; the lowest where routes differ."""
+    found: dict[str, int] = {}
+    for route in virtual_service["spec"].get("http", []):
+        if mirror := route.get("mirror"):
+            percent = round((route.get("mirrorPercentage") or {}).get("value", 100))
+            name = services.get(_service(str(mirror["host"])), str(mirror["host"]))
+            found[name] = min(percent, found.get(name, percent))
+    return found
 
 
 def reweighted(

@@ -10,7 +10,7 @@ from rollout.errors import NotFound, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.targets import envoy
 from rollout.targets.local_store import LocalStore
-from rollout.targets.target import Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
+from rollout.targets.target import Address, Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
 
 class LocalTarget:
@@ -91,10 +91,23 @@ class LocalTarget:
             if name in names
         }
         try:
-            weights = envoy.read_weights(self._admin().routes())
+            routes = self._admin().routes()
+            weights, mirrors = envoy.read_weights(routes), envoy.read_mirrors(routes)
         except ValueError as error:
             raise Unavailable(f"the mesh's weights cannot be read: {error}") from error
-        return Snapshot(manifest=manifest, readiness=readiness, mesh_weights=weights)
+        return Snapshot(
+            manifest=manifest,
+            readiness=readiness,
+            mesh_weights=weights,
+            mesh_mirrors=mirrors,
+            addresses=self._addresses(manifest, names),
+        )
+
+    def _addresses(self, manifest: Mapping[str, Any], names: Sequence[str]) -> dict[str, Address]:
+        """Return each predictor's address: the gateway, with the header that selects the predictor."""
+        deployment = parse(manifest)
+        url = f"{self._store.runtime().get('url', '')}/seldon/{deployment.namespace}/{deployment.name}"
+        return {name: Address(url, {envoy.PREDICTOR_HEADER: name}) for name in names}
 
     def _admin(self) -> envoy.EnvoyAdmin:
         socket = self._store.runtime().get("admin_socket")

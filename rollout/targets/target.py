@@ -48,6 +48,14 @@ class Readiness:
         return 0 < self.replicas <= self.available
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How one predictor is reached past the weights: a base URL, and the headers that select it."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The deployment at one moment.
@@ -55,13 +63,16 @@ class Snapshot:
     manifest: the SeldonDeployment as stored (metadata, spec, status), plain JSON. readiness: per predictor, if it has
     pods. mesh_weights: percent per predictor as the mesh routes now, read from the mesh, never from the
     spec; a predictor without a route is absent. problems: per predictor, why its pods are not ready, as text; empty if
-    nothing is known.
+    nothing is known. mesh_mirrors: percent of the requests that the mesh copies to a predictor. addresses: per
+    predictor, as far as known.
     """
 
     manifest: Mapping[str, Any]
     readiness: Mapping[str, Readiness]
     mesh_weights: Mapping[str, int]
     problems: Mapping[str, str] = field(default_factory=dict)
+    mesh_mirrors: Mapping[str, int] = field(default_factory=dict)
+    addresses: Mapping[str, Address] = field(default_factory=dict)
 
     @cached_property
     def deployment(self) -> SeldonDeployment:

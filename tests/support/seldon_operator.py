@@ -13,8 +13,12 @@ from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.kubernetes import DEPLOYMENT, ISTIO, SELDON
 from rollout.targets.target import Readiness
+<<<<<<< HEAD
 from tests.support.kube_api import INJECTED
 from tests.support.targets.memory import reconcile, status
+=======
+from tests.support.targets.memory import mirrored, reconcile, status
+>>>>>>> ca943da (Steps beyond weights: shadow and smoke steps, hooks, gates of one's own; drift asks a person)
 
 
 class SeldonOperator:
@@ -68,8 +72,8 @@ class SeldonOperator:
         if self.paused:
             return
         weights = dict(reconcile(deployment, readiness, {}))
-        if weights and set(weights) == set(names):
-            self._route(deployment, weights)
+        if weights and set(weights) == set(deployment.traffic()):
+            self._route(deployment, weights, mirrored(deployment))
         wanted = status(deployment, readiness)
         if manifest.get("status") != wanted:
             # A merge patch would keep the Deployments of predictors that are gone.
@@ -113,7 +117,8 @@ class SeldonOperator:
             self._api.delete_namespaced_custom_object(**where, name=name)
             del self._deployed[name]
 
-    def _route(self, deployment: SeldonDeployment, weights: dict[str, int]) -> None:
+    def _route(self, deployment: SeldonDeployment, weights: dict[str, int], mirrors: dict[str, int]) -> None:
+        mirror: dict[str, Any] = {}
         route = [
             {
                 "destination": {
@@ -125,10 +130,14 @@ class SeldonOperator:
             }
             for name, weight in weights.items()
         ]
+        for name, percent in mirrors.items():
+            host = f"{deployment.service_name(name)}.{self._namespace}.svc.cluster.local"
+            copied = {"host": host, "subset": name, "port": {"number": 9000}}
+            mirror = {"mirror": copied, "mirrorPercentage": {"value": percent}}
         prefix = f"/seldon/{self._namespace}/{deployment.name}/"
         http = [
-            {"match": [{"uri": {"prefix": prefix}}], "rewrite": {"uri": "/"}, "route": route},
-            {"match": [{"headers": {"seldon": {"exact": deployment.name}}}], "route": route},
+            {"match": [{"uri": {"prefix": prefix}}], "rewrite": {"uri": "/"}, "route": route, **mirror},
+            {"match": [{"headers": {"seldon": {"exact": deployment.name}}}], "route": route, **mirror},
         ]
         where = {**ISTIO, "namespace": self._namespace}
         spec = {"hosts": ["*"], "gateways": ["churn"], "http": http}

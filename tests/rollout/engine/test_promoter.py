@@ -11,7 +11,7 @@ from rollout.engine.session import Session
 from rollout.engine.start import Release, start
 from rollout.engine.state import COMMAND, PREVIOUS, STATE, Command, Phase
 from rollout.errors import StateError, Unavailable
-from rollout.plan.plan import OnDoubt, Step
+from rollout.plan.plan import Step
 from tests.support.rollout_world import Behaviour, World
 
 

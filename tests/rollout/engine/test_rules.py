@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.analysis.verdict import GateResult, Verdict
+from rollout.analysis.verdict import GateResult, OnDoubt, Verdict
 from rollout.engine.decision import Action
 from rollout.engine.observation import Observation
 from rollout.engine.rules import decide
 from rollout.engine.state import Command, Phase, RolloutState, decode, encode
-from rollout.plan.plan import OnDoubt, Plan, Step
+from rollout.plan.plan import Plan, Step
 
 PLAN = Plan(steps=(Step(10, 10, 100, 50), Step(50, 10, 100, 50, manual=True), Step(100, 20, 100, 0)))
 

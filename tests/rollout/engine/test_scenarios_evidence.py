@@ -11,7 +11,7 @@ import pytest
 from rollout.analysis.drift import DriftGate
 from rollout.engine.state import Phase
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
-from rollout.plan.plan import OnDoubt
+from rollout.analysis.verdict import OnDoubt
 from tests.support.rollout_world import Behaviour, World
 
 

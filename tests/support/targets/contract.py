@@ -111,6 +111,17 @@ class Contract:
         scene.operator_dead(False)
         mesh(scene, v7=70, v8=30)
 
+    def test_a_shadow_gets_copies_and_no_weight_and_can_become_a_canary(self, scene: Any) -> None:
+        first = {"op": "add", "path": WEIGHT_OF_V7, "value": 100}
+        scene.target.patch([first, predictor(scene, "v8", shadow=True, traffic=100)])
+        scene.until(lambda: scene.target.read().mesh_mirrors == {"v8": 100})
+        snapshot = scene.target.read()
+        assert snapshot.mesh_weights == {"v7": 100}
+        assert snapshot.addresses["v8"].url.startswith("http://")
+        scene.target.patch([{"op": "remove", "path": "/spec/predictors/1/shadow"}, *weights(90, 10)])
+        mesh(scene, v7=90, v8=10)
+        assert scene.target.read().mesh_mirrors == {}
+
     def test_a_patch_whose_test_does_not_hold_changes_nothing(self, scene: Any) -> None:
         before = scene.target.read().manifest["spec"]
         label = {"op": "add", "path": "/spec/predictors/0/labels", "value": {"changed": "yes"}}

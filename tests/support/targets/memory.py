@@ -14,7 +14,7 @@ from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.webhook_rules import webhook
 from rollout.targets.local_store import apply
-from rollout.targets.target import Event, LeaseRecord, Operation, Readiness, Snapshot
+from rollout.targets.target import Address, Event, LeaseRecord, Operation, Readiness, Snapshot
 
 WEBHOOK = '"v1.vseldondeployment.kb.io"'
 
@@ -27,6 +27,11 @@ def reconcile(
     return deployment.weights() if ready else mesh_weights
 
 
+def mirrored(deployment: SeldonDeployment) -> dict[str, int]:
+    """Return the percentages that the operator writes as mirrors."""
+    return {predictor.name: predictor.traffic or 100 for predictor in deployment.predictors if predictor.shadow}
+
+
 def status(deployment: SeldonDeployment, readiness: Mapping[str, Readiness]) -> dict[str, Any]:
     """Return the status that the operator writes. As there, nothing in it says which edit it belongs to."""
     ready = all(name in readiness and readiness[name].ready for name in (p.name for p in deployment.predictors))
@@ -35,7 +40,7 @@ def status(deployment: SeldonDeployment, readiness: Mapping[str, Readiness]) -> 
         "deploymentStatus": {
             name: {"replicas": found.replicas, "availableReplicas": found.available}
             for predictor, found in readiness.items()
-            if predictor in deployment.traffic()
+            if predictor in {one.name for one in deployment.predictors}
             for name in deployment.deployment_names(predictor)
         },
     }
@@ -64,6 +69,9 @@ class MemoryTarget:
         self.room: dict[str, int] = {}
         self.problems: dict[str, str] = {}
         self.mesh_weights: Mapping[str, int] = parse(manifest).weights()
+        self.mesh_mirrors: dict[str, int] = {}
+        self._shadows: dict[str, bool] = {}
+        self.addresses: dict[str, Address] = {}
         self.unready: set[str] = set()
         self.operator_alive = True
         self.events: list[Event] = []
@@ -133,13 +141,29 @@ class MemoryTarget:
             wanted = self._wanted(predictor)
             pods += [self._clock.monotonic_s()] * (wanted - len(pods))
             del pods[wanted:]
+            if self._shadows.setdefault(predictor.name, predictor.shadow) is not predictor.shadow:
+                self._shadows[predictor.name] = predictor.shadow  # the operator replaces the pods
+                pods[:] = [self._clock.monotonic_s()] * wanted
         for name in self._pods.keys() - {predictor.name for predictor in deployment.predictors}:
             del self._pods[name]
+            self._shadows.pop(name, None)
         readiness = self._readiness()
         if self.operator_alive:
             self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
+            if all(one.ready for one in readiness.values()):
+                self.mesh_mirrors = mirrored(deployment)
             self._manifest["status"] = status(deployment, readiness)
-        return Snapshot(copy.deepcopy(self._manifest), readiness, dict(self.mesh_weights), dict(self.problems))
+        return Snapshot(
+            copy.deepcopy(self._manifest),
+            readiness,
+            dict(self.mesh_weights),
+            dict(self.problems),
+            dict(self.mesh_mirrors),
+            {
+                one.name: self.addresses.get(one.name, Address(f"http://churn-{one.name}.models:9000"))
+                for one in deployment.predictors
+            },
+        )
 
     def _readiness(self) -> dict[str, Readiness]:
         now_s = self._clock.monotonic_s()
