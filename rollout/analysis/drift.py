@@ -120,10 +120,11 @@ class DriftGate:
     `threshold` is a Jensen-Shannon divergence in bits; 0.045 is the PSI's customary 0.25.
 
     Fails when even the lower end of the interval exceeds `threshold`, passes when even the upper end is below, and is
-    inconclusive between. A failure asks a person (`on_fail`: hold), because whether a new model is right to differ is no
-    question of statistics; with `rollback` it is rolled back. An interval may not be looked at freely, so looks are spaced (the sample grows by LOOK_GROWTH)
-    and look k spends alpha / (k * (k + 1)), which sums to alpha. Only rows of one step are pooled: with other weights
-    the arms would sample the hours of the day differently, and drift that is none would show.
+    inconclusive between. A failure asks a person (`on_fail`: hold), because statistics cannot say whether a new model
+    is right to differ; with `rollback` it is rolled back. An interval may not be looked at freely, so looks are spaced
+    (the sample grows by LOOK_GROWTH) and look k spends alpha / (k * (k + 1)), which sums to alpha. Only rows of one
+    step are pooled: with other weights the arms would sample the hours of the day differently, and drift that is none
+    would show.
     """
 
     share: float = 0.1

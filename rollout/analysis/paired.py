@@ -1,4 +1,4 @@
-"""The same requests answered by two versions: how often do the answers differ by more than is allowed?
+"""The same requests answered by two versions: how often the answers differ by more than is allowed.
 
 A request that both versions have answered is a pair, so the callers, their data and the time of day are the same on
 both sides, and nothing has to be compared across populations. Each measure is one share of the pairs, judged by bets

@@ -52,7 +52,7 @@ class GateResult:
 
     def by(self, on_fail: OnDoubt) -> GateResult:
         """Return the result as it decides: with HOLD, a failure asks a person and does not roll back."""
-        if self.verdict is not Verdict.FAIL or on_fail is OnDoubt.ROLLBACK:
+        if self.verdict is not Verdict.FAIL or on_fail is OnDoubt.ROLLBACK or self.dry_run:
             return self
         return replace(self, verdict=Verdict.INCONCLUSIVE, asks=True)
 

@@ -62,9 +62,9 @@ Ended = Callable[[], bool]
 class Check(BaseModel):
     """The settings of one check. Strict: texts are not converted, unknown keys are rejected.
 
-    on_fail: `rollback`, or `hold` for a person, who may accept it with `promote`. dry_run: shown, and decides nothing. timeout_s: for one answer.
-    every_s: how soon it is asked again; a check that does not repeat is asked again only while it has no verdict.
-    failures: how many answers in a row must fail until the check fails.
+    on_fail: `rollback`, or `hold` for a person, who may accept it with `promote`. dry_run: it decides nothing.
+    failures: how many answers in a row must fail until the check fails. timeout_s: for one answer. every_s: how soon it
+    is asked again; a check that does not repeat is asked again only while it has no verdict.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -29,7 +30,7 @@ class HttpHook(Check):
     kind: Literal["http"] = "http"
     url: Annotated[str, Field(pattern=r"^https?://")]
     method: Literal["GET", "POST", "PUT"] = "POST"
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = Field(default_factory=dict)
     authorization_env: str = ""
 
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:

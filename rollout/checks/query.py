@@ -42,6 +42,11 @@ class Query(Check):
             raise ValueError("needs one limit: at_most or at_least")
         return self
 
+    @property
+    def limit(self) -> float:
+        """The limit, whichever of the two it is."""
+        return next(one for one in (self.at_most, self.at_least) if one is not None)
+
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:
         """Ask once."""
         if not self.prometheus:
@@ -66,8 +71,7 @@ class Query(Check):
 
 def judge(query: Query, value: float | None) -> GateResult:
     """Compare a value (None: no series) with the limit."""
-    limit = query.at_most if query.at_most is not None else query.at_least
-    assert limit is not None
+    limit = query.limit
     if value is None or math.isnan(value):
         found = "no series" if value is None else "NaN"
         return GateResult(query.name, Verdict.NO_DATA, f"the query gives {found}: {query.query}", threshold=limit)

@@ -39,7 +39,7 @@ class Smoke(Check):
     timeout_s: Positive = 5.0
     every_s: Positive = 2.0
     url: str = "$canary_url"
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = Field(default_factory=dict)
     requests: Annotated[tuple[SmokeRequest, ...], Field(min_length=1)] = (SmokeRequest(path="/v2/health/ready"),)
 
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:

@@ -63,7 +63,9 @@ def advance(state: RolloutState, step: int) -> Decision:
     reason = "Baking" if step == state.plan.last else "WeightsRaised" if percent else "TrialBegins"
     message = f"{percent} % to {state.canary}, {100 - percent} % to {state.stable}"
     if now.mirror_percent:
-        message = f"{now.mirror_percent} % of the requests are copied to {state.canary}; {state.stable} answers all of them"
+        message = (
+            f"{now.mirror_percent} % of the requests are copied to {state.canary}; {state.stable} answers all of them"
+        )
     elif not percent:
         message = f"{now.title}: {state.canary} is checked at 0 %"
     return decided(Action.ADVANCE, state.at_step(step), reason, message)

@@ -26,10 +26,11 @@ class Observation:
 
     dt_s: seconds watched since the last one. ready: the canary has the ready pods that its present share needs.
     canary_pods, next_pods: its ready pods, and those that the next step needs. problem: why pods are unready, as text.
-    follows: the mesh has the weights and the mirror of the state. reached: callers' requests reach the canary. exposed: both predictors exist, so the canary can do harm and stable
-    can take its requests. foreign: the change of another client, as text; empty: none. restarts: that change makes the
-    evidence invalid (another canary image). results: the gates' results, empty if nothing was analysed. The request
-    counts are those since the last observation, and only while the mesh had the weights.
+    follows: the mesh has the weights and the mirror of the state. reached: callers' requests reach the canary.
+    exposed: both predictors exist, so the canary can do harm and stable can take its requests. foreign: the change of
+    another client, as text; empty: none. restarts: that change makes the evidence invalid (another canary image).
+    results: those of gates and checks, empty if nothing was analysed. The request counts are those since the last
+    observation, and only while the mesh had the weights.
     """
 
     dt_s: float

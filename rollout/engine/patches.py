@@ -19,7 +19,7 @@ from rollout.targets.target import Operation, Snapshot
 def begin(
     snapshot: Snapshot, state: RolloutState, canary: Predictor, scaling: Sequence[Operation] = ()
 ) -> list[Operation]:
-    """Add the canary after the others, at 0 % or as a shadow, as the first step wants it. The operator's order determines ports and, in Emissary, weights.
+    """Add the canary at 0 % or as a shadow, after the others: their order determines ports and, in Emissary, weights.
 
     scaling: the operations that keep stable's pods during the rollout.
     """

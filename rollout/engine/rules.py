@@ -155,7 +155,9 @@ def asking(state: RolloutState, observation: Observation) -> Decision | None:
         return None
     said = "; ".join(f"{result.name}: {result.reason}" for result in observation.results if result.name in open_)
     return pause(
-        state, "PersonAsked", f"{said}. `promote` accepts this, `abort` returns all requests to {state.stable}"
+        state.but(asked=open_),
+        "PersonAsked",
+        f"{said}. `promote` accepts this, `abort` returns to {state.stable}",
     )
 
 
@@ -169,16 +171,14 @@ def _questions(state: RolloutState, observation: Observation) -> tuple[str, ...]
 
 
 def passed(state: RolloutState, observation: Observation) -> Decision:
-    """Leave the step when its time, requests, gates, checks and (if manual) a person allow it; else say what is missing.
+    """Leave the step when its time, requests, gates, checks and (if manual) a person allow it; else say what lacks.
 
     The closing checks begin when all else has passed; from then on their results are part of the verdict.
     """
     step = state.plan.steps[state.step]
     if state.timers.step_s < step.min_duration_s:
         left_s = step.min_duration_s - state.timers.step_s
-        return wait(
-            state, "Analysing", f"{left_s:.0f} s more at {_where(state)}; {wanting(observation.results)}"
-        )
+        return wait(state, "Analysing", f"{left_s:.0f} s more at {_where(state)}; {wanting(observation.results)}")
     if state.analyse and state.canary_requests < step.min_requests:
         missing = step.min_requests - state.canary_requests
         return _late(state) or wait(state, "Analysing", f"needs {missing} more requests to {state.canary}")
@@ -279,7 +279,8 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
     timers, dt = state.timers, observation.dt_s
     blind = state.analyse and state.step >= 0 and observation.verdict is Verdict.ERROR
     counted = observation.follows and state.step >= 0
-    questions = _questions(state, observation) if state.analyse and state.step >= 0 else ()
+    # A promoter that takes over has no evidence yet, but the question to the person is in the state.
+    questions = (_questions(state, observation) or state.asked) if state.analyse and state.step >= 0 else ()
     answered = observation.command is Command.PROMOTE and state.step >= 0 and state.requested is not Command.PAUSE
     return state.but(
         timers=Timers(

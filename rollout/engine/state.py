@@ -92,8 +92,8 @@ class RolloutState:
     """One rollout. step: -1 while the canary waits at 0 %, else the index in plan.steps.
 
     canary_requests, stable_requests: in this step. gate_open: a person opened the step's manual gate. closing: all else
-    in the step has passed, so its closing checks run. accepted: the gates whose questions a person answered with
-    `promote`. checks: the latest results of the step's checks. requested: a
+    in the step has passed, so its closing checks run. asked, accepted: the gates whose questions a person must answer,
+    and those that were answered with `promote`. checks: the latest results of the step's checks. requested: a
     person's `pause` or `promote --full` that is in effect or pending. evidence: the sequential tests, as serialised by
     gates.py. stable_pods: how many stable pods were ready when the rollout began and served all requests. scaling: the
     values to restore at the end, see capacity.py. expected: a fingerprint per predictor, as this rollout wrote it.
@@ -112,6 +112,7 @@ class RolloutState:
     stable_requests: int = 0
     gate_open: bool = False
     closing: bool = False
+    asked: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     checks: tuple[GateResult, ...] = ()
     requested: Command | None = None
@@ -171,7 +172,7 @@ class RolloutState:
 
     def running(self) -> RolloutState:
         """Return the state without its hold or pause."""
-        return self.but(phase=self.active_phase)
+        return self.but(phase=self.active_phase, asked=())
 
     def at_step(self, step: int) -> RolloutState:
         """Return the state at the start of a step: its time and its requests are zero, its gate is closed."""

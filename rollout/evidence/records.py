@@ -67,7 +67,7 @@ def read_records(
 def _tables(file: Path) -> Iterator[pyarrow.Table]:
     """Read one segment. The end of an open stream may be missing, and so may be a whole young stream."""
     import pyarrow as pa
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     if file.suffix == ".parquet":
         with parquet.ParquetFile(file) as segment:
@@ -105,7 +105,7 @@ def _check(names: Collection[str], file: Path) -> None:
 
 def _selected(table: pyarrow.Table, predictors: Collection[str], since_s: float, file: Path) -> pyarrow.Table:
     import pyarrow as pa
-    import pyarrow.compute as compute
+    from pyarrow import compute
 
     if not pa.types.is_timestamp(table.schema.field("time").type):
         raise EvidenceMalformed(f"{file}: time is {table.schema.field('time').type}; a timestamp is wanted")

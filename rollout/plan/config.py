@@ -115,7 +115,7 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
     ]
     if lost := [query.name for query in queries if not query.prometheus]:
         raise PlanError(
-            f"custom_gates {', '.join(lost)}: no Prometheus to ask; set `prometheus` in each, or evidence: prometheus=URL"
+            f"custom_gates {', '.join(lost)}: no Prometheus to ask; set `prometheus`, or evidence: prometheus=URL"
         )
     steps = compile_steps(
         settings.steps,

@@ -42,10 +42,12 @@ class Step:
             raise PlanError(f"step weight is {self.weight_percent}; allowed: 1..100, and 0 with a shadow or checks")
         if not 0 <= self.mirror_percent <= 100 or (self.mirror_percent and self.weight_percent):
             raise PlanError(
-                f"step {self.weight_percent} %: mirror_percent is {self.mirror_percent}; allowed: 0..100, and only at 0 %"
+                f"step {self.weight_percent} %: mirror_percent is {self.mirror_percent}; allowed: 0..100, only at 0 %"
             )
         if not (self.counted or self.checks or self.closing):
-            raise PlanError("step weight is 0; allowed: 1..100, and 0 with a shadow or checks (every rollout begins there)")
+            raise PlanError(
+                "step weight is 0; allowed: 1..100, and 0 with a shadow or checks (every rollout begins there)"
+            )
         names = [name for check in (*self.checks, *self.closing) for name in check.results]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise PlanError(f"step {self.title}: several checks are named {', '.join(twice)}; names must differ")

@@ -107,7 +107,9 @@ class SmokeStep(StepSettings):
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
         return next((kind for kind in ("shadow", "smoke") if kind in value), "step")
-    return next((kind for kind in ("shadow", "smoke") if hasattr(value, kind)), "step") if _is_model(value) else "weight"
+    return (
+        next((kind for kind in ("shadow", "smoke") if hasattr(value, kind)), "step") if _is_model(value) else "weight"
+    )
 
 
 def _is_model(value: Any) -> bool:
@@ -143,7 +145,7 @@ def compile_steps(
     queries: tuple[Query, ...] = (),
     manual: frozenset[int] = frozenset(),
 ) -> tuple[Step, ...]:
-    """Return the steps of a plan. queries: asked in every step with requests. manual: weights that wait for a person."""
+    """Return the steps of a plan. queries: asked in steps with requests. manual: weights that wait for a person."""
     settings = [WeightStep.model_construct(weight_percent=one) if isinstance(one, int) else one for one in given]
     steps = [one.step(defaults, bake_s) for one in settings]
     checks: tuple[Check, ...] = tuple(hooks.before)

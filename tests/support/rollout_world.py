@@ -10,6 +10,7 @@ from typing import Any
 
 from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, Arm, Counts
 from rollout.engine.analyst import Analyst
+from rollout.engine.checking import Checker
 from rollout.engine.lease import Lock
 from rollout.engine.promoter import Outcome, Promoter
 from rollout.engine.record import Record
@@ -137,7 +138,8 @@ class Traffic:
 
     def _flow(self) -> None:
         passed_s, self._last_s = self._clock.now_s - self._last_s, self._clock.now_s
-        for name, share in self.share(self._target.mesh_weights).items():
+        copies = {name: percent / 100 for name, percent in self._target.mesh_mirrors.items()}
+        for name, share in (*self.share(self._target.mesh_weights).items(), *copies.items()):
             requests = round(passed_s * self.per_s * share)
             if not requests:
                 continue
@@ -197,6 +199,7 @@ class World:
             self.clock,
             subscriber=self.diary,
             stop=stop or (lambda: self.stopped),
+            checker=Checker(self.clock, start=lambda ask: ask()),
         )
 
     def run(self, command: Command | None = None) -> Outcome:

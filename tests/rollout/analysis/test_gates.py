@@ -12,7 +12,7 @@ from rollout.analysis.drift import DriftGate
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.gates import GateState, blank, update
 from rollout.analysis.rate_gates import RelativeGate
-from rollout.analysis.verdict import GateResult, Verdict, combine
+from rollout.analysis.verdict import GateResult, OnDoubt, Verdict, combine
 
 EDGES = np.linspace(0, 1, SCORE_BINS + 1)
 UNIMODAL = np.diff(stats.beta(8, 8).cdf(EDGES))
@@ -178,11 +178,14 @@ def test_a_tiny_but_significant_drift_passes() -> None:
     assert judge([(stable, canary)])[1]["drift"].verdict is Verdict.PASS
 
 
-def test_two_humps_with_the_same_mean_fail() -> None:
+def test_two_humps_with_the_same_mean_ask_a_person_or_fail_where_that_is_chosen() -> None:
     centers = (EDGES[:-1] + EDGES[1:]) / 2
     assert float(centers @ UNIMODAL) == pytest.approx(float(centers @ BIMODAL), abs=1e-6)
     _, seen = judge([(counts(1800), counts(300, scores=BIMODAL))])
-    assert seen["drift"].verdict is Verdict.FAIL
+    assert (seen["drift"].verdict, seen["drift"].asks) == (Verdict.INCONCLUSIVE, True)
+    strict = replace(GateConfig(), drift=DriftGate(on_fail=OnDoubt.ROLLBACK))
+    _, seen = judge([(counts(1800), counts(300, scores=BIMODAL))], strict)
+    assert (seen["drift"].verdict, seen["drift"].asks) == (Verdict.FAIL, False)
 
 
 def test_a_drift_at_the_threshold_is_inconclusive() -> None:

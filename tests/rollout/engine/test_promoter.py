@@ -7,6 +7,7 @@ from typing import Any, Never
 
 import pytest
 
+from rollout.analysis.verdict import OnDoubt
 from rollout.engine.session import Session
 from rollout.engine.start import Release, start
 from rollout.engine.state import COMMAND, PREVIOUS, STATE, Command, Phase

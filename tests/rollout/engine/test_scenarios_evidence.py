@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
 
 from rollout.analysis.drift import DriftGate
-from rollout.engine.state import Phase
-from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from rollout.analysis.verdict import OnDoubt
+from rollout.engine.state import Command, Phase
+from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 from tests.support.rollout_world import Behaviour, World
 
 
@@ -179,11 +180,31 @@ def test_21_a_drift_that_is_tiny_but_significant_passes(world: World, behaviour:
     assert world.run().state.phase is Phase.SUCCEEDED
 
 
-def test_21_scores_in_two_heaps_with_the_same_mean_fail(world: World, behaviour: type[Behaviour]) -> None:
-    world.traffic.behaviour["v8"] = behaviour(score=lambda random: 0.05 if random.random() < 0.65 else 0.72)
+def heaps(random: Random) -> float:
+    return 0.05 if random.random() < 0.65 else 0.72
+
+
+def test_21_scores_in_two_heaps_with_the_same_mean_fail_where_drift_rolls_back(
+    make_world: type[World], behaviour: type[Behaviour]
+) -> None:
+    plan = make_world().plan
+    world = make_world(plan=replace(plan, gates=replace(plan.gates, drift=DriftGate(on_fail=OnDoubt.ROLLBACK))))
+    world.traffic.behaviour["v8"] = behaviour(score=heaps)
     outcome = world.run()
     assert outcome.state.phase is Phase.ROLLED_BACK
     assert outcome.state.message.startswith("drift:")
+
+
+def test_21_drift_asks_a_person_by_default_and_one_answer_holds_for_all_steps(
+    world: World, behaviour: type[Behaviour]
+) -> None:
+    world.traffic.behaviour["v8"] = behaviour(score=heaps)
+    asked = world.run()
+    assert (asked.state.phase, asked.state.reason, asked.state.canary_percent) == (Phase.PAUSED, "PersonAsked", 10)
+    assert "drift: scores moved" in asked.state.message
+    done = world.promoter().drive(Command.PROMOTE)
+    assert done.state.phase is Phase.SUCCEEDED
+    assert done.state.accepted == ("drift",)
 
 
 def test_a_dry_run_gate_only_looks_on(make_world: type[World], behaviour: type[Behaviour]) -> None:
