@@ -20,6 +20,7 @@ from rollout.checks.check import Check, Ended, Positive, Subject
 POLL_S: Final = 0.05
 GRACE_S: Final = 2.0
 MOST_WORDS: Final = 300
+ALLOWED_ENV: Final = "ROLLOUT_COMMANDS"
 HOLDS: Final = 3
 """The exit code that asks for patience, as a held rollout's."""
 
@@ -28,7 +29,8 @@ class CommandHook(Check):
     """Runs a command, without a shell. Exit code 0 passes, 3 holds (it is run again), any other fails.
 
     A command that cannot be started or takes longer than `timeout_s` holds. It gets the rollout's values in its words
-    ($canary) and as environment variables (ROLLOUT_CANARY). The last line of its output is the reason.
+    ($canary) and as environment variables (ROLLOUT_CANARY). The last line of its output is the reason. The plan is in
+    an annotation that others may edit, so the process that drives the rollout must allow commands (ALLOWED_ENV).
     """
 
     kind: Literal["command"] = "command"
@@ -36,6 +38,8 @@ class CommandHook(Check):
 
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:
         """Run it once."""
+        if os.environ.get(ALLOWED_ENV) != "allowed":
+            return self.result(Verdict.ERROR, f"commands are not allowed here: set {ALLOWED_ENV}=allowed")
         words = [subject.fill(word) for word in self.command]
         return self.result(*run(words, _environment(subject), self.timeout_s, ended))
 

@@ -23,15 +23,16 @@ class HttpHook(Check):
 
     2xx passes, unless the answer is JSON with a `verdict`: pass, fail or hold, and a `reason`. 408, 409, 423, 425, 429,
     5xx and no answer hold: the hook is asked again every `every_s`. Any other status fails.
-    authorization_env: the environment variable of the promoter with the Authorization header; it is read for each
-    request, and never written to the rollout's record.
+    authorization_env: the environment variable with the Authorization header, ROLLOUT_HOOK_...; it is read for each
+    request, and never written to the rollout's record. No other variable may be named, since the plan is in an
+    annotation that others may edit.
     """
 
     kind: Literal["http"] = "http"
     url: Annotated[str, Field(pattern=r"^https?://")]
     method: Literal["GET", "POST", "PUT"] = "POST"
     headers: Mapping[str, str] = Field(default_factory=dict)
-    authorization_env: str = ""
+    authorization_env: Annotated[str, Field(pattern=r"^(ROLLOUT_HOOK_[A-Z0-9_]+)?$")] = ""
 
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:
         """Ask once."""

@@ -84,11 +84,8 @@ class Promoter:
         *,
         subscriber: Subscriber,
         stop: Callable[[], bool] = lambda: False,
-<<<<<<< HEAD
         forever: bool = False,
-=======
         checker: Checker | None = None,
->>>>>>> ca943da (Steps beyond weights: shadow and smoke steps, hooks, gates of one's own; drift asks a person)
     ) -> None:
         self._target = target
         self._forever = forever

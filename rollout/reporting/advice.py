@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rollout.engine.state import Phase, RolloutState
+from rollout.plan.plan import Step
 
 PROGRAM = "churn-serving rollout"
 
@@ -56,8 +57,8 @@ def next_step(state: RolloutState) -> str:
     match state.phase:
         case Phase.PENDING:
             left_s = max(0.0, plan.ready_deadline_s - timers.pending_s)
-            first = plan.steps[0].weight_percent
-            return f"{state.canary} gets {first} % when its pods are ready; after {left_s:.0f} s more it is removed"
+            first = _gets(state, plan.steps[0])
+            return f"{first} when its pods are ready; after {left_s:.0f} s more it is removed"
         case Phase.PAUSED:
             return f"a person decides; until then {state.canary} keeps {state.canary_percent} % and is watched"
         case Phase.HELD:
@@ -77,15 +78,20 @@ def next_step(state: RolloutState) -> str:
     if (missing := step.min_requests - state.canary_requests) > 0:
         waits.append(f"{missing:,} canary requests")
     if state.analyse:
-        waits.append("a pass of every gate")
+        waits.append("a pass of every gate" if step.counted else f"a pass of {', '.join(c.name for c in step.checks)}")
+        if step.closing and not state.closing:
+            waits.append(f"then {', '.join(check.name for check in step.closing)}")
     if step.manual and not state.gate_open:
         waits.append("a person's `promote`")
-    then = (
-        f"{state.stable} is deleted"
-        if state.step == plan.last
-        else f"{state.canary} gets {plan.steps[state.step + 1].weight_percent} %"
-    )
+    then = f"{state.stable} is deleted" if state.step == plan.last else _gets(state, plan.steps[state.step + 1])
     return f"{then}; still needed: {', '.join(waits)}" if waits else f"{then} at the next look"
+
+
+def _gets(state: RolloutState, step: Step) -> str:
+    """Return what the canary gets in a step, as a sentence."""
+    if step.mirror_percent:
+        return f"{state.canary} gets copies of {step.mirror_percent} % of the requests"
+    return f"{state.canary} gets {step.weight_percent} %" if step.weight_percent else f"{step.title} begins at 0 %"
 
 
 def who_acts(command: str, holder: str) -> str:

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rollout.analysis.rate_gates import RelativeGate, RestartGate, SloGate
+from rollout.analysis.verdict import OnDoubt
+from rollout.checks.check import Check
 from rollout.engine.state import COMMAND, PREVIOUS, STATE
-from rollout.plan.plan import Plan
+from rollout.plan.plan import Plan, Step
 from rollout.reporting.charts import duration
 from rollout.targets.target import Operation
 
@@ -34,10 +36,10 @@ def plan_words(plan: Plan) -> RenderableType:
         then = "a person decides" if step.manual else "stable is deleted" if index == plan.last else "the next step"
         steps.add_row(
             str(index + 1),
-            f"{step.weight_percent} %",
+            step_words(step),
             duration(step.min_duration_s),
             duration(step.max_duration_s),
-            f"{step.min_requests:,} or more",
+            f"{step.min_requests:,} or more" if step.counted else "none",
             then,
         )
     gates = Table(box=None, padding=(0, 2))
@@ -46,12 +48,35 @@ def plan_words(plan: Plan) -> RenderableType:
     for name, gate in plan.gates.gates.items():
         fails, passes = gate_words(gate)
         gates.add_row(f"{name} (dry run: decides nothing)" if gate.dry_run else name, fails, passes)
+    for check, titles in _checks(plan):
+        fails, passes = check.describe()
+        fails += " (asks a person)" if check.on_fail is OnDoubt.HOLD else ""
+        gates.add_row(f"{check.name} ({', '.join(titles)})", fails, passes)
     least_s = sum(step.min_duration_s for step in plan.steps)
     sure = (
         f"A canary as good as stable is rolled back in at most {100 * plan.gates.alpha:g} % of all rollouts. A step "
         f"without a verdict in its time: {plan.on_inconclusive.value}."
     )
     return Group(Text(f"Plan {plan.hash}: {duration(least_s)} at least."), steps, Text(), gates, Text(), Text(sure))
+
+
+def step_words(step: Step) -> str:
+    """Return what the canary gets in a step: `30 %`, `0 % (smoke)`, `0 % (shadow, 100 % copied)`."""
+    copied = f", {step.mirror_percent} % copied" if step.mirror_percent else ""
+    return f"{step.weight_percent} % ({step.name}{copied})" if step.name else f"{step.weight_percent} %"
+
+
+def _checks(plan: Plan) -> list[tuple[Check, list[str]]]:
+    """Return every check with the steps in which it is asked."""
+    found: list[tuple[Check, list[str]]] = []
+    for step in plan.steps:
+        for check in step.every_check:
+            known = next((titles for one, titles in found if one == check), None)
+            if known is None:
+                found.append((check, [step.title]))
+            else:
+                known.append(step.title)
+    return found
 
 
 def gate_words(gate: Any) -> tuple[str, str]:
@@ -72,8 +97,9 @@ def gate_words(gate: Any) -> tuple[str, str]:
         if gate.seen_by == "callers":
             event += ", as the mesh counts them,"
         return f"{event} exceed {100 * gate.limit:g} %", f"{event} stay within {100 * gate.limit:g} %"
+    asks = " (asks a person)" if gate.on_fail is OnDoubt.HOLD else ""
     return (
-        f"the scores differ from stable's by more than {gate.threshold:g} bits",
+        f"the scores differ from stable's by more than {gate.threshold:g} bits{asks}",
         f"they differ by less, with {gate.min_rows:,} rows or more",
     )
 

@@ -17,6 +17,7 @@ from rollout.engine.state import Phase, RolloutState
 from rollout.errors import TargetError
 from rollout.reporting.advice import commands, next_step
 from rollout.reporting.charts import duration
+from rollout.reporting.plan_words import step_words
 from rollout.reporting.terminal import COLOURS, weights_bar
 from rollout.targets.target import LeaseRecord, Pod, PodLister, Readiness, Snapshot
 
@@ -111,7 +112,7 @@ def look(snapshot: Snapshot, state: RolloutState, lease: LeaseRecord, target: ob
         operator=words,
         lease=lease,
         now_s=now_s,
-        gates=present_results(state),
+        gates=(*present_results(state), *state.checks),
         pods=pods,
         pods_error=pods_error,
         notes=_notes(snapshot, state),
@@ -182,7 +183,7 @@ def _steps(state: RolloutState) -> Table:
             requests = f"{state.canary_requests:,} of {requests}"
         last = index == state.plan.last
         gate = "then a person decides" if step.manual else "bake: stable stays ready" if last else ""
-        table.add_row(mark, f"{step.weight_percent} %", time, requests, gate, style=style)
+        table.add_row(mark, step_words(step), time, requests if step.counted else "", gate, style=style)
     return table
 
 

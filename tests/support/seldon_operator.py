@@ -13,12 +13,8 @@ from rollout.manifest.parsing import parse
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.kubernetes import DEPLOYMENT, ISTIO, SELDON
 from rollout.targets.target import Readiness
-<<<<<<< HEAD
 from tests.support.kube_api import INJECTED
-from tests.support.targets.memory import reconcile, status
-=======
 from tests.support.targets.memory import mirrored, reconcile, status
->>>>>>> ca943da (Steps beyond weights: shadow and smoke steps, hooks, gates of one's own; drift asks a person)
 
 
 class SeldonOperator:
