@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from local_seldon.envoy_config import LATENCY_BUCKETS_MS, PREDICTOR_HEADER, Routes, route_configuration
+from local_seldon.envoy_config import LATENCY_BUCKETS_MS, Routes, route_configuration
 from rollout.analysis.counts import LATENCY_EDGES_MS
-from rollout.targets.envoy import read_weights
+from rollout.targets.envoy import PREDICTOR_HEADER, read_weights
 
 
 def routes(**settings: Any) -> list[dict[str, Any]]:
