@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -11,6 +12,8 @@ import typer
 from commands.lazy import LazyCommand, LazyGroup, group
 
 PROGRAM = "churn-serving"
+READER_GONE = 128 + 13
+"""The exit code when nobody reads the output: a shell gives it to a program that SIGPIPE has ended."""
 
 # Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {
@@ -74,6 +77,33 @@ class Root(LazyGroup):
     def __init__(self, **attributes: Any) -> None:
         commands = {name: LazyCommand(name, *command) for name, command in COMMANDS.items()}
         super().__init__(**{**attributes, "commands": commands | {str(one.name): one for one in GROUPS}})
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. When nobody reads its output any more (`... | head`), end as a program that SIGPIPE ends."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except typer.Exit:  # the command has ended: its exit code says how
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _discard_output()
+            raise
+        except BrokenPipeError as error:
+            _discard_output()
+            raise typer.Exit(READER_GONE) from error
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # as rich ends when it finds out
+                raise typer.Exit(READER_GONE) from end
+            raise
+        return result
+
+
+def _discard_output() -> None:
+    """Let what is left of the output go nowhere, or the interpreter would complain about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 app = typer.Typer(cls=Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -173,8 +173,7 @@ class Operator:
         found = {name: percent for name, percent in (weights or read_weights(routes)).items() if name in running}
         routed = found if any(found.values()) else {}
         if weights is None:
-            old = read_mirrors(routes)
-            shadows = {name: percent for name, percent in shadows.items() if name in old}
+            shadows = {name: percent for name, percent in read_mirrors(routes).items() if name in running}
         return route_configuration(
             Routes(
                 namespace=deployment.namespace,

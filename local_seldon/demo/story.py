@@ -136,8 +136,10 @@ class Story:
         stage.act("v2, trained again: promoted step by step")
         await self._roll_out(stage, "v2", PROMOTED, GOOD)
         load.phase = DRIFTED
-        stage.act("v3, trained on a table whose churn column was swapped: only its scores give it away")
+        stage.act("v3, trained on a table whose churn column was swapped: its shadow's scores give it away")
         await self._roll_out(stage, "v3", ROLLED_BACK, DRIFTED)
+        if any(answer.predictor == "v3" for answer in load.tallies[DRIFTED].answers):
+            raise DemoFailed("v3 answered callers; as a shadow it was to answer none")
         load.phase = BROKEN
         stage.act("v4, whose feature store goes away once it serves: it answers 503")
         watcher = asyncio.create_task(self._take_store_away(stage))
@@ -159,11 +161,11 @@ class Story:
         self.reports.append(str(result.answer["report"]))
 
     async def _take_store_away(self, stage: Stage) -> None:
-        # v4 is in the mesh at 0 %, so it has been ready. Polled, because it happens in another process.
+        # v4 has passed as a shadow and gets its first callers. Polled, because it happens in another process.
         while "v4" not in await asyncio.to_thread(self._weights):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
         self.versions.take_store_away()
-        stage.say("v4 is ready; its feature store has just been deleted")
+        stage.say("v4 serves its first callers; its feature store has just been deleted")
 
     def _weights(self) -> Mapping[str, int]:
         try:

@@ -31,13 +31,20 @@ STORE = "SERVING_FEATURE_STORE"
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
 PLAN = """\
 # The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
-steps: [10, 30, 50, 100]
+# A shadow first: what its copies show is known before a caller is sent to it.
+steps:
+  - {shadow: {percent: 100}}
+  - 10
+  - 30
+  - 50
+  - 100
 step_defaults: {min_duration_s: 3, max_duration_s: 60, min_requests: 150}
 bake_s: 5
 interval_s: 1
 ready_deadline_s: 40
 watch_held_s: 5
 on_inconclusive: rollback
+gates: {drift: {on_fail: rollback}}  # nobody is there to be asked
 evidence: scrape
 """
 

@@ -59,7 +59,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                 typer.echo(json.dumps({"error": str(error), "code": type(error).__name__}))
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:  # 1 would mean "rolled back"
             traceback.print_exc()
