@@ -45,7 +45,7 @@ class Lock:
         if found.holder not in ("", self._holder):
             found = self._watch(found)
         try:
-            self._write(replace(found, transitions=found.transitions + 1))
+            self._write(replace(found, transitions=found.transitions + 1, acquired_at_s=self._clock.wall_s()))
         except Conflict as error:
             raise LeaseHeld("another promoter took the lease at the same moment; see `status`") from error
 

@@ -58,14 +58,16 @@ class Status:
 
     @property
     def driver(self) -> str:
-        """The holder of the lease, and the time of its last known renewal."""
+        """The holder of the lease, since when it has it, and the time of its last known renewal."""
         if self.state.phase.over:
             return "nobody: the rollout is over"
         if not self.lease.holder:
             return "nobody"
         seen_s = max(0.0, self.now_s - self.lease.renewed_at_s)
         lost = "" if self.driven else "; it is probably dead"
-        return f"{self.lease.holder}, last seen {duration(seen_s)} ago{lost}"
+        held_s = self.now_s - self.lease.acquired_at_s
+        since = f" since {duration(held_s)}" if self.lease.acquired_at_s and held_s >= 0 else ""
+        return f"{self.lease.holder}{since}, last seen {duration(seen_s)} ago{lost}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -73,6 +75,7 @@ class Status:
             "mesh": dict(self.mesh_percent),
             "holder": self.lease.holder,
             "driven": self.driven,
+            "driven_since_s": self.lease.acquired_at_s or None,
             "gates": [result.to_json() for result in self.gates],
             "pods": [
                 {

@@ -146,6 +146,7 @@ class KubernetesTarget:
                 lease_duration_seconds=record.duration_s,
                 lease_transitions=record.transitions,
                 renew_time=_micro_time(record.renewed_at_s),
+                acquire_time=_micro_time(record.acquired_at_s) if record.acquired_at_s else None,
             ),
         )
         doing, arguments = f"write lease {self._lease}", {"namespace": self._namespace, "body": body}
@@ -332,6 +333,7 @@ def _record(lease: client.V1Lease) -> LeaseRecord:
         renewed_at_s=spec.renew_time.timestamp() if spec.renew_time else 0.0,
         transitions=spec.lease_transitions or 0,
         version=(lease.metadata and lease.metadata.resource_version) or "",
+        acquired_at_s=spec.acquire_time.timestamp() if spec.acquire_time else 0.0,
     )
 
 

@@ -133,9 +133,10 @@ class LocalStore:
                 duration_s=record.duration_s,
                 renewed_at_s=record.renewed_at_s,
                 transitions=record.transitions,
+                acquired_at_s=record.acquired_at_s,
                 version=str(int(stored.version or 0) + 1),
             )
-            fields = ("holder", "duration_s", "renewed_at_s", "transitions", "version")
+            fields = ("holder", "duration_s", "renewed_at_s", "transitions", "version", "acquired_at_s")
             write_json(self.lease_file, {field: getattr(written, field) for field in fields})
             return written
 

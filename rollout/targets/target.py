@@ -92,7 +92,7 @@ class LeaseRecord:
 
     holder: empty when free. duration_s: how long it is held after a renewal. renewed_at_s: Unix time by the holder's
     clock. transitions: the fencing token, which grows by one with each new holder. version: of the stored record, empty
-    when there is none; a write names the version that it replaces.
+    when there is none; a write names the version that it replaces. acquired_at_s: since when the holder has it.
     """
 
     holder: str = ""
@@ -100,6 +100,7 @@ class LeaseRecord:
     renewed_at_s: float = 0.0
     transitions: int = 0
     version: str = ""
+    acquired_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

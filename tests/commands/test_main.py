@@ -144,3 +144,14 @@ def test_a_command_whose_packages_are_not_installed_says_what_to_run() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: load-test needs mlperf_loadgen, which is not installed; run: make setup\n"
+
+
+def test_a_command_whose_output_nobody_reads_ends_quietly_and_not_as_a_rollback() -> None:
+    with subprocess.Popen(
+        [PROGRAM, "rollout", "plan"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(), said) == (141, b"")

@@ -167,10 +167,11 @@ class Contract:
 
     def test_a_lease_is_compared_and_swapped(self, scene: Any) -> None:
         assert scene.target.read_lease() == LeaseRecord()
-        written = scene.target.write_lease(LeaseRecord("first", 15, 1_800_000_000.25, 1))
+        written = scene.target.write_lease(LeaseRecord("first", 15, 1_800_000_000.25, 1, "", 1_799_999_000.5))
         assert scene.target.read_lease() == written
         assert (written.holder, written.duration_s, written.transitions) == ("first", 15, 1)
         assert written.renewed_at_s == pytest.approx(1_800_000_000.25, abs=1e-3)
+        assert written.acquired_at_s == pytest.approx(1_799_999_000.5, abs=1e-3)
         renewed = scene.target.write_lease(replace(written, renewed_at_s=1_800_000_005.0))
         assert renewed.version != written.version
         with pytest.raises(Conflict):
