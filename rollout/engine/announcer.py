@@ -67,6 +67,7 @@ class Announcer:
             message=decision.message,
             phase=state.phase.value,
             mesh_percent=dict(mesh_percent or {}),
+            title=state.plan.steps[state.step].title if state.step >= 0 else "",
         )
         self._subscriber.notify(record, state)
         if changed:

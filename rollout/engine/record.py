@@ -23,6 +23,7 @@ class Record:
     `decision` is the state machine's decision (empty if there was none), `message` is a sentence for a person.
     `phase` is the phase of the rollout after the event (Progressing, Held, Succeeded, RolledBack, Failed, ...).
     `weights_percent` are the requested weights, `mesh_percent` the weights in the mesh at that time (empty: unknown).
+    `title` is how the step is shown: `30 %`, `shadow`, or empty before the first.
     `counts` are cumulative per predictor. If they are smaller than in the line before, a new source begins.
     """
 
@@ -39,6 +40,7 @@ class Record:
     message: str = ""
     phase: str = ""
     mesh_percent: Mapping[str, int] = field(default_factory=dict)
+    title: str = ""
 
     def differs(self) -> bool:
         """Whether the weights in the mesh are known and differ from the requested ones."""

@@ -72,12 +72,14 @@ class WeightStep(StepSettings):
 class Shadow(Strict):
     """percent: of the callers' requests that are copied. records: where both versions write their prediction records.
 
-    Without records the shadow is judged by its own histograms alone, as every step is. lag_s, pairs: see checks/paired.
+    Without records the shadow is judged by its own histograms alone, as every step is. lag_s, every_s, pairs: as in
+    checks/paired.py.
     """
 
     percent: Annotated[int, Field(ge=1, le=100)] = 100
     records: str = ""
     lag_s: Annotated[float, Field(gt=0)] = 30.0
+    every_s: Annotated[float, Field(gt=0)] = 10.0
     pairs: Limits = Limits()
 
 
@@ -89,8 +91,12 @@ class ShadowStep(StepSettings):
     def step(self, defaults: StepDefaults, bake_s: float) -> Step:
         """Return the step, with the paired verdict where there are records."""
         one = self.shadow
-        paired = (Paired(records=one.records, lag_s=one.lag_s, limits=one.pairs),) if one.records else ()
-        return Step(0, name="shadow", mirror_percent=one.percent, checks=paired, **self.given(defaults))
+        paired = (
+            Paired(records=one.records, lag_s=one.lag_s, every_s=one.every_s, limits=one.pairs) if one.records else None
+        )
+        return Step(
+            0, name="shadow", mirror_percent=one.percent, checks=(paired,) if paired else (), **self.given(defaults)
+        )
 
 
 class SmokeStep(StepSettings):

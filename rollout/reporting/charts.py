@@ -48,14 +48,15 @@ def weights(line: Timeline, clock: Clock) -> str:
         weight = window.weights_percent.get(canary, 0)
         parts.append(box(left, y(weight), right + 0.3, base, CANARY, opacity=0.45 if weight else 0))
         mine, theirs = (window.counts.get(name, ZERO).requests for name in (canary, stable))
-        share = 100 * mine / (mine + theirs) if mine + theirs >= SHARE_MIN_REQUESTS else math.nan
+        # A shadow's requests are copies, so they are no share of the callers'.
+        share = 100 * mine / (mine + theirs) if mine + theirs >= SHARE_MIN_REQUESTS and weight else math.nan
         told = f"{share:.1f} % of {mine + theirs:,} requests went to {canary}, its weight is {weight} %"
         observed.append(Piece(window.start_s, window.end_s, share, told))
     for stage in line.stages:
         middle = (clock.x(stage.start_s) + clock.x(stage.end_s)) / 2
         height = y(stage.weight_percent) - 6 if stage.weight_percent < 80 else top + 16
         parts.append(upright(clock.x(stage.start_s), top, base))
-        parts.append(text(middle, height, f"{stage.weight_percent} %", kind="value", anchor="middle"))
+        parts.append(text(middle, height, stage.title, kind="value", anchor="middle"))
     levels = (level(y(percent), f"{percent} %") for percent in (0, 50, 100))
     return svg(base + 26, *parts, *levels, curve(clock, observed, y, "#30343b", dashed=True), clock.labels(base))
 

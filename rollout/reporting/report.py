@@ -87,7 +87,7 @@ def render(records: Sequence[Record]) -> str:
         verdicts=charts.verdicts(line, clock),
         scores=[
             (
-                f"{stage.weight_percent} %",
+                stage.title,
                 sum(stage.counts.get(line.final.canary, ZERO).scores),
                 charts.scores(stage, line.final.stable, line.final.canary),
             )
@@ -173,7 +173,7 @@ def rows(stage: Stage, line: Timeline) -> Iterable[Row]:
         edge = quantile_edge_ms(counts.latency, 0.99)
         weight = stage.weight_percent if role == "canary" else 100 - stage.weight_percent
         yield Row(
-            weight=f"{weight} %",
+            weight="copies" if role == "canary" and not weight and counts.requests else f"{weight} %",
             name=name,
             role=role,
             requests=f"{counts.requests:,}",

@@ -28,6 +28,7 @@ class Window:
     weights_percent: Mapping[str, int]
     counts: Mapping[str, Counts]
     verdicts: tuple[GateResult, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Stage:
     start_s: float
     end_s: float
     counts: Mapping[str, Counts]
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ def _windows(records: Sequence[Record]) -> tuple[Window, ...]:
     for before, record in pairwise(records):
         counts = {name: _gain(known.get(name, ZERO), now) for name, now in record.counts.items()}
         known.update(record.counts)
-        windows.append(Window(before.at_s, record.at_s, before.step, before.weights_percent, counts, record.verdicts))
+        windows.append(
+            Window(before.at_s, record.at_s, before.step, before.weights_percent, counts, record.verdicts, before.title)
+        )
     return tuple(windows)
 
 
@@ -134,7 +138,7 @@ def _join(one: Window, other: Window) -> Window:
     names = (*one.counts, *(name for name in other.counts if name not in one.counts))
     counts = {name: one.counts.get(name, ZERO) + other.counts.get(name, ZERO) for name in names}
     verdicts = other.verdicts or one.verdicts
-    return Window(one.start_s, other.end_s, one.step, one.weights_percent, counts, verdicts)
+    return Window(one.start_s, other.end_s, one.step, one.weights_percent, counts, verdicts, one.title)
 
 
 def _stages(windows: Sequence[Window], canary: str) -> tuple[Stage, ...]:
@@ -143,10 +147,11 @@ def _stages(windows: Sequence[Window], canary: str) -> tuple[Stage, ...]:
         if window.step is not None:
             known = stages.get(window.step)
             stages[window.step] = _join(known, window) if known else window
-    return tuple(
-        Stage(step, window.weights_percent.get(canary, 0), window.start_s, window.end_s, window.counts)
-        for step, window in sorted(stages.items())
-    )
+    return tuple(_stage(step, window, window.weights_percent.get(canary, 0)) for step, window in sorted(stages.items()))
+
+
+def _stage(step: int, window: Window, percent: int) -> Stage:
+    return Stage(step, percent, window.start_s, window.end_s, window.counts, window.title or f"{percent} %")
 
 
 @dataclass(frozen=True, slots=True)
