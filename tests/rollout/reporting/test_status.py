@@ -117,7 +117,7 @@ def test_a_stale_word_of_the_operator_is_explained_only_when_all_is_ready() -> N
         (LEASE, True, "last seen 3s ago"),
         (LeaseRecord("runner-7-ab", 15, NOW_S - 600, 1, "1"), False, "last seen 10m ago; it is probably dead"),
         (LeaseRecord(), False, "nobody"),
-        (LeaseRecord("runner-8", 15, NOW_S - 3, 2, "2", NOW_S - 300), True, "runner-8 since 5m 0s, last seen 3s ago"),
+        (LeaseRecord("runner-8", 15, NOW_S - 3, 2, "2", NOW_S - 300), True, "runner-8 since 5m, last seen 3s ago"),
     ],
     ids=["at work", "dead", "none", "since when"],
 )
