@@ -26,12 +26,28 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 Array = NDArray[np.float64]
+
+
+def _written(values: Array) -> Any:
+    """Return nested lists, with whole numbers as such: most cells are counts."""
+    whole = np.vectorize(lambda value: int(value) if value.is_integer() else value, otypes=[object])
+    return whole(values).tolist()
+
+
+Cells = Annotated[
+    Array,
+    PlainValidator(lambda rows: np.array(rows, np.float64).reshape(-1, len(Column))),
+    PlainSerializer(_written),
+]
+"""What is kept of the pods of one version: [pods, columns]. Only one world is ever written as JSON."""
+Number = Annotated[Array, PlainValidator(lambda value: np.array(value, np.float64)), PlainSerializer(float)]
 
 SPREADS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
 """How much pods may differ: coefficients of variation of a pod's rate. 1.6: most pods see nothing, a few ten times."""
@@ -106,8 +122,8 @@ def next_epoch(cells: Array) -> Array:
 class Noise:
     """How alike the requests of one pod's window are, as a fraction whose two parts add up over pods and steps."""
 
-    excess: Array
-    weight: Array
+    excess: Number
+    weight: Number
 
     def __add__(self, other: Noise) -> Noise:
         """Join the steps before with this one."""
@@ -234,8 +250,8 @@ class Clusters:
     number from 1, and `epoch_windows` how many it has.
     """
 
-    canary: Array
-    stable: Array
+    canary: Cells
+    stable: Cells
     before: Noise
     windows: int = 0
     epoch: int = 1

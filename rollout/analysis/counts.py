@@ -1,10 +1,10 @@
-"""What a predictor has done, as counters: the one currency between evidence, gates and report."""
+"""What a predictor has done, as counters: what evidence, gates and report exchange."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 LATENCY_EDGES_MS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 250.0, 1000.0)
 """Upper edges of the service's latency buckets; one more bucket holds what is slower than the last edge."""
@@ -106,26 +106,6 @@ class Counts:
             latency=tuple(latency),
             rejected=rejected,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and lists, for the log."""
-        return {
-            "requests": self.requests,
-            "errors": self.errors,
-            "rejected": self.rejected,
-            "slow": self.slow,
-            "restarts": self.restarts,
-            "oom_kills": self.oom_kills,
-            "latency": list(self.latency),
-            "scores": list(self.scores),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Counts:
-        """Read what `to_json` wrote."""
-        numbers = {name: int(data[name]) for name in ("requests", "errors", "rejected", "slow")}
-        numbers |= {name: int(data.get(name, 0)) for name in ("restarts", "oom_kills")}
-        return cls(**numbers, latency=tuple(data["latency"]), scores=tuple(data["scores"]))
 
 
 ZERO: Final = Counts()

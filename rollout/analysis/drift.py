@@ -11,7 +11,7 @@ The gate on score drift: whether the canary's scores look like another populatio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 from statistics import NormalDist
@@ -100,17 +100,6 @@ class DriftState:
     def next_step(self) -> DriftState:
         """Start a new comparison; the looks already spent stay spent."""
         return DriftState(looks=self.looks)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers."""
-        seen = None if self.seen is None else [self.seen.bits, self.seen.deviation]
-        return {"looks": self.looks, "rows": self.rows, "seen": seen}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> DriftState:
-        """Read what `to_json` wrote."""
-        seen = None if data["seen"] is None else Shift(*data["seen"])
-        return cls(int(data["looks"]), float(data["rows"]), seen)
 
 
 @dataclass(frozen=True, slots=True)

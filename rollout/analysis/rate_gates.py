@@ -6,11 +6,8 @@ Both read the same evidence of one event, pods and windows as clusters (clusters
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
-
-import numpy as np
+from typing import Final, Literal
 
 from rollout.analysis.clusters import Array, Clusters, Column
 from rollout.analysis.sequential import Proof, relative_null
@@ -64,15 +61,6 @@ class RateState:
 
     ratio: Proof = field(default_factory=Proof)
     bound: Proof = field(default_factory=Proof)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and lists."""
-        return {"ratio": list(self.ratio.log_wealth), "bound": list(self.bound.log_wealth)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RateState:
-        """Read what `to_json` wrote."""
-        return cls(Proof(tuple(data["ratio"])), Proof(tuple(data["bound"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +286,3 @@ def needs(requests: int) -> str:
 def warming(left_s: float) -> str:
     """Say that pods are measured and not judged yet."""
     return f"the canary's pods warm up for {max(0.0, left_s):.0f} s more: they are measured, and not judged yet"
-
-
-def finite(values: Array) -> list[Any]:
-    """Write cells as JSON, with whole numbers as such."""
-    return [[int(value) if value.is_integer() else value for value in row] for row in np.asarray(values).tolist()]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 
 class Verdict(StrEnum):
@@ -45,7 +44,7 @@ class GateResult:
     asks: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a number that JSON has no word for."""
+        """Refuse a number that JSON cannot hold."""
         for number in (self.value, self.threshold):
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"gate {self.name} gave {number}: finite numbers only")
@@ -59,15 +58,6 @@ class GateResult:
     def accepted(self) -> GateResult:
         """Return the result after a person accepted what it asked."""
         return replace(self, verdict=Verdict.PASS, asks=False, reason=f"accepted by a person: {self.reason}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, for the log."""
-        return {**asdict(self), "verdict": self.verdict.value}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> GateResult:
-        """Read what `to_json` wrote."""
-        return cls(**{**data, "verdict": Verdict(data["verdict"])})
 
 
 def combine(results: Iterable[GateResult]) -> Verdict:

@@ -123,5 +123,7 @@ def open_source(
         selector = {"namespace": namespace} if namespace else {}
         return PrometheusSource(url, selector=selector, scale=scale, mesh=Mesh.of(name) if name else None)
     if kind == "scrape" and isinstance(target, LocalTarget):
-        return ScrapeSource(lambda predictor: target.metrics_urls().get(predictor, []), scale=scale)
+        return ScrapeSource(
+            lambda predictor: target.metrics_urls().get(predictor, []), gateway=target.mesh_statistics, scale=scale
+        )
     raise PlanError(f"evidence is {spec!r}; allowed: prometheus=http://HOST:PORT, or scrape with --target local")

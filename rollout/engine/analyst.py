@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from rollout.analysis.counts import Arm, Counts
-from rollout.analysis.gates import GateState, blank, update
+from rollout.analysis.gates import GATES_JSON, GateState, blank, update
 from rollout.analysis.verdict import GateResult, Verdict
 from rollout.engine.state import RolloutState
 from rollout.errors import EvidenceError
 from rollout.evidence.source import Reading, Source
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Analyst:
     @property
     def counts(self) -> Mapping[str, Counts]:
         """The latest sample, cumulative per predictor."""
-        return {name: arm.total for name, arm in self._latest.arms.items()} if self._latest else {}
+        latest = self._latest.over(self._kept) if self._latest else Reading()
+        return {name: arm.total for name, arm in latest.arms.items()}
 
     def look(self, state: RolloutState, predictors: Sequence[str]) -> Evidence:
         """Take a sample, and judge what happened since the last kept sample.
@@ -61,7 +66,7 @@ class Analyst:
         if not state.counted or kept is None:
             return Evidence(_waiting(state) if state.counted else (), state.evidence)
         began = self._settle(state, kept)
-        gates = GateState.from_json(state.evidence) if state.evidence else GateState()
+        gates = gate_state(state)
         windows = {name: arm - kept.arms.get(name, Arm()) for name, arm in latest.arms.items()}
         gates, results = update(
             state.plan.gates,
@@ -72,13 +77,13 @@ class Analyst:
             compare=state.step < state.plan.last,
         )
         if not self._settled:
-            return Evidence(_unsettled(results), gates.to_json())
+            return Evidence(_unsettled(results), GATES_JSON.dump_python(gates, mode="json"))
         requests = {name: window.total.requests for name, window in windows.items()}
-        return Evidence(results, gates.to_json(), requests)
+        return Evidence(results, GATES_JSON.dump_python(gates, mode="json"), requests)
 
     def keep(self) -> None:
         """Begin the next window, because the results of this one were written."""
-        self._kept = self._latest
+        self._kept = self._latest.over(self._kept) if self._latest else None
 
     def _settle(self, state: RolloutState, kept: Reading) -> bool:
         """Find out whether the counts since `kept` are all from the present weights; say whether that begins now."""
@@ -99,7 +104,7 @@ class Analyst:
         """Return the state for the next step: evidence for promotion starts again, evidence of harm is kept."""
         if not state.evidence:
             return state
-        return state.but(evidence=GateState.from_json(state.evidence).next_step().to_json())
+        return state.but(evidence=GATES_JSON.dump_python(gate_state(state).next_step(), mode="json"))
 
 
 def present_results(state: RolloutState) -> tuple[GateResult, ...]:
@@ -108,10 +113,22 @@ def present_results(state: RolloutState) -> tuple[GateResult, ...]:
         return ()
     if not state.evidence:
         return _waiting(state)
-    _, results = update(
-        state.plan.gates, GateState.from_json(state.evidence), Arm(), Arm(), compare=state.step < state.plan.last
-    )
-    return results
+    return update(state.plan.gates, gate_state(state), Arm(), Arm(), compare=state.step < state.plan.last)[1]
+
+
+def gate_state(state: RolloutState) -> GateState:
+    """Return the gates' evidence in a state.
+
+    Evidence that somebody has edited, or another release has written, is lost: the gates begin anew, because a canary
+    that fails must still be rolled back.
+    """
+    if not state.evidence:
+        return GateState()
+    try:
+        return GATES_JSON.validate_python(state.evidence)
+    except ValueError as error:
+        log.warning("gate_evidence_unreadable", rollout=state.id, detail=str(error).splitlines()[0])
+        return GateState()
 
 
 def _waiting(state: RolloutState) -> tuple[GateResult, ...]:

@@ -68,6 +68,7 @@ class Announcer:
             phase=state.phase.value,
             mesh_percent=dict(mesh_percent or {}),
             title=state.plan.steps[state.step].title if state.step >= 0 else "",
+            scale=state.plan.gates.scale,
         )
         self._subscriber.notify(record, state)
         if changed:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from rollout.analysis.counts import Counts
+from rollout.analysis.counts import Counts, LatencyScale
 from rollout.analysis.verdict import GateResult
 
 SAMPLE: Final = "Sample"
@@ -25,6 +25,7 @@ class Record:
     `weights_percent` are the requested weights, `mesh_percent` the weights in the mesh at that time (empty: unknown).
     `title` is how the step is shown: `30 %`, `shadow`, or empty before the first.
     `counts` are cumulative per predictor. If they are smaller than in the line before, a new source begins.
+    `scale` are the latency buckets of the counts, and the objective.
     """
 
     at_s: float
@@ -41,6 +42,7 @@ class Record:
     phase: str = ""
     mesh_percent: Mapping[str, int] = field(default_factory=dict)
     title: str = ""
+    scale: LatencyScale = LatencyScale()  # noqa: RUF009 - frozen
 
     def differs(self) -> bool:
         """Whether the weights in the mesh are known and differ from the requested ones."""

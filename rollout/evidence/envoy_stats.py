@@ -6,6 +6,7 @@ ready replica at all. Its counts begin anew when its process does.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from rollout.errors import EvidenceMalformed
+from rollout.evidence.histogram import ENVOY, GRPC_CANCELLED, GRPC_ERRORS, REQUEST_TIMEOUT, Key, Series
 
 _CLUSTER: Final = re.compile(r"(rest|grpc)-(.+)")
 _GRPC_STATUS: Final = re.compile(r"envoy_cluster_grpc_Model(?:Stream)?Infer_(\d+)_total")
-# UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: what REST would answer with 5xx.
-_GRPC_ERRORS: Final = frozenset({2, 4, 8, 13, 14, 15})
 _UNANSWERED: Final = (
     "envoy_cluster_upstream_cx_destroy_remote_with_active_rq_total",  # the connection broke with a request on it
     "envoy_cluster_upstream_rq_rx_reset_total",  # a replica reset one stream of a connection (HTTP/2)
@@ -36,14 +36,16 @@ class MeshCounts:
     Copies for a shadow count over REST only: Envoy does not read the gRPC status of a copy; the shadow itself does.
 
     errors: answered with 5xx, or a gRPC status that stands for one, by a replica or by the gateway in its place.
-    rejected: answered with 4xx, or any other gRPC status but OK. resets: those of the errors that no replica has
-    answered. latency: (upper edge in ms, requests up to it) of what replicas answered, cumulative and ending with
-    infinity; it may be half a second older than the counters.
+    rejected: answered with 4xx, or any other gRPC status but OK and CANCELLED. timeouts: those answered with 408, which
+    are part of `rejected`. resets: those of the errors that no replica has answered. latency: (upper edge in ms,
+    requests up to it) of what replicas answered, cumulative and ending with infinity; it may be half a second older
+    than the counters.
     """
 
     requests: int = 0
     errors: int = 0
     rejected: int = 0
+    timeouts: int = 0
     resets: int = 0
     latency: tuple[tuple[float, int], ...] = ()
 
@@ -64,20 +66,40 @@ def envoy_stats(page: bytes) -> dict[str, MeshCounts]:
         elif protocol == "rest" and sample.name == "envoy_cluster_upstream_rq_xx_total":
             kind = {"4": "rejected", "5": "errors"}.get(sample.labels["envoy_response_code_class"], "")
             found[kind] += value
+        elif protocol == "rest" and sample.labels.get("envoy_response_code") == str(REQUEST_TIMEOUT):
+            found["timeouts"] += value
         elif protocol == "grpc" and (status := _GRPC_STATUS.fullmatch(sample.name)):
             number = int(status[1])
             found["requests"] += value
-            found["errors" if number in _GRPC_ERRORS else "rejected" if number else "ok"] += value
+            answered = number in (0, GRPC_CANCELLED)
+            found["errors" if number in GRPC_ERRORS else "ok" if answered else "rejected"] += value
     return {
         predictor: MeshCounts(
             found["requests"],
             found["errors"],
             found["rejected"],
+            found["timeouts"],
             found["resets"],
             tuple(sorted(latency.get(predictor, Counter()).items())),
         )
         for predictor, found in counts.items()
     }
+
+
+def gateway_series(page: bytes, *, at_s: float, slo_ms: float) -> list[Series]:
+    """Return one series per predictor for the Ledger. Raises EvidenceMalformed, also when no bucket ends at `slo_ms`.
+
+    The values: requests, errors, rejections, those with 408, answers with a latency, and those within `slo_ms`.
+    """
+    series = []
+    for predictor, counts in envoy_stats(page).items():
+        latency = dict(counts.latency) or {slo_ms: 0, math.inf: 0}  # no answer yet
+        if slo_ms not in latency:
+            edges = ", ".join(f"{edge:g}" for edge in latency)
+            raise EvidenceMalformed(f"Envoy's latency buckets have no edge at the objective of {slo_ms:g} ms: {edges}")
+        values = (counts.requests, counts.errors, counts.rejected, counts.timeouts, latency[math.inf], latency[slo_ms])
+        series.append(Series(Key(predictor, "gateway", ENVOY, ()), ((at_s, values),)))
+    return series
 
 
 def _samples(page: bytes) -> Iterator[tuple[str, str, Sample]]:

@@ -1,4 +1,9 @@
-"""The service's two histograms, and the mesh's counters, read from samples of any origin and checked before belief."""
+"""The service's two histograms, and a gateway's counters, read from samples of any origin and checked before use.
+
+What a caller has caused is neither an error nor a rejection. A request that its caller gave up (499, gRPC CANCELLED, or
+a connection that the caller closed) counts as a request and by its latency only, because callers also give up what is
+too slow. One whose body the caller did not send in time (408) is not counted at all: its duration is the caller's too.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,26 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rollout.analysis.counts import SCORE_BINS, Counts, LatencyScale
+from rollout.analysis.counts import SCORE_BINS, ZERO, Counts, LatencyScale
 from rollout.errors import EvidenceMalformed
 
 REQUESTS: Final = "serving_request_seconds_bucket"
 SCORES: Final = "serving_score_bucket"
 MESH_REQUESTS: Final = "istio_requests_total"
 MESH_LATENCY: Final = "istio_request_duration_milliseconds_bucket"
+ENVOY: Final = "envoy"
+"""The name of what Envoy's own statistics give; its values are listed in envoy_stats.py."""
 ROUTES: Final = ("predict", "v2_rest", "v2_grpc")
 """The routes that serve predictions; anything else would dilute the rates."""
 
 # The labels the service gives its series. All others (job, endpoint, service, ...) come from whoever scraped it.
 _OWN_LABELS: Final = ("model", "version", "route", "code")
 _MESH_LABELS: Final = ("response_code", "response_flags", "request_protocol", "grpc_response_status")
+REQUEST_TIMEOUT: Final = 408
+CLIENT_CLOSED: Final = 499
+GRPC_CANCELLED: Final = 1
+# UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: what REST would answer with 5xx.
+GRPC_ERRORS: Final = frozenset({2, 4, 8, 13, 14, 15})
 _SCORE_EDGES: Final = (*((index + 1) / SCORE_BINS for index in range(SCORE_BINS)), math.inf)
 
 
@@ -65,19 +77,49 @@ class Series:
     def counts(self, gained: Values) -> Counts:
         """Return what a gain of these values means."""
         name, labels = self.key.name, self.key.labels
-        if name == MESH_REQUESTS:
-            code = int(labels[0])
-            # 0 is what the mesh writes when the connection broke before any answer.
-            errors, rejected = gained[0] * (code >= 500 or code == 0), gained[0] * (400 <= code < 500)
-            return Counts(requests=gained[0], errors=errors, rejected=rejected)
-        if name == MESH_LATENCY:
-            return Counts(slow=gained[-1] - gained[self.slo_index])
+        if name == ENVOY:
+            return _envoy_counts(gained)
+        if name in (MESH_REQUESTS, MESH_LATENCY):
+            errors, rejected = _mesh_outcome(*labels[: len(_MESH_LABELS)])
+            if int(labels[0]) == REQUEST_TIMEOUT:
+                return ZERO
+            if name == MESH_LATENCY:
+                return Counts(slow=gained[-1] - gained[self.slo_index])
+            return Counts(requests=gained[0], errors=gained[0] * errors, rejected=gained[0] * rejected)
         bins = [high - low for low, high in zip([0, *gained], gained, strict=False)]
         if name == SCORES:
             return Counts(scores=(*bins[: SCORE_BINS - 1], bins[SCORE_BINS - 1] + bins[SCORE_BINS]))
         code = int(labels[_OWN_LABELS.index("code")])
-        errors, rejected = gained[-1] * (code >= 500), gained[-1] * (400 <= code < 500)
+        if code == REQUEST_TIMEOUT:
+            return ZERO
+        errors, rejected = gained[-1] * (code >= 500), gained[-1] * _is_rejected(code)
         return Counts.of_latency(bins, errors=errors, rejected=rejected, slo_bucket=self.slo_index + 1)
+
+
+def _is_rejected(code: int) -> bool:
+    return 400 <= code < 500 and code != CLIENT_CLOSED
+
+
+def _mesh_outcome(code: str, flags: str, protocol: str, grpc_status: str) -> tuple[bool, bool]:
+    """Say whether the mesh's labels mean an error, and whether a rejection."""
+    if "DC" in flags.split(","):  # the caller closed the connection (downstream connection termination)
+        return False, False
+    if protocol == "grpc" and grpc_status.isdigit():
+        status = int(grpc_status)
+        return status in GRPC_ERRORS, status not in {0, GRPC_CANCELLED, *GRPC_ERRORS}
+    # 0 is what the mesh writes when the connection broke before any answer.
+    return int(code) >= 500 or int(code) == 0, _is_rejected(int(code))
+
+
+def _envoy_counts(gained: Values) -> Counts:
+    """Return what a gain of Envoy's counters means; they are read one after the other, so a difference may lag."""
+    requests, errors, rejected, timeouts, answered, fast = gained
+    return Counts(
+        requests=max(0, requests - timeouts),
+        errors=errors,
+        rejected=max(0, rejected - timeouts),
+        slow=max(0, answered - fast),
+    )
 
 
 def read(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from rollout.analysis.counts import ZERO, Arm, Counts
@@ -27,6 +27,19 @@ class Reading:
     at_s: float = 0.0
     scrapes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     settle: int = 0
+
+    def over(self, earlier: Reading | None) -> Reading:
+        """Return this reading with what an earlier one has of predictors, pods or a mesh that are absent from this one.
+
+        So what reappears is not counted from the source's first reading again.
+        """
+        if earlier is None:
+            return self
+        arms = dict(earlier.arms)
+        for name, arm in self.arms.items():
+            before = earlier.arms.get(name, Arm())
+            arms[name] = Arm({**before.pods, **arm.pods}, before.mesh if arm.mesh is None else arm.mesh)
+        return replace(self, arms=arms)
 
     def settled_since(self, earlier: Reading) -> bool:
         """Whether most processes of each predictor have been scraped `settle` times since an earlier reading."""

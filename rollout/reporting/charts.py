@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from rollout.analysis.counts import LATENCY_EDGES_MS, SLO_BUCKET, ZERO, Counts
+from rollout.analysis.counts import ZERO, Counts
 from rollout.analysis.verdict import Verdict
 from rollout.reporting.timeline import Stage, Timeline, quantile_edge_ms
 
@@ -26,7 +26,8 @@ VERDICT_COLOURS: Final[Mapping[Verdict, str]] = {
 }
 SHARE_MIN_REQUESTS: Final = 20
 """With fewer requests a share is too uncertain to draw."""
-_EDGES: Final = (*LATENCY_EDGES_MS, math.inf)
+LATENCY_LABELS: Final = 6
+"""At most so many edges of the latency buckets have a label, the objective's among them."""
 WIDTH: Final = 1060
 LEFT: Final = 92
 RIGHT: Final = 14
@@ -87,20 +88,24 @@ def share(line: Timeline, clock: Clock, event: str, *, limit: float | None) -> s
 def latency(line: Timeline, clock: Clock) -> str:
     """Draw the bucket edges below which half (dashed) and 99 % (solid) of the latencies are, on a scale of buckets."""
     top, base = 12.0, 170.0
+    scale = line.final.scale
+    edges = (*scale.edges_ms, math.inf)
 
     def y(edge: float) -> float:
-        return base - (_EDGES.index(edge) + 1) / len(_EDGES) * (base - top)
+        return base - (edges.index(edge) + 1) / len(edges) * (base - top)
 
-    parts = [level(y(edge), f"{edge:g} ms") for edge in (1.0, 5.0, 20.0, 50.0, 100.0)]
+    apart = math.ceil(len(scale.edges_ms) / LATENCY_LABELS)
+    labelled = [edge for index, edge in enumerate(scale.edges_ms, start=1) if (scale.slo_bucket - index) % apart == 0]
+    parts = [level(y(edge), f"{edge:g} ms") for edge in labelled]
     parts.append(level(y(math.inf), "slower"))
-    beyond = (y(_EDGES[SLO_BUCKET - 1]) + y(_EDGES[SLO_BUCKET])) / 2
+    beyond = (y(edges[scale.slo_bucket - 1]) + y(edges[scale.slo_bucket])) / 2
     parts += [box(LEFT, top, WIDTH - RIGHT, beyond, "#c8322b", opacity=0.07), _marks(line, clock, top, base)]
     for colour, name in _arms(line):
         for part, dashed in ((0.5, True), (0.99, False)):
             pieces = [
                 Piece(window.start_s, window.end_s, edge, f"{name}: {part:.0%} of answers took at most {edge:g} ms")
                 for window in line.windows
-                for edge in (quantile_edge_ms(window.counts.get(name, ZERO).latency, part),)
+                for edge in (quantile_edge_ms(window.counts.get(name, ZERO).latency, part, scale.edges_ms),)
             ]
             parts.append(curve(clock, pieces, y, colour, dashed=dashed))
     return svg(base + 26, *parts, clock.labels(base))

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rollout.analysis.counts import SLO_EDGE_MS, ZERO, Counts
+from rollout.analysis.counts import ZERO, Counts
 from rollout.analysis.verdict import GateResult
 from rollout.engine.record import SAMPLE, Record, read
 from rollout.engine.state import RolloutState
@@ -99,7 +99,7 @@ def render(records: Sequence[Record]) -> str:
         legend=[(verdict.value.replace("_", " "), colour) for verdict, colour in charts.VERDICT_COLOURS.items()],
         stable_colour=charts.STABLE,
         canary_colour=charts.CANARY,
-        slo_ms=f"{SLO_EDGE_MS:g}",
+        slo_ms=f"{line.final.scale.slo_ms:g}",
     )
 
 
@@ -156,7 +156,7 @@ def tiles(line: Timeline) -> Iterable[tuple[str, str, str]]:
     stable, canary = (_total(line, name) for name in (line.final.stable, line.final.canary))
     yield "canary requests", f"{canary.requests:,}", f"{stable.requests:,} on {line.final.stable}"
     yield "errors (5xx)", _percent(canary.errors, canary), f"{_percent(stable.errors, stable)} on {line.final.stable}"
-    slower = f"slower than {SLO_EDGE_MS:g} ms"
+    slower = f"slower than {line.final.scale.slo_ms:g} ms"
     yield slower, _percent(canary.slow, canary), f"{_percent(stable.slow, stable)} on {line.final.stable}"
     drift = [result for record in line.records for result in record.verdicts if result.name == "drift"]
     seen = [result for result in drift if result.value is not None]
@@ -170,7 +170,8 @@ def rows(stage: Stage, line: Timeline) -> Iterable[Row]:
     """Yield the results of both arms in one step, stable first."""
     for role, name in (("stable", line.final.stable), ("canary", line.final.canary)):
         counts = stage.counts.get(name, ZERO)
-        edge = quantile_edge_ms(counts.latency, 0.99)
+        edges_ms = line.final.scale.edges_ms
+        edge = quantile_edge_ms(counts.latency, 0.99, edges_ms)
         weight = stage.weight_percent if role == "canary" else 100 - stage.weight_percent
         yield Row(
             weight="copies" if role == "canary" and not weight and counts.requests else f"{weight} %",
@@ -180,7 +181,11 @@ def rows(stage: Stage, line: Timeline) -> Iterable[Row]:
             errors=_count(counts.errors, counts),
             rejected=_count(counts.rejected, counts),
             slow=_count(counts.slow, counts),
-            p99="-" if math.isnan(edge) else "above 1000 ms" if math.isinf(edge) else f"\u2264 {edge:g} ms",
+            p99="-"
+            if math.isnan(edge)
+            else f"above {edges_ms[-1]:g} ms"
+            if math.isinf(edge)
+            else f"\u2264 {edge:g} ms",
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -30,6 +31,7 @@ PHASE_COLOURS: Final[Mapping[Phase, str]] = {
     Phase.ROLLED_BACK: "red",
     Phase.FAILED: "bold red",
 }
+_RESULTS: Final = TypeAdapter(tuple[GateResult, ...])
 MOST_PODS = 8
 """The number of pods per predictor that are shown; the others are only counted."""
 
@@ -76,7 +78,7 @@ class Status:
             "holder": self.lease.holder,
             "driven": self.driven,
             "driven_since_s": self.lease.acquired_at_s or None,
-            "gates": [result.to_json() for result in self.gates],
+            "gates": _RESULTS.dump_python(self.gates, mode="json"),
             "pods": [
                 {
                     "predictor": pod.predictor,

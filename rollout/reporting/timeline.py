@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rollout.analysis.counts import LATENCY_EDGES_MS, ZERO, Counts
+from rollout.analysis.counts import ZERO, Counts
 from rollout.analysis.verdict import GateResult, Verdict, combine
 from rollout.engine.record import SAMPLE, Record
 
@@ -79,13 +79,15 @@ def timeline(records: Sequence[Record]) -> Timeline:
     return Timeline(tuple(records), _thinned(windows), _stages(windows, final.canary), final, _open(failed, held))
 
 
-def quantile_edge_ms(latency: Sequence[int], share: float) -> float:
+def quantile_edge_ms(latency: Sequence[int], share: float, edges_ms: Sequence[float]) -> float:
     """Return the upper edge of the bucket that holds the quantile, infinity in the last; NaN without requests.
 
     Never interpolated: the distribution within a bucket is unknown.
     """
     wanted, seen = share * sum(latency), 0
-    for edge, count in zip((*LATENCY_EDGES_MS, math.inf), latency, strict=True):
+    if not wanted:
+        return math.nan
+    for edge, count in zip((*edges_ms, math.inf), latency, strict=True):
         seen += count
         if count and seen >= wanted:
             return edge

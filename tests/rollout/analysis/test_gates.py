@@ -1,4 +1,3 @@
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from scipy import stats
 from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, SLO_BUCKET, Arm, Counts
 from rollout.analysis.drift import DriftGate
 from rollout.analysis.gate_config import GateConfig
-from rollout.analysis.gates import GateState, blank, update
+from rollout.analysis.gates import GATES_JSON, GateState, blank, update
 from rollout.analysis.rate_gates import RelativeGate
 from rollout.analysis.verdict import GateResult, OnDoubt, Verdict, combine
 
@@ -232,10 +231,10 @@ def test_a_restart_in_mid_rollout_gives_the_same_verdicts() -> None:
         canary = counts(100, errors=int(rng.poisson(0.9)), slow=int(rng.poisson(0.6)))
         arms = Arm.of(stable), Arm.of(canary)
         kept, expected = update(config, kept, *arms)
-        restored, seen = update(config, GateState.from_json(json.loads(json.dumps(restored.to_json()))), *arms)
+        restored, seen = update(config, GATES_JSON.validate_json(GATES_JSON.dump_json(restored)), *arms)
         assert seen == expected
-    assert restored.to_json() == kept.to_json()
-    assert len(json.dumps(kept.to_json())) < 6_000
+    assert GATES_JSON.dump_json(restored) == GATES_JSON.dump_json(kept)
+    assert len(GATES_JSON.dump_json(kept)) < 6_000
 
 
 def test_proof_starts_anew_with_a_step_and_harm_is_remembered() -> None:

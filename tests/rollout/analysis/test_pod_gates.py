@@ -91,3 +91,13 @@ def test_pods_beyond_the_rows_share_the_last_one() -> None:
     assert len(state.canary_pods.names) == MAX_PODS
     assert state.clusters["errors"].canary[:, 4].sum() == 100 * (MAX_PODS + 9)
     assert combine(results) is not Verdict.FAIL
+
+
+def test_a_canary_whose_pods_are_not_seen_is_judged_by_what_its_callers_saw() -> None:
+    """Its processes crash, so none of them answers for itself; the gateway has counted the failures."""
+    stable = Arm(STABLE.pods, counts(9000))
+    windows = [(stable, Arm(pods(counts(500), of="v8").pods, counts(500)))]
+    windows += [(stable, Arm({}, counts(500, errors=250)))] * 3
+    seen = judge(windows)
+    assert seen["errors"].verdict is Verdict.NO_DATA
+    assert seen["caller_errors"].verdict is Verdict.FAIL

@@ -17,7 +17,7 @@ from benchmarks.statistics.worlds import Stage, World, breaks, judge, windows
 from rollout.analysis.clusters import Clusters
 from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, SLO_BUCKET, Arm, Counts
 from rollout.analysis.gate_config import GateConfig
-from rollout.analysis.gates import GateState, update
+from rollout.analysis.gates import GATES_JSON, GateState, update
 from rollout.analysis.verdict import Verdict, combine
 
 SHORT = (Stage(0.1, 12), Stage(0.3, 12), Stage(0.5, 12))
@@ -79,7 +79,7 @@ def test_the_simulation_and_a_real_rollout_have_the_same_evidence() -> None:
     batch, state = Clusters.none((runs, 3), (runs, 3)), GateState()
     for begins, _, requests, events in windows(world, (Stage(0.1, 4), Stage(0.5, 4)), runs, seed=5):
         if begins:
-            batch, state = batch.next_step(), GateState.from_json(state.next_step().to_json())
+            batch, state = batch.next_step(), GATES_JSON.validate_json(GATES_JSON.dump_json(state.next_step()))
         batch = batch.window(requests, events)
         canary, stable = (
             Arm(

@@ -101,3 +101,34 @@ def test_a_source_that_is_read_directly_settles_at_once() -> None:
     seen = look(analyst, at(0, NOT_YET))
     source.scrape(900, 100)
     assert look(analyst, at(0, FOLLOWING, seen)).requests == {"v7": 900, "v8": 100}
+
+
+class Gapped:
+    """A source that has no series of v8 in its third reading."""
+
+    def __init__(self) -> None:
+        self._readings = iter([{"v7": 0, "v8": 0}, {"v7": 900, "v8": 100}, {"v7": 1800}, {"v7": 2700, "v8": 300}])
+
+    def sample(self, predictors: Sequence[str]) -> Reading:
+        found = next(self._readings)
+        return Reading({name: Arm.of(Counts.of_latency([n, *[0] * 11])) for name, n in found.items()})
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_predictor_that_reappears_is_not_counted_from_the_start_again() -> None:
+    analyst, seen, shares = Analyst(Gapped()), Evidence(), []
+    for _ in range(4):
+        seen = look(analyst, at(0, FOLLOWING, seen))
+        shares.append(seen.requests.get("v8"))
+    assert shares == [None, 100, None, 200]
+    assert analyst.counts["v8"].requests == 300
+
+
+def test_evidence_that_somebody_has_edited_is_lost_and_the_gates_begin_anew() -> None:
+    analyst = Analyst(Gapped())
+    look(analyst, at(0, FOLLOWING))
+    seen = look(analyst, at(0, FOLLOWING, Evidence(state={"clusters": "edited"})))
+    assert {result.name for result in seen.results} >= {"errors", "slo_errors"}
+    assert seen.requests == {"v7": 900, "v8": 100}

@@ -105,7 +105,7 @@ def test_the_mesh_counts_what_never_reached_a_pod() -> None:
         mesh(MESH_REQUESTS, "200", 100),
         mesh(MESH_REQUESTS, "503", 7, response_flags="UF"),
         mesh(MESH_REQUESTS, "503", 2, response_flags="UH"),
-        mesh(MESH_REQUESTS, "0", 3, response_flags="DC"),
+        mesh(MESH_REQUESTS, "0", 3, response_flags="UC"),
         mesh(MESH_REQUESTS, "404", 4),
         *(mesh(MESH_LATENCY, "200", value, le=le) for le, value in edges.items()),
         mesh(MESH_REQUESTS, "200", 50, destination_service_name="other"),
@@ -125,3 +125,35 @@ def test_an_objective_that_the_meshs_buckets_do_not_have_is_refused() -> None:
     samples = [mesh(MESH_LATENCY, "200", value, le=le) for le, value in {"25": 1.0, "+Inf": 2.0}.items()]
     with pytest.raises(Exception, match="no edge at the objective of 50 ms, only 25, inf"):
         read_mesh(samples, lambda _: "v8", slo_ms=50.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"response_code": "499"}, (10, 0, 0)),
+        ({"response_code": "408"}, (0, 0, 0)),
+        ({"response_code": "0", "response_flags": "DC"}, (10, 0, 0)),
+        ({"response_code": "503", "response_flags": "UC,DC"}, (10, 0, 0)),
+        ({"response_code": "200", "request_protocol": "grpc", "grpc_response_status": "14"}, (10, 10, 0)),
+        ({"response_code": "200", "request_protocol": "grpc", "grpc_response_status": "5"}, (10, 0, 10)),
+        ({"response_code": "200", "request_protocol": "grpc", "grpc_response_status": "1"}, (10, 0, 0)),
+    ],
+)
+def test_what_a_caller_has_caused_is_no_error_of_the_mesh(
+    labels: dict[str, str], expected: tuple[int, int, int]
+) -> None:
+    ledger = Ledger()
+    for value in (0, 10):
+        own = {"destination_service_name": "churn-v8", "pod": "gateway-0", **labels}
+        found = read_mesh([Sample(MESH_REQUESTS, own, ((float(value), float(value)),))], lambda _: "v8", slo_ms=50.0)
+        (counts,) = ledger.take(["v8"], found)["v8"].values()
+    assert (counts.requests, counts.errors, counts.rejected) == expected
+
+
+@pytest.mark.parametrize(("code", "expected"), [("499", 10), ("408", 0)])
+def test_what_a_caller_has_caused_is_neither_an_error_nor_a_rejection(code: str, expected: int) -> None:
+    ledger = Ledger()
+    requests(ledger, *series((10, 0), code=code))
+    assert requests(ledger, *series((10, 0), (20, 10), code=code)) == expected
+    (counts,) = ledger.take(["v8"], series((20, 10), code=code))["v8"].values()
+    assert (counts.errors, counts.rejected) == (0, 0)

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from rollout.analysis.counts import ZERO
-from rollout.errors import EvidenceMalformed, EvidenceUnavailable
+from rollout.analysis.counts import ZERO, Counts
+from rollout.errors import EvidenceMalformed, EvidenceUnavailable, Unavailable
 from rollout.evidence.scrape import ScrapeSource
 from tests.support.metric_processes import Exporter, drip, misbehaving, reply
 from tests.support.programs import free_port
@@ -22,10 +22,13 @@ def opened(keep: Callable[[ScrapeSource], ScrapeSource]) -> Open:
     """Opens a source over pods, or over a function that gives the pages of a predictor."""
 
     def open_source(
-        *pods: Exporter, urls: Callable[[str], list[str]] | None = None, timeout_s: float = 10.0
+        *pods: Exporter,
+        urls: Callable[[str], list[str]] | None = None,
+        gateway: Callable[[], bytes] | None = None,
+        timeout_s: float = 10.0,
     ) -> ScrapeSource:
         pages = urls or (lambda name: [each.url for each in pods if each.predictor == name])
-        return keep(ScrapeSource(pages, timeout_s=timeout_s))
+        return keep(ScrapeSource(pages, gateway=gateway, timeout_s=timeout_s))
 
     return open_source
 
@@ -104,6 +107,44 @@ def test_a_process_that_does_not_answer_makes_the_evidence_unavailable(v7: Expor
     reader = opened(urls=lambda _: [v7.url, f"http://127.0.0.1:{free_port()}/metrics"])
     with pytest.raises(EvidenceUnavailable, match="cannot be read"):
         reader.sample(["v7"])
+
+
+def page(requests: int, errors: int) -> bytes:
+    """What Envoy counts of v7's callers over REST; it writes whole pages."""
+    return f"""\
+# TYPE envoy_cluster_upstream_rq_completed counter
+envoy_cluster_upstream_rq_completed{{envoy_cluster_name="rest-v7"}} {requests}
+# TYPE envoy_cluster_upstream_rq_xx counter
+envoy_cluster_upstream_rq_xx{{envoy_response_code_class="5",envoy_cluster_name="rest-v7"}} {errors}
+""".encode()
+
+
+def test_the_gateway_counts_the_callers_of_a_process_that_crashes(v7: Exporter, opened: Open) -> None:
+    pages = iter([page(0, 0), page(50, 10), page(90, 40), page(100, 40)])
+    reader = opened(v7, gateway=lambda: next(pages))
+    before = reader.sample(["v7"])
+    v7.count(40)
+    first = reader.sample(["v7"])
+    window = first.arms["v7"] - before.arms["v7"]
+    assert window.total.requests == 40
+    assert window.mesh == Counts(requests=50, errors=10)
+    v7.kill()
+    crashed = reader.sample(["v7"])
+    assert crashed.arms["v7"].pods == {}
+    assert (crashed.arms["v7"] - first.arms["v7"]).mesh == Counts(requests=40, errors=30)
+    v7.start()
+    v7.count(7)
+    after = reader.sample(["v7"]).arms["v7"] - crashed.over(first).arms["v7"]
+    assert after.total.requests == 7
+    assert after.mesh == Counts(requests=10)
+
+
+def test_a_gateway_that_does_not_answer_makes_the_evidence_unavailable(v7: Exporter, opened: Open) -> None:
+    def gone() -> bytes:
+        raise Unavailable("Envoy's admin socket did not answer")
+
+    with pytest.raises(EvidenceUnavailable, match=r"gateway's statistics cannot be read: Envoy's admin socket"):
+        opened(v7, gateway=gone).sample(["v7"])
 
 
 def test_a_failed_sample_changes_nothing(v7: Exporter, opened: Open) -> None:

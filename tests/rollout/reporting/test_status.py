@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rollout.analysis.counts import Arm, Counts
 from rollout.analysis.gate_config import GateConfig
-from rollout.analysis.gates import GateState, update
+from rollout.analysis.gates import GATES_JSON, GateState, update
 from rollout.engine.state import Phase, RolloutState, Timers
 from rollout.errors import Denied
 from rollout.plan.plan import Plan, Step
@@ -35,9 +35,10 @@ def state(phase: Phase = Phase.PROGRESSING, step: int = 0, **changes: Any) -> Ro
     _, results = update(GateConfig(), GateState(), counts(9000, 9), counts(1000, 2))
     assert results
     gates, _ = update(GateConfig(), GateState(), counts(9000, 9), counts(1000, 2))
+    evidence = GATES_JSON.dump_python(gates, mode="json") if step >= 0 else {}
     return RolloutState(
         id="1f2e", plan=PLAN, stable="v7", canary="v8", phase=phase, step=step, timers=Timers(step_s=20.0),
-        canary_requests=120, evidence=gates.to_json() if step >= 0 else {}, message="10 % to v8",
+        canary_requests=120, evidence=evidence, message="10 % to v8",
         started_at_s=NOW_S - 90, **changes,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from rollout.analysis.counts import LATENCY_BUCKETS, ZERO, Counts
+from rollout.analysis.counts import LATENCY_BUCKETS, LATENCY_EDGES_MS, ZERO, Counts
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.gates import blank
 from rollout.analysis.verdict import GateResult, Verdict
@@ -73,7 +73,7 @@ def test_a_rollout_that_is_held_shows_what_has_not_passed() -> None:
     ],
 )
 def test_a_quantile_is_a_bucket_edge(latency: list[int], share: float, edge: float) -> None:
-    assert quantile_edge_ms(latency, share) == pytest.approx(edge, nan_ok=True)
+    assert quantile_edge_ms(latency, share, LATENCY_EDGES_MS) == pytest.approx(edge, nan_ok=True)
 
 
 def test_a_message_without_its_gates_leaves_no_piece_of_a_name() -> None:
