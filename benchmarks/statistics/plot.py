@@ -38,12 +38,15 @@ def draw(cells: Sequence[Cell], points: Sequence[Point], file: Path) -> None:
     for index, (pods, rps) in enumerate(variants):
         found = {one.world.name: one for one in cells if (one.world.pods, one.world.rps) == (pods, rps)}
         rows = [row + (index - 1.5) * height for row in range(len(names))]
-        shares = [found[name].rolled_back if name in found else 0.0 for name in names]
-        left.barh(rows, shares, height=height, label=f"{pods}+{pods}, {rps:,}/s")
+        false = [found[name].false if name in found else 0.0 for name in names]
+        broken = [found[name].broken if name in found else 0.0 for name in names]
+        bars = left.barh(rows, false, height=height, label=f"{pods}+{pods}, {rps:,}/s")
+        colour = bars[0].get_facecolor()
+        left.barh(rows, broken, left=false, height=height, fill=False, edgecolor=colour, hatch="////", linewidth=0.5)
     left.axvline(GOAL, color="black", linestyle="--", linewidth=1)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    left.set_xlabel("A/A rollouts that are rolled back (dashed: the goal, 5 %)")
+    left.set_xlabel("A/A rollouts rolled back falsely (dashed: the goal, 5 %); hatched: rightly, objective broken")
     left.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.legend(loc="lower right", fontsize="small")
     for pods in (2, 3, 10):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rollout.analysis.clusters import Clusters, prior
 from rollout.analysis.gate_config import GateConfig
+from rollout.analysis.rate_gates import Event
 
 Array = NDArray[np.float64]
 Kind = Literal["independent", "pods", "noise", "pauses", "cold"]
@@ -39,6 +40,10 @@ class World:
     rps: int = 1000
     base: float = BASE
     factor: float = 1.0
+
+    def __str__(self) -> str:
+        """Name it with its size."""
+        return f"{self.name}, {self.pods}+{self.pods} pods, {self.rps:,}/s"
 
     @property
     def name(self) -> str:
@@ -117,7 +122,7 @@ def _rates(world: World, rng: np.random.Generator, rate: Array, mean: float, age
 class Outcome:
     """What became of the runs. relative, objective: which gate rolled back, and `at` which window (0: none did).
 
-    requests: the canary's until then. broken: the canary's true rate was above the objective.
+    requests: the canary's until then, infinity where none did.
     """
 
     relative: NDArray[np.bool_]
@@ -138,7 +143,7 @@ def judge(
     *,
     runs: int,
     seed: int = 1,
-    event: Literal["errors", "slow"] = "errors",
+    event: Event = "errors",
     objective: bool = True,
 ) -> Outcome:
     """Roll out in `runs` worlds at once, with the relative gate and the objective of one event."""

@@ -1,5 +1,7 @@
 """Real processes behind the evidence: exporters of its metrics, a Prometheus, and a server that misbehaves."""
 
+from __future__ import annotations
+
 import json
 import socket
 import subprocess
@@ -73,20 +75,35 @@ class Prometheus:
     """A real Prometheus that scrapes twice a second whatever listens on its ports; two jobs scrape the last one.
 
     The ports are fixed, since Prometheus takes 5 s to notice a change of its targets; each is held until it is taken.
+    beside: another one, whose ports are scraped by this one too. containers: the port of kube-state-metrics.
     """
 
-    def __init__(self, directory: Path, ports: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ports: int = 0,
+        *,
+        beside: Prometheus | None = None,
+        containers: int = 0,
+        interval: str = "500ms",
+    ) -> None:
         self._held = {one.getsockname()[1]: one for one in (bound() for _ in range(ports))}
-        *self.free, self.doubled = self._held
-        pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in self._held]
+        self.ports = [*beside.ports] if beside else [*self._held]
+        *self.free, self.doubled = self.ports
+        pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in self.ports]
         config = directory / "prometheus.yml"
         jobs = {"pods": pods, "again": pods[-1:]}
+        if containers:
+            jobs["kube-state-metrics"] = [{"targets": [f"127.0.0.1:{containers}"], "labels": {}}]
         config.write_text(
             json.dumps(
                 {
                     # A scrape that is late counts as a pod that is gone.
-                    "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
-                    "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
+                    "global": {"scrape_interval": interval, "scrape_timeout": "500ms"},
+                    "scrape_configs": [
+                        {"job_name": job, "static_configs": targets, "honor_labels": job == "kube-state-metrics"}
+                        for job, targets in jobs.items()
+                    ],
                 }
             )
         )

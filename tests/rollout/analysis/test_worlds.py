@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics.matrix import cell, power, worlds
+from benchmarks.statistics.matrix import measure, power
 from benchmarks.statistics.worlds import Stage, World, breaks, judge, windows
 from rollout.analysis.clusters import Clusters
 from rollout.analysis.counts import LATENCY_BUCKETS, SCORE_BINS, SLO_BUCKET, Arm, Counts
@@ -62,15 +62,9 @@ def test_with_ten_pods_the_comparison_alone_shows_it_as_well() -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("world", list(worlds()), ids=lambda world: f"{world.name}, {world.pods} pods, {world.rps}/s")
-def test_the_whole_matrix(world: World) -> None:
-    found = cell(world, config=GateConfig(), runs=300, fault_runs=60)
-    assert found.relative <= 0.05
-    # What breaks the objective for good may be rolled back for that, and is counted apart.
-    assert found.objective <= (0.05 if world.icc == 0.01 and world.kind == "pods" else 0.01)
-    assert found.fault_s is not None
-    assert found.fault_s <= 100
+@pytest.mark.timeout(1800)
+def test_the_whole_matrix() -> None:
+    assert measure(runs=300, fault_runs=60).failures == []
 
 
 def test_the_simulation_and_a_real_rollout_have_the_same_evidence() -> None:
