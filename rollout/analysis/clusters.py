@@ -1,6 +1,6 @@
 """Pods and windows as clusters: how sure a difference between versions is when pods differ, and when minutes do.
 
-Requests are not independent. Some pods are worse than others for good (a slow node, an unlucky shard), and what goes
+Requests are not independent. Some pods are worse than others for good (a slow node, an uneven shard), and what goes
 wrong goes wrong in bursts (a pause of 0.3 s makes everything slow that arrives meanwhile). A test on requests reads
 both as a bad version. Two corrections, both usual for clustered counts:
 
@@ -245,8 +245,8 @@ def prior(pods_differ: float) -> Array:
 class Clusters:
     """All that is kept of one event: the cells of both versions' pods, and what is common to them.
 
-    before: the noise of earlier steps. windows: how many there were in the rollout. A fault that begins late would hide
-    behind a long good past, so the same questions are asked again of an epoch of EPOCH_WINDOWS at most; `epoch` is its
+    before: the noise of earlier steps. windows: how many there were in the rollout. A fault that begins late is diluted
+    by a long good past, so the same questions are asked again of an epoch of EPOCH_WINDOWS at most; `epoch` is its
     number from 1, and `epoch_windows` how many it has.
     """
 

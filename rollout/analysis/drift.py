@@ -1,11 +1,9 @@
-"""How far two score histograms are apart, as an effect size with its uncertainty.
+"""The gate on score drift: how far the canary's score histogram is from stable's, with the uncertainty of the estimate.
 
-The Jensen-Shannon divergence in bits: 0 for equal histograms, 1 for disjoint ones (Lin 1991). For shifts that are not
-large the population stability index is about 8 * ln 2 = 5.5 times as much, so its usual limits (Siddiqi 2006: below
-0.1 no shift to speak of, above 0.25 another population) are 0.018 and 0.045 here. Unlike the PSI it is finite, with a
-finite variance, when a bin of one histogram is empty: exactly then an answer is wanted.
-
-The gate on score drift: whether the canary's scores look like another population's.
+The distance is the Jensen-Shannon divergence in bits: 0 for equal histograms, 1 for disjoint ones (Lin 1991). For small
+shifts the population stability index (PSI) is about 8 * ln 2 = 5.5 times as large, so its usual limits (Siddiqi 2006:
+below 0.1 no relevant shift, above 0.25 another population) are 0.018 and 0.045 here. Unlike the PSI, the divergence and
+its variance stay finite when a bin of one histogram is empty.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from rollout.analysis.counts import LATENCY_EDGES_MS, SLO_EDGE_MS, LatencyScale
 from rollout.analysis.drift import DriftGate
 from rollout.analysis.rate_gates import Event, RelativeGate, RestartGate, SloGate
 
-# Twice stable is what the pass excludes; 1.1 is what nobody would be woken for. The shares of alpha sum to 1.
+# A pass excludes twice stable's rate; 1.1 times is a difference too small to act on. The shares of alpha sum to 1.
 _ERRORS: Final = RelativeGate("errors", share=0.25, margin=1.1, floor=0.001, pass_rate=0.005)
 _REJECTIONS: Final = RelativeGate("rejected", share=0.1, margin=1.5, floor=0.01, pass_rate=0.05)
 _LATENCY: Final = RelativeGate("slow", share=0.25, margin=1.1, floor=0.001, pass_rate=0.01)

@@ -96,8 +96,8 @@ class RelativeGate(RateGate):
     Fails when the canary is shown to be worse than `margin` times stable on most of its pods, by more than pods differ,
     and its rate is `floor` or more (four errors in a million requests are no reason to roll back); or worse by `gross`,
     a share of all requests by which pods of one version never differ, however few pods there are. Passes when it is
-    shown to be better than `pass_ratio` times stable, or below `pass_rate` outright: where errors are rare or absent a
-    ratio has nothing to work with.
+    shown to be better than `pass_ratio` times stable, or below `pass_rate`: where errors are rare or absent, a ratio
+    cannot be estimated.
     """
 
     margin: float = 1.1
@@ -184,8 +184,8 @@ class SloGate(RateGate):
     """The canary's rate against an objective, whatever stable does: it fires too when both versions degrade.
 
     Fails when the rate is shown to exceed `limit`. Passes when it is shown to be below, which takes 299 requests at
-    least for a P99 (0.99**299 < 0.05) and 404 by this bet; or, since a service close to its objective would wait for
-    ever, when the estimate is within the limit after `settled_requests`, where the alarm has had its chance.
+    least for a P99 (0.99**299 < 0.05) and 404 by this bet; or, since a service close to its objective would never
+    pass, when the estimate is within the limit after `settled_requests`, where the alarm has had its chance.
     """
 
     limit: float = 0.01

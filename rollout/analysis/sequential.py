@@ -23,7 +23,7 @@ PROOF_GRID: Final = (0.2, 0.4, 0.6, 0.8, 0.99)
 class Proof:
     """The evidence that hits are *less* frequent than p0: the reverse bet, which is what allows a promotion.
 
-    Without a single hit the wealth is about (1 - p0)**-n / len(PROOF_GRID): the rule of three, made safe to peek at.
+    Without a single hit the wealth is about (1 - p0)**-n / len(PROOF_GRID): the rule of three, valid at any time.
     """
 
     log_wealth: tuple[float, ...] = (0.0,) * len(PROOF_GRID)

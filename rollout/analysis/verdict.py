@@ -76,7 +76,7 @@ def combine(results: Iterable[GateResult]) -> Verdict:
 
 
 def wanting(results: tuple[GateResult, ...]) -> str:
-    """Say in words what the gates still wait for."""
+    """Return a sentence with what the gates still wait for."""
     open_gates = [result for result in results if result.verdict is not Verdict.PASS and not result.dry_run]
     if not open_gates:
         return "all gates pass" if results else "nothing measured yet"

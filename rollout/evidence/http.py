@@ -1,4 +1,4 @@
-"""One HTTP exchange with a metric source, bounded in time and size, with its failures in the rollout's words."""
+"""One HTTP exchange with a metric source, limited in time and size; failures are raised as EvidenceError."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exchange(
     deadline = time.monotonic() + timeout_s
     try:
         with client.stream(method, url, data=form, headers=headers, timeout=timeout_s) as response:
-            # httpx bounds each read, not their sum: an answer that drips would hold the promoter for ever.
+            # httpx limits each read, not their sum: an answer that arrives byte by byte would block the promoter.
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk

@@ -77,7 +77,7 @@ class ScrapeSource:
             return []
 
     def _page(self, predictor: str, url: str) -> list[Series]:
-        # Plain text, said outright: the OpenMetrics form of the same page would need another parser.
+        # Ask for plain text: the OpenMetrics format of the same page needs another parser.
         body = exchange(self._client, "GET", url, timeout_s=self._timeout_s, headers={"Accept": "text/plain"})
         try:
             samples = list(_samples(body.decode(), self._reading + 1))

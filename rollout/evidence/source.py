@@ -89,7 +89,7 @@ class Ledger:
     Two Prometheus servers behind one address scrape at different times, and each reading may come from either. So a
     counter that is smaller than before proves nothing: a restart is a fall *within* one answer, since all points of a
     series in one answer come from one server, and a fall that both servers show is one restart. A reading that is not
-    newer than the last one brings no news. Where an answer does not reach back to the last reading (a direct scrape
+    newer than the last one is ignored. Where an answer does not reach back to the last reading (a direct scrape
     has one point), a smaller value is a restart; then one that overtakes its old value stays unseen.
     """
 
@@ -128,7 +128,7 @@ class Ledger:
         return max(self._last_s.values(), default=0.0)
 
     def scrapes(self) -> dict[str, dict[str, int]]:
-        """Return by predictor and process how many scrapes brought news, for the processes of the last reading."""
+        """Return by predictor and process how many scrapes had new values, for the processes of the last reading."""
         counted: dict[str, dict[str, int]] = {}
         for predictor, name in self._present:
             counted.setdefault(predictor, {})[name] = self._processes[predictor, name].scrapes
@@ -169,7 +169,7 @@ def _advance(process: _Process, counters: Sequence[Series]) -> None:
         _restart(process, counters, (process.at_s, min(one.points[0][0] for one in counters)))
     for one in counters:
         known = process.known.get(one.key, (0,) * len(one.last))
-        # The clocks of two servers differ a little: what is smaller now, without a restart, is no news.
+        # The clocks of two servers differ a little: a smaller value without a restart is ignored.
         now = tuple(max(new, old) for new, old in zip(one.last, known, strict=True))
         process.total += one.counts(tuple(new - old for new, old in zip(now, known, strict=True)))
         process.known[one.key] = now
