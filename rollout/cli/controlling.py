@@ -13,6 +13,7 @@ from rollout.controller.operator import watch
 from rollout.controller.overview import Overview, OwnDriver
 from rollout.engine.announcer import Background, Broadcast, Subscriber
 from rollout.engine.session import Session
+from rollout.evidence.source import Source
 from rollout.reporting.lines import Lines
 from rollout.reporting.metrics import Metrics
 from rollout.reporting.webhook import Webhook
@@ -33,9 +34,12 @@ def control(evidence: str, *, namespace: str, webhook: str, metrics_port: int, l
     def subscriber(of: str, name: str) -> Subscriber:
         return Broadcast([OwnDriver(overview, of, name), lines, metrics, *hooks])
 
-    drivers = Drivers(
-        session, lambda of, name: open_source(evidence, session(of, name).target, namespace=of), subscriber, overview
-    )
+    def source(of: str, name: str) -> Source:
+        opened = session(of, name)
+        _, state = opened.active()
+        return open_source(evidence, opened.target, name=name, namespace=of, scale=state.plan.gates.scale)
+
+    drivers = Drivers(session, source, subscriber, overview)
     if metrics_port:
         metrics.serve(metrics_port)
     try:
