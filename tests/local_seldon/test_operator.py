@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from local_seldon.demo.load import Load
 from rollout.analysis.counts import LATENCY_EDGES_MS
 from rollout.errors import Rejected, Unavailable
+from rollout.cli.driving import open_source
 from rollout.evidence.envoy_stats import MeshCounts, envoy_stats
 from rollout.targets.target import Readiness
 from tests.support.local_seldon_world import BASE, Local, is_alive, manifest, predictor
@@ -425,6 +426,19 @@ def test_the_gateway_counts_what_each_predictor_answered_and_what_it_did_not(
     eventually(lambda: client.get(f"{running.url}/any", headers={"X-Seldon-Predictor": "v1"}).status_code == 503)
     after = counts("v1")
     assert after.errors == after.resets > 0
+
+
+def test_what_never_reached_a_replica_is_evidence_of_a_rollout(local: Begin, client: httpx.Client) -> None:
+    running = local(predictor("v1", 50), predictor("v2", 50))
+    with closing(open_source("scrape", running.target)) as source:
+        before = source.sample(["v1", "v2"])
+        for _ in range(5):
+            client.post(f"{running.url}/predict", headers={"X-Seldon-Predictor": "v1"})
+        with suppress(httpx.HTTPError):  # the process ends, and the connection breaks before there is an answer
+            client.post(f"{running.url}/die", headers={"X-Seldon-Predictor": "v2"})
+        after = source.sample(["v1", "v2"])
+    seen = {name: (after.arms[name] - before.arms[name]).mesh for name in ("v1", "v2")}
+    assert {name: (one.requests, one.errors) for name, one in seen.items() if one} == {"v1": (5, 0), "v2": (1, 1)}
 
 
 def test_a_port_that_is_taken_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
