@@ -97,7 +97,7 @@ canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, unde
 
 .PHONY: bench bench-quick statistics
 
-statistics: $(STAMP) ## Simulate rollouts in every world of docs/statistics.md, and write its tables and plot
+statistics: $(STAMP) ## Simulate rollouts in every world of docs/statistics.md, and write its tables and plot (3 minutes)
 	$(BIN)/python -m benchmarks.statistics
 
 bench: $(STAMP) ## Measure this project beside its peers on two idle cores (15 minutes); writes docs/benchmarks.md

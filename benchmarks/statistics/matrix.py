@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -178,7 +178,9 @@ class Figures:
     @property
     def failures(self) -> list[str]:
         """Say which promises do not hold; empty: all do."""
-        return [said for one in (*self.cells, *self.powers) for said in one.failures]
+        return [said for cell in self.cells for said in cell.failures] + [
+            said for power in self.powers for said in power.failures
+        ]
 
 
 def measure(*, runs: int, fault_runs: int, done: Callable[[int, int], None] = lambda at, of: None) -> Figures:
@@ -188,7 +190,7 @@ def measure(*, runs: int, fault_runs: int, done: Callable[[int, int], None] = la
         cells = [pool.submit(cell, world, config=config, runs=runs, fault_runs=fault_runs) for world in worlds()]
         powers = [pool.submit(power, pods, rps, config, runs=fault_runs) for pods, rps in sizes]
         points = [pool.submit(point, pods_differ, runs=runs) for pods_differ in PRIORS]
-        everything = [*cells, *powers, *points]
+        everything: list[Future[Any]] = [*cells, *powers, *points]
         for index, one in enumerate(everything, start=1):
             one.result()
             done(index, len(everything))

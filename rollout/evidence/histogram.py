@@ -80,12 +80,12 @@ class Series:
         if name == ENVOY:
             return _envoy_counts(gained)
         if name in (MESH_REQUESTS, MESH_LATENCY):
-            errors, rejected = _mesh_outcome(*labels[: len(_MESH_LABELS)])
+            is_error, is_rejected = _mesh_outcome(*labels[: len(_MESH_LABELS)])
             if int(labels[0]) == REQUEST_TIMEOUT:
                 return ZERO
             if name == MESH_LATENCY:
                 return Counts(slow=gained[-1] - gained[self.slo_index])
-            return Counts(requests=gained[0], errors=gained[0] * errors, rejected=gained[0] * rejected)
+            return Counts(requests=gained[0], errors=gained[0] * is_error, rejected=gained[0] * is_rejected)
         bins = [high - low for low, high in zip([0, *gained], gained, strict=False)]
         if name == SCORES:
             return Counts(scores=(*bins[: SCORE_BINS - 1], bins[SCORE_BINS - 1] + bins[SCORE_BINS]))

@@ -19,8 +19,8 @@ from scipy.stats import binomtest
 
 from local_seldon.demo.load import Load
 from rollout.analysis.counts import LATENCY_EDGES_MS
-from rollout.errors import Rejected, Unavailable
 from rollout.cli.driving import open_source
+from rollout.errors import Rejected, Unavailable
 from rollout.evidence.envoy_stats import MeshCounts, envoy_stats
 from rollout.targets.target import Readiness
 from tests.support.local_seldon_world import BASE, Local, is_alive, manifest, predictor

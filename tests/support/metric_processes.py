@@ -88,7 +88,7 @@ class Prometheus:
         interval: str = "500ms",
     ) -> None:
         self._held = {one.getsockname()[1]: one for one in (bound() for _ in range(ports))}
-        self.ports = [*beside.ports] if beside else [*self._held]
+        self.ports: list[int] = [*beside.ports] if beside else [*self._held]
         *self.free, self.doubled = self.ports
         pods = [{"targets": [f"127.0.0.1:{port}"], "labels": {"pod": f"pod-{port}"}} for port in self.ports]
         config = directory / "prometheus.yml"
