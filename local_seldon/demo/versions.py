@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from local_seldon.deployment import read_manifest
@@ -33,7 +34,7 @@ PLAN = """\
 # The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
 # A shadow first: what its copies show is known before a caller is sent to it.
 steps:
-  - {shadow: {percent: 100}}
+  - shadow: {records: "$RECORDS", lag_s: 3, every_s: 1, pairs: {on_scores: rollback, min_pairs: 150}}
   - 10
   - 30
   - 50
@@ -124,6 +125,11 @@ class Versions:
         return self.directory / "features-v4.db"
 
     @property
+    def records(self) -> Path:
+        """The prediction records of all versions; a shadow is judged by the pairs in them."""
+        return self.directory.absolute() / "records"
+
+    @property
     def manifest(self) -> Path:
         """The SeldonDeployment with v1 alone."""
         return self.directory / "churn.yaml"
@@ -148,8 +154,9 @@ class Versions:
         for suffix in ("", "-wal", "-shm"):
             self.doomed_features.with_name(self.doomed_features.name + suffix).unlink(missing_ok=True)
         shutil.copyfile(self.features, self.doomed_features)
-        self.manifest.write_text(to_yaml(_served_from(self.features)))
-        self.plan.write_text(PLAN)
+        shutil.rmtree(self.records, ignore_errors=True)
+        self.manifest.write_text(to_yaml(_served_from(self.features, self.records)))
+        self.plan.write_text(Template(PLAN).substitute(RECORDS=self.records.as_uri()))
 
     def take_store_away(self) -> None:
         """Remove v4's feature store while v4 uses it."""
@@ -187,8 +194,8 @@ def _write_swapped(file: Path) -> None:
     table.to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
 
 
-def _served_from(features: Path) -> SeldonDeployment:
-    """Return the base manifest with an explicit feature store: there is no Secret on this machine."""
+def _served_from(features: Path, records: Path) -> SeldonDeployment:
+    """Return the base manifest with an explicit feature store (there is no Secret on this machine), and records."""
     base = read_manifest(BASE_MANIFEST.read_bytes())
     (predictor,) = base.predictors
     (component,) = predictor.component_specs
@@ -197,6 +204,8 @@ def _served_from(features: Path) -> SeldonDeployment:
     env = (
         *kept,
         EnvVar(name=STORE, value=f"sqlite:///{features}"),
+        EnvVar(name="SERVING_RECORDS", value=records.as_uri()),
+        EnvVar(name="SERVING_RECORD_KEY", value="omitted"),  # pairs are joined by request id
         EnvVar(name="SERVING_DRAIN_DELAY_S", value="0.5"),  # there is no mesh of many nodes that must update
     )
     pod = component.spec.but(containers=(container.but(env=env),))
