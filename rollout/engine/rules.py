@@ -154,7 +154,7 @@ def asking(state: RolloutState, observation: Observation) -> Decision | None:
     if state.step < 0 or not state.analyse or not (open_ := _questions(state, observation)):
         return None
     said = "; ".join(f"{result.name}: {result.reason}" for result in observation.results if result.name in open_)
-    return pause(
+    return hold(
         state.but(asked=open_),
         "PersonAsked",
         f"{said}. `promote` accepts this, `abort` returns to {state.stable}",

@@ -40,7 +40,7 @@ def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: b
             found = [advice("promote", "go on"), abort]
         case Phase.HELD:
             full = advice("promote", "go to 100 % without further analysis", " --full")
-            found = [abort, full]
+            found = [abort, advice("promote", "accept what a gate asks a person, where one does"), full]
         case Phase.ROLLING_BACK:
             found = [advice("status", "follow it", " --watch")]
         case Phase.BAKING | Phase.FINISHING:

@@ -200,7 +200,7 @@ def test_21_drift_asks_a_person_by_default_and_one_answer_holds_for_all_steps(
 ) -> None:
     world.traffic.behaviour["v8"] = behaviour(score=heaps)
     asked = world.run()
-    assert (asked.state.phase, asked.state.reason, asked.state.canary_percent) == (Phase.PAUSED, "PersonAsked", 10)
+    assert (asked.state.phase, asked.state.reason, asked.state.canary_percent) == (Phase.HELD, "PersonAsked", 10)
     assert "drift: scores moved" in asked.state.message
     done = world.promoter().drive(Command.PROMOTE)
     assert done.state.phase is Phase.SUCCEEDED

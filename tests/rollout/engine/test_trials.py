@@ -140,7 +140,7 @@ def test_a_failed_check_that_may_only_ask_waits_for_a_person(script: Script) -> 
     script.answers["smoke"] = (Verdict.FAIL,)
     world = world_with(trial(hook("smoke", on_fail=OnDoubt.HOLD)))
     asked = world.run()
-    assert (asked.state.phase, asked.state.reason) == (Phase.PAUSED, "PersonAsked")
+    assert (asked.state.phase, asked.state.reason) == (Phase.HELD, "PersonAsked")
     assert world.target.read().mesh_weights == {"v7": 100, "v8": 0}
     assert world.promoter().drive(Command.PROMOTE).state.phase is Phase.SUCCEEDED
 
