@@ -34,9 +34,7 @@ PLAN = """\
 # The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
 # A shadow first: what its copies show is known before a caller is sent to it.
 steps:
-  - shadow:
-      {records: "$RECORDS", lag_s: 3, every_s: 1,
-       pairs: {on_scores: rollback, min_pairs: 150, score_difference: 0.3, differing: 0.2}}
+  - shadow: {records: "$RECORDS", lag_s: 3, every_s: 1, pairs: {on_scores: rollback, min_pairs: 150}}
   - 10
   - 30
   - 50
