@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ CUSTOMERS = 7043  # of the reference table, numbered from 1
 PROMOTED, ROLLED_BACK, NOTHING_RUNS = 0, 1, 4
 # Phases of the load; a request counts for the phase in which it was sent.
 ALONE, GOOD, DRIFTED, BROKEN, AFTER = "v1 alone", "v2 good", "v3 drifted", "v4 errs", "v2 alone"
+KILL_AT_PERCENT = 30
+LEASE_S = 5
 QUIET_S = 2.0
 POLL_S = 0.1
 BAR_CELLS = 60
@@ -133,8 +136,8 @@ class Story:
             logs = self.store.directory / "logs"
             raise DemoFailed(f"v1 alone failed {load.tally.failed} of {load.tally.sent} requests; see {logs}")
         load.phase = GOOD
-        stage.act("v2, trained again: promoted step by step")
-        await self._roll_out(stage, "v2", PROMOTED, GOOD)
+        stage.act(f"v2, trained again: promoted step by step; its driver is killed at {KILL_AT_PERCENT} %")
+        await self._roll_out(stage, "v2", PROMOTED, GOOD, kill_at_percent=KILL_AT_PERCENT)
         load.phase = DRIFTED
         stage.act("v3, trained on a table whose churn column was swapped: its shadow's scores give it away")
         await self._roll_out(stage, "v3", ROLLED_BACK, DRIFTED)
@@ -149,16 +152,34 @@ class Story:
         stage.act("v2 serves, as if nothing had happened")
         await asyncio.sleep(QUIET_S)
 
-    async def _roll_out(self, stage: Stage, version: str, expected: int, phase: str, *, env: str = "") -> None:
-        arguments = ["run", NAME, "--version", version, "--image", f"churn-serving:{version[1:]}"]
-        arguments += ["--config", str(self.versions.plan), "--target", "local", "--state", str(self.state)]
-        arguments += ["--namespace", NAMESPACE, "--log", str(self.directory / "rollouts"), "--output", "json"]
-        arguments += ["--env", env] if env else []
-        result = await script("canary_promote", *arguments, heard=stage.say, allowed=(0, 1, 2, 3, 4))
+    async def _roll_out(
+        self, stage: Stage, version: str, expected: int, phase: str, *, env: str = "", kill_at_percent: int = 0
+    ) -> None:
+        """Run a rollout to its end. kill_at_percent: where its driver gets SIGKILL, and another goes on; 0: nowhere."""
+        release = ["--version", version, "--image", f"churn-serving:{version[1:]}"]
+        release += ["--env", env] if env else []
+        place = ["--config", str(self.versions.plan), "--target", "local", "--state", str(self.state)]
+        place += ["--namespace", NAMESPACE, "--log", str(self.directory / "rollouts"), "--output", "json"]
+        place += ["--lease", str(LEASE_S)]
+        if kill_at_percent:
+            reached = self._reached(version, kill_at_percent)
+            killed = await script(
+                "canary_promote", "run", NAME, *release, *place,
+                heard=stage.say, allowed=(-signal.SIGKILL,), killed_after=reached,
+            )  # fmt: skip
+            stage.say(f"its driver was killed (exit code {killed.code}); `resume` waits for the lease, then goes on")
+            command = ["resume", NAME, *place]
+        else:
+            command = ["run", NAME, *release, *place]
+        result = await script("canary_promote", *command, heard=stage.say, allowed=(0, 1, 2, 3, 4))
         self.outcomes[phase] = _said(result)
         if result.code != expected:
             raise DemoFailed(f"{version}: exit code {result.code}, expected {expected}: {result.output}")
         self.reports.append(str(result.answer["report"]))
+
+    async def _reached(self, version: str, percent: int) -> None:
+        while (await asyncio.to_thread(self._weights)).get(version, 0) < percent:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
 
     async def _take_store_away(self, stage: Stage) -> None:
         # v4 has passed as a shadow and gets its first callers. Polled, because it happens in another process.

@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -65,10 +65,12 @@ async def script(
     env: Mapping[str, str] | None = None,
     heard: Callable[[str], None] = lambda line: None,
     allowed: tuple[int, ...] = (0,),
+    killed_after: Awaitable[None] | None = None,
 ) -> Result:
     """Run scripts/<name>.py; `heard` gets each line of its standard error. Raises DemoFailed on any other exit code.
 
-    If the demo is cancelled, a running command gets SIGTERM and is waited for.
+    If the demo is cancelled, a running command gets SIGTERM and is waited for. killed_after: when it is done, the
+    command gets SIGKILL; the exit code is then -9.
     """
     wide = {"COLUMNS": "240"}  # our terminal wraps its lines, not the command
     process = await asyncio.create_subprocess_exec(
@@ -77,6 +79,7 @@ async def script(
         start_new_session=True,
     )  # fmt: skip
     lines: list[str] = []
+    killing = asyncio.ensure_future(_kill_after(process, killed_after)) if killed_after else None
     try:
         output, _ = await asyncio.gather(_read(process.stdout), _listen(process.stderr, lines, heard))
         code = await process.wait()
@@ -85,10 +88,19 @@ async def script(
             process.send_signal(signal.SIGTERM)
         await process.wait()
         raise
+    finally:
+        if killing is not None:
+            killing.cancel()
     if code not in allowed:
         command = " ".join((f"scripts/{name}.py", *arguments))
         raise DemoFailed(f"{command}\nended with {code}; allowed: {allowed}\n{output}" + "\n".join(lines[-20:]))
     return Result(code, _parsed(output), output)
+
+
+async def _kill_after(process: asyncio.subprocess.Process, moment: Awaitable[None]) -> None:
+    await moment
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 async def _read(stream: asyncio.StreamReader | None) -> str:
