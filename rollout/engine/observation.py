@@ -25,18 +25,21 @@ class Observation:
     """The result of one observation of the deployment.
 
     dt_s: seconds watched since the last one. ready: the canary has the ready pods that its present share needs.
-    canary_pods, next_pods: its ready pods, and those that the next step needs. problem: why pods are unready, as text.
-    follows: the mesh has the weights and the mirror of the state. reached: callers' requests reach the canary.
-    exposed: both predictors exist, so the canary can do harm and stable can take its requests. foreign: the change of
-    another client, as text; empty: none. restarts: that change makes the evidence invalid (another canary image).
-    results: those of gates and checks, empty if nothing was analysed. The request counts are those since the last
-    observation, and only while the mesh had the weights.
+    canary_pods, next_pods: its ready pods, and those that the next step needs. stable_pods: the ready pods of stable.
+    stable_ready: whether all its replicas are; while they are not, the operator writes no weights. problem: why pods
+    are unready, as text. follows: the mesh has the weights and the mirror of the state. reached: callers' requests
+    reach the canary. exposed: both predictors exist, so the canary can do harm and stable can take its requests.
+    foreign: the change of another client, as text; empty: none. restarts: that change makes the evidence invalid
+    (another canary image). results: those of gates and checks, empty if nothing was analysed. The request counts are
+    those since the last observation, and only while the mesh had the weights.
     """
 
     dt_s: float
     ready: bool = True
     canary_pods: int = 1
     next_pods: int = 1
+    stable_pods: int = 1
+    stable_ready: bool = True
     problem: str = ""
     follows: bool = True
     reached: bool = True
@@ -77,6 +80,7 @@ def observe(
     canary = next((one for one in deployment.predictors if one.name == state.canary), None)
     readiness = snapshot.readiness.get(state.canary)
     pods = readiness.available if readiness else 0
+    stable = snapshot.readiness.get(state.stable)
     steps, last = state.plan.steps, state.plan.last
     following = last if Command.PROMOTE_FULL in (said, state.requested) else min(state.step + 1, last)
     wanted = pods_needed(state, canary, steps[max(state.step, 0)].load_percent)
@@ -87,6 +91,8 @@ def observe(
         ready=pods >= pods_to_stay(wanted),
         canary_pods=pods,
         next_pods=pods_needed(state, canary, steps[following].load_percent),
+        stable_pods=stable.available if stable else 0,
+        stable_ready=stable is not None and stable.ready,
         problem="; ".join(f"{name}: {why}" for name, why in snapshot.problems.items()),
         follows=follows(snapshot, state),
         reached=snapshot.mesh_weights.get(state.canary, 0) > 0,

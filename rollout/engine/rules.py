@@ -51,6 +51,23 @@ def foreign(state: RolloutState, observation: Observation) -> Decision | None:
     )
 
 
+def replacing(state: RolloutState, observation: Observation) -> Decision | None:
+    """In an undo: remove a version without ready pods as soon as the other one has them.
+
+    The mesh follows no weights before that, because the operator writes them only while every replica is ready.
+    """
+    if state.step >= 0 or state.analyse or state.plan.steps[0].weight_percent < 100:
+        return None
+    broken = observation.stable_pods == 0 or (
+        not observation.stable_ready and state.timers.pending_s >= state.plan.unready_deadline_s
+    )
+    if not broken or observation.follows or observation.canary_pods < observation.next_pods:
+        return None
+    finished = state.at_step(state.plan.last).but(phase=Phase.FINISHING)
+    message = f"{state.stable} has {observation.stable_pods} ready pods; it is deleted, and {state.canary} serves alone"
+    return decided(Action.FINISH, finished, "Replaced", message + _why(observation))
+
+
 def pending(state: RolloutState, observation: Observation) -> Decision | None:
     """At 0 %: start the first step once the canary is ready and has a route."""
     if state.step >= 0:
@@ -253,6 +270,7 @@ RULES: tuple[Callable[[RolloutState, Observation], Decision | None], ...] = (
     failed,
     unready,
     foreign,
+    replacing,
     pending,
     commanded,
     lagging,

@@ -63,7 +63,7 @@ def undo(snapshot: Snapshot, plan: Plan, clock: Clock) -> FirstPatch:
         ) from error
     interval_s = min(plan.interval_s, UNDO_INTERVAL_S)
     back = replace(plan, steps=(Step(100, min_duration_s=0, min_requests=0),), interval_s=interval_s, analyse=False)
-    return _begin(snapshot, previous, back, clock)
+    return _begin(snapshot, previous, back, clock, beside_broken=True)
 
 
 def _stable(snapshot: Snapshot) -> Predictor:
@@ -88,14 +88,19 @@ def _stable(snapshot: Snapshot) -> Predictor:
     return deployment.stable
 
 
-def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> FirstPatch:
+def _begin(
+    snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock, *, beside_broken: bool = False
+) -> FirstPatch:
+    """Prepare the first patch. beside_broken: the predictor that serves need not be ready, because it is replaced."""
     deployment, stable = snapshot.deployment, _stable(snapshot)
     readiness = snapshot.readiness.get(stable.name)
-    if readiness is None or not readiness.ready:
+    ready = readiness is not None and readiness.ready
+    if not ready and not beside_broken:
         why = snapshot.problems.get(stable.name, "see its pods first")
         raise StateError(f"{stable.name} is not ready itself, so the mesh would not follow: {why}")
-    scaling, before = raised(snapshot, stable.name, readiness.available)
-    pods = math.ceil(readiness.available * plan.steps[0].load_percent / 100)
+    serving = max(1, readiness.replicas) if readiness else 1
+    scaling, before = raised(snapshot, stable.name, serving if ready else 0)
+    pods = math.ceil(serving * plan.steps[0].load_percent / 100)
     canary, canary_before = with_pods(canary, pods)
     mirror_percent = plan.steps[0].mirror_percent
     after = deployment.with_predictor(canary).with_traffic({stable.name: 100, canary.name: 0})
@@ -111,7 +116,7 @@ def _begin(snapshot: Snapshot, canary: Predictor, plan: Plan, clock: Clock) -> F
         stable=stable.name,
         canary=canary.name,
         analyse=plan.analyse,
-        stable_pods=readiness.available,
+        stable_pods=serving,
         scaling={stable.name: before, canary.name: canary_before},
         expected=fingerprints(after),
         reason="Started",

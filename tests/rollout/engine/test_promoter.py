@@ -13,7 +13,8 @@ from rollout.engine.start import Release, start
 from rollout.engine.state import COMMAND, PREVIOUS, STATE, Command, Phase
 from rollout.errors import StateError, Unavailable
 from rollout.plan.plan import Step
-from tests.support.rollout_world import Behaviour, World
+from tests.support.rollout_world import Behaviour, Traffic, World, manifest
+from tests.support.targets.memory import MemoryTarget
 
 
 def test_a_healthy_version_climbs_every_step_and_the_old_predictor_goes(world: World) -> None:
@@ -140,6 +141,44 @@ def test_undo_after_the_end_brings_the_deleted_predictor_back(world: World) -> N
     assert world.predictors == ["v7"]
     after = world.target.read().manifest["spec"]["predictors"][0]
     assert {**before, "traffic": 100} == {**after, "traffic": 100}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_undo_from_a_version_that_crash_loops_replaces_it(replicas: int) -> None:
+    """None of its pods is ready, so the mesh would follow no weights as long as it is there."""
+    world = World()
+    world.target = MemoryTarget(manifest(), world.clock, starts_in_s=12, replicas=replicas)
+    world.traffic = Traffic(world.target, world.clock)
+    assert world.run().state.phase is Phase.SUCCEEDED
+    world.crash("v8")
+    session = Session(world.target, world.clock)
+    session.begin(lambda: session.prepare_undo(world.plan))
+    outcome = world.promoter().drive()
+    assert outcome.state.phase is Phase.SUCCEEDED
+    assert "Replaced" in world.diary.events
+    assert world.predictors == ["v7"]
+    assert world.target.read().mesh_weights == {"v7": 100}
+    assert world.target.read().readiness["v7"].available == replicas
+
+
+def test_undo_waits_for_the_pods_of_the_version_that_returns_before_it_removes_a_broken_one(world: World) -> None:
+    world.run()
+    world.crash("v8")
+    world.target.room["v7"] = 0
+    session = Session(world.target, world.clock)
+    session.begin(lambda: session.prepare_undo(world.plan))
+    world.clock.after(60, world.target.room.clear)
+    seen: list[list[str]] = []
+    world.clock.after(50, lambda: seen.append(world.predictors))
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+    assert seen == [["v8", "v7"]]
+    assert world.predictors == ["v7"]
+
+
+def test_a_run_from_a_version_that_is_not_ready_is_still_refused(world: World) -> None:
+    world.crash("v7")
+    with pytest.raises(StateError, match="not ready itself"):
+        world.start()
 
 
 def test_undo_without_a_version_to_return_to_says_so(world: World) -> None:
