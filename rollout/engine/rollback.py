@@ -2,8 +2,9 @@
 
 Weights alone are not enough. The operator writes them only while every replica of every predictor is ready, so a
 canary in a crash loop keeps its share until its predictor is removed. If the SeldonDeployment cannot be written at all
-(the webhook of a dead operator rejects every patch), the VirtualService is written at once, and the SeldonDeployment
-as soon as possible. Every stage can be repeated: a new promoter continues at the stage in the annotation.
+(the webhook of a dead operator rejects every patch, or a living one refuses it), the VirtualService is written at once,
+again and again while a living operator takes it back, and the SeldonDeployment as soon as possible. Every stage can be
+repeated: a new promoter continues at the stage in the annotation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rollout.engine.observation import fingerprints, same_weights
 from rollout.engine.patches import note, remove, weigh
 from rollout.engine.state import Phase, RolloutState, read_state
 from rollout.engine.writer import StateWriter
-from rollout.errors import Conflict, Denied, LeaseLost, StateError, TargetError, Unavailable
+from rollout.errors import Conflict, Denied, LeaseLost, Rejected, StateError, TargetError, Unavailable
 from rollout.targets.target import Snapshot, Target
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,10 @@ PATIENCE_S = 5.0
 """How long a rejected patch of the SeldonDeployment is repeated before the mesh is written directly."""
 PASSES = 3
 """All stages together are repeated for this many deadlines of one stage, while a later attempt may succeed."""
-MAY_PASS = (Unavailable, Conflict, Denied)
+BLOCKED = (Unavailable, Conflict, Denied)
+"""The next patch of the SeldonDeployment would be refused for the same reason."""
+MAY_PASS = (*BLOCKED, Rejected)
+"""A later attempt may succeed: an operator that refuses everything is replaced or mended too."""
 
 
 class RollbackStage(StrEnum):
@@ -73,7 +77,7 @@ class Rollback:
         blocked, may_pass = False, False
         for stage in RollbackStage:
             if blocked and stage is RollbackStage.REMOVAL:
-                continue  # the next patch of the SeldonDeployment would be rejected for the same reason
+                continue
             try:
                 self._apply(stage, state, acted)
                 if self._follows(stage, state):
@@ -81,7 +85,7 @@ class Rollback:
                 tried[stage] = f"{stage}: the mesh still sends requests to {state.canary}"
             except TargetError as error:
                 tried[stage] = f"{stage}: {error}"
-                blocked = blocked or isinstance(error, MAY_PASS)
+                blocked = blocked or isinstance(error, BLOCKED)
                 may_pass = may_pass or isinstance(error, MAY_PASS)
             log.warning("rollback_stage_failed", stage=stage.value, detail=tried[stage])
         return None, may_pass
@@ -127,6 +131,8 @@ class Rollback:
                     return True
                 if stage is RollbackStage.WEIGHTS and _frozen(snapshot, state.canary):
                     return False
+                if stage is RollbackStage.MESH:  # a living operator has written the old weights again
+                    self._reroute(state)
             except (Unavailable, Conflict) as error:
                 log.warning("retry", doing=f"verify {stage}", detail=str(error))
             if self._clock.monotonic_s() >= deadline_s:
@@ -191,7 +197,8 @@ class Rollback:
         for_s = state.plan.rollback_deadline_s
         if state.rollback_stage == RollbackStage.MESH:  # a recovered operator would undo it: do not exit early
             for_s = max(for_s, state.plan.watch_held_s)
-        again = retrying(self._clock, (Unavailable, Conflict), for_s=for_s, every_s=POLL_S, doing="record the rollback")
+        refused = MAY_PASS if state.rollback_stage == RollbackStage.MESH else (Unavailable, Conflict)
+        again = retrying(self._clock, refused, for_s=for_s, every_s=POLL_S, doing="record the rollback")
         return again(write)
 
     def _reroute(self, state: RolloutState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -195,6 +196,42 @@ def test_an_operator_that_comes_back_finds_the_weights_of_the_rollback(world: Wo
     assert (outcome.state.phase, outcome.state.rollback_stage) == (Phase.ROLLED_BACK, "mesh")
     assert world.predictors == ["v7"]
     assert world.target.read().mesh_weights == {"v7": 100}
+
+
+def refuse(world: World) -> Callable[[], None]:
+    return lambda: setattr(world.target, "refuses", True)
+
+
+def test_a_living_operator_that_refuses_every_patch_does_not_keep_the_mesh_from_being_written(world: World) -> None:
+    """For a minute; then the patch is accepted and the rollback recorded."""
+    world.start()
+    world.target.watches_mesh = False
+    mesh: list[Mapping[str, int]] = []
+    goes_bad_at(world, 30, then=refuse(world))
+    world.when(30, lambda: world.clock.after(55, lambda: mesh.append(dict(world.target.mesh_weights))))
+    world.when(30, lambda: world.clock.after(65, lambda: setattr(world.target, "refuses", False)))
+    outcome = drive(world)
+    assert (outcome.state.phase, outcome.state.rollback_stage) == (Phase.ROLLED_BACK, "mesh")
+    assert mesh == [{"v7": 100}]
+    assert world.predictors == ["v7"]
+
+
+def test_an_operator_that_refuses_and_takes_the_mesh_back_is_answered_each_second(world: World) -> None:
+    """Nobody can win against it; but it is written again and again, and the end says what is left to do."""
+    world.start()
+    goes_bad_at(world, 30, then=refuse(world))
+    routed: list[float] = []
+    route = world.target.route
+
+    def note_time(weights: Mapping[str, int]) -> None:
+        routed.append(world.clock.now_s)
+        route(weights)
+
+    world.target.route = note_time
+    with pytest.raises(Rejected, match="send everything to v7 in the VirtualService"):
+        drive(world)
+    assert len(routed) > 30
+    assert max(later - earlier for earlier, later in pairwise(routed)) < 60
 
 
 def test_abort_works_with_a_dead_operator_even_while_another_promoter_holds_the_lease(world: World) -> None:

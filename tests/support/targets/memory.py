@@ -52,6 +52,8 @@ class MemoryTarget:
     starts_in_s: how long a new predictor's pods take to be ready. unready: predictors whose pods are not. before:
     called with the method's name first; what it raises is what an API server would answer. operator_alive: while it
     is False every patch is refused, as by a webhook that does not answer, and neither weights nor status follow.
+    refuses: the webhook of a living operator refuses every patch. watches_mesh: whether the operator writes the mesh
+    again after somebody else did, and not only after a change of the spec.
     A predictor with an autoscaler has minReplicas pods, the others `replicas`; each pod takes starts_in_s. room: how
     many pods of a predictor can be scheduled. problems: why pods are not ready, as a cluster would say.
     """
@@ -74,6 +76,9 @@ class MemoryTarget:
         self.addresses: dict[str, Address] = {}
         self.unready: set[str] = set()
         self.operator_alive = True
+        self.refuses = False
+        self.watches_mesh = True
+        self._reconciled = 0
         self.events: list[Event] = []
         self.forgotten: list[str] = []
         self.before: Callable[[str], None] = lambda method: None
@@ -90,6 +95,8 @@ class MemoryTarget:
         patched = apply(self._manifest, operations)
         if not self.operator_alive:
             raise Unavailable(f"500 Internal error occurred: failed calling webhook {WEBHOOK}: connection refused")
+        if self.refuses:
+            raise Rejected(f"422 admission webhook {WEBHOOK} denied the request")
         if refused := [finding.message for finding in webhook(parse(patched)) if finding.severity == "error"]:
             raise Rejected("; ".join(refused))
         if dry_run:
@@ -149,7 +156,11 @@ class MemoryTarget:
             self._shadows.pop(name, None)
         readiness = self._readiness()
         if self.operator_alive:
-            self.mesh_weights = reconcile(deployment, readiness, self.mesh_weights)
+            generation = self._manifest["metadata"]["generation"]
+            weights = reconcile(deployment, readiness, self.mesh_weights)
+            if self.watches_mesh or generation != self._reconciled:
+                self.mesh_weights = weights
+                self._reconciled = generation if weights == deployment.weights() else 0
             if all(one.ready for one in readiness.values()):
                 self.mesh_mirrors = mirrored(deployment)
             self._manifest["status"] = status(deployment, readiness)
