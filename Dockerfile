@@ -1,9 +1,11 @@
 # The model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
+# What drives rollouts: docker build -t rollout-controller --target controller --build-arg LOCK=controller.txt .
+# (or: make image-controller)
 #
 # A model is mounted at /mnt/models, or baked in there: --build-arg BUNDLE=var/bundle. A mount hides a baked model.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS python
 # Given only where packages come through a mirror or behind a private certificate authority; no image keeps them.
 ARG PIP_INDEX_URL
 ARG PIP_CERT
@@ -28,18 +30,47 @@ RUN --mount=type=cache,target=/root/.cache/uv \
         pyarrow/include pyarrow/src pyarrow/tests pyarrow/*flight* \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
  && rm -f /opt/serving/python/.lock
+
+FROM python AS build
 COPY custom_runtime /opt/serving/custom_runtime
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/serving/custom_runtime
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS base
 # An image that serves installs nothing: the base's own pip goes, wherever that base keeps it.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
         /usr/lib/python3*/ensurepip /usr/share/python-wheels \
  && useradd --uid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin serving
+WORKDIR /opt/serving
+ENV PATH=/opt/serving/python/bin:$PATH \
+    PYTHONPATH=/opt/serving \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+COPY LICENSE LICENSE
+
+FROM python AS build-controller
+COPY rollout /opt/serving/rollout
+COPY commands /opt/serving/commands
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/serving/rollout /opt/serving/commands
+
+FROM base AS controller
+COPY --from=build-controller /opt/serving/python /opt/serving/python
+COPY --from=build-controller /opt/serving/rollout /opt/serving/rollout
+COPY --from=build-controller /opt/serving/commands /opt/serving/commands
+USER 1000:1000
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "commands.main", "rollout", "controller"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="rollout-controller" \
+      org.opencontainers.image.description="Drives the rollouts of SeldonDeployments" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM base
 # In two layers: a new version of the service pulls the small one only.
 COPY --from=build /opt/serving/python /opt/serving/python
 COPY --from=build /opt/serving/custom_runtime /opt/serving/custom_runtime
-WORKDIR /opt/serving
 COPY model-settings/settings.json model-settings/settings.json
 COPY model-settings/churn model-settings/churn
 COPY model-settings/graph-features model-settings/graph-features
@@ -47,15 +78,10 @@ COPY model-settings/graph-join model-settings/graph-join
 COPY model-settings/graph-route model-settings/graph-route
 COPY model-settings/graph-branch model-settings/graph-branch
 COPY scripts/serve.py scripts/serve.py
-COPY LICENSE LICENSE
 # A COPY has to copy something: without BUNDLE the folder holds the licence alone.
 ARG BUNDLE
 COPY ${BUNDLE:-LICENSE} /mnt/models/
-ENV PATH=/opt/serving/python/bin:$PATH \
-    PYTHONPATH=/opt/serving \
-    PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
-    SERVING_BUNDLE=/mnt/models
+ENV SERVING_BUNDLE=/mnt/models
 USER 1000:1000
 EXPOSE 8080 8081 8082
 HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\

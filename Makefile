@@ -69,18 +69,23 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 
 LOCK ?= image.txt
-.PHONY: image image-seldon image-test version
+TARGET ?=
+CONTROLLER_IMAGE ?= rollout-controller:latest
+.PHONY: image image-seldon image-controller image-test version
 
 version:
 	@echo $(VERSION)
 
 image: ## Build the container image, with the model of var/bundle baked in where there is one
 	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error start docker, or run: apt-get install buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
-		--build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		$(if $(TARGET),--target $(TARGET)) --build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) \
 		--build-arg VERSION=$(VERSION) .
 
 image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-protocol)
 	$(MAKE) image IMAGE=churn-serving-seldon:latest LOCK=seldon.txt
+
+image-controller: ## The image of seldon/controller, which drives rollouts; it holds no model and no server
+	$(MAKE) image IMAGE=$(CONTROLLER_IMAGE) LOCK=controller.txt TARGET=controller BUNDLE=
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/churn-serving image-test --report docs/image.md

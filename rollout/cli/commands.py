@@ -87,14 +87,15 @@ def run(
     dry_run: DryRun = False,
     output: Output = "text",
 ) -> None:
-    r"""Add the new version at 0 %, and drive it to 100 % or back.
+    r"""Add the new version at 0 %, and drive it to 100 % or back; where a controller is alive, follow it.
 
     Example:
     churn-serving rollout run churn --version v8 --image registry.example/churn:8 -n churn \
       --evidence prometheus=http://127.0.0.1:9090
     """
     from rollout.cli.driving import drive, open_source
-    from rollout.cli.output import end_with_outcome, end_with_patch
+    from rollout.cli.following import follow_or_drive
+    from rollout.cli.output import end_with_patch
 
     overrides = _overrides(
         steps, min_duration, max_duration, min_requests, bake, interval=interval, on_sigterm=on_sigterm,
@@ -108,7 +109,7 @@ def run(
     scale = settings.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
     session.begin(lambda: session.prepare(release, settings.plan))
-    end_with_outcome(drive(session, source, log, settings.webhook, metrics_port), output)
+    follow_or_drive(session, lambda: drive(session, source, log, settings.webhook, metrics_port), output)
 
 
 @one_line_errors
@@ -136,7 +137,7 @@ def start(
     dry_run: DryRun = False,
     output: Output = "text",
 ) -> None:
-    """Add the new version at 0 % and return; `resume` drives it.
+    """Add the new version at 0 % and return; a controller drives it, or `resume`.
 
     Example:
     churn-serving rollout start churn --version v8 --model-uri s3://models/churn/8 -n churn --dry-run
@@ -154,7 +155,7 @@ def start(
     if dry_run:
         end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
     begun = session.begin(lambda: session.prepare(release, settings.plan))
-    print_state(begun, output, acts=who_acts("start", session.driver()))
+    print_state(begun, output, acts=who_acts("start", session.driver(), session.controller()))
 
 
 @one_line_errors
@@ -179,7 +180,7 @@ def resume(
     churn-serving rollout resume churn -n churn --evidence prometheus=http://127.0.0.1:9090
     """
     from rollout.cli.driving import drive, open_source
-    from rollout.cli.output import end_with_outcome
+    from rollout.cli.following import follow_or_drive
     from rollout.engine.state import Command
 
     settings = _settings(config, _overrides(evidence=evidence, webhook=webhook))
@@ -187,8 +188,15 @@ def resume(
     _, found = session.active()
     scale = found.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
+    if adopt and session.controller():
+        session.say(Command.ADOPT)
     command = Command.ADOPT if adopt else None
-    end_with_outcome(drive(session, source, log, settings.webhook, metrics_port, command=command), output)
+    follow_or_drive(
+        session,
+        lambda: drive(session, source, log, settings.webhook, metrics_port, command=command),
+        output,
+        begun=False,
+    )
 
 
 @one_line_errors
@@ -316,7 +324,8 @@ def undo(
     churn-serving rollout undo churn -n churn --dry-run
     """
     from rollout.cli.driving import NoEvidence, drive
-    from rollout.cli.output import end_with_outcome, end_with_patch
+    from rollout.cli.following import follow_or_drive
+    from rollout.cli.output import end_with_patch
 
     settings = _settings(config, _overrides(webhook=webhook))
     session = _session(name, target, namespace, context, state, lease)
@@ -327,16 +336,16 @@ def undo(
     if dry_run:
         end_with_patch(session.target, session.prepare_undo(settings.plan).operations, output)
     session.begin(lambda: session.prepare_undo(settings.plan))
-    end_with_outcome(drive(session, NoEvidence(), log, settings.webhook), output)
+    follow_or_drive(session, lambda: drive(session, NoEvidence(), log, settings.webhook), output)
 
 
 def _session(name: str, target: str, namespace: str, context: str, state: Path, lease_s: int = LEASE_S) -> Session:
     """Open the deployment. Raises TargetError."""
-    from rollout.cli.driving import open_target
+    from rollout.cli.driving import open_presence, open_target
     from rollout.engine.session import Session
 
     opened = open_target(target, name, namespace=namespace, context=context, state=state)
-    return Session(opened, lease_s=lease_s)
+    return Session(opened, lease_s=lease_s, presence=open_presence(target, namespace=namespace, context=context))
 
 
 def _release(version: str, image: str, model_uri: str, env: list[str] | None) -> Release:
@@ -410,7 +419,7 @@ def _send(session: Session, command: Command, dry_run: bool, output: Format) -> 
     if dry_run:
         end_with_patch(session.target, session.preview(command), output)
     session.say(command)
-    print_state(session.active()[1], output, acts=who_acts(command, session.driver()))
+    print_state(session.active()[1], output, acts=who_acts(command, session.driver(), session.controller()))
 
 
 def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: Format) -> None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
 
 from rollout.cli.exit_codes import ExitCode
-from rollout.cli.options import LEASE_S, LeaseS, MetricsPort, WebhookUrl
+from rollout.cli.options import LEASE_S, LOGS, LeaseS, LogDir, WebhookUrl
 from rollout.errors import RolloutError
 
 Watched = Annotated[str, typer.Option("--namespace", "-n", help="Default: all namespaces.")]
 Prometheus = Annotated[str, typer.Option("--evidence", help="prometheus=URL, for all rollouts.")]
+Port = Annotated[int, typer.Option(help="Serve /healthz, /metrics and the pages there; 0: nothing.")]
+TokenFile = Annotated[Path | None, typer.Option("--page-token", help="The file with the pages' token; none: no pages.")]
 
 
 def controller(
     evidence: Prometheus,
     namespace: Watched = "",
     webhook: WebhookUrl = "",
-    metrics_port: MetricsPort = 0,
+    log: LogDir = LOGS,
+    port: Port = 8080,
+    page_token: TokenFile = None,
     lease: LeaseS = LEASE_S,
 ) -> None:
     """Drive every SeldonDeployment that has a rollout under way.
@@ -33,10 +38,26 @@ def controller(
 
     _log_as_json()
     try:
-        control(evidence, namespace=namespace, webhook=webhook, metrics_port=metrics_port, lease_s=lease)
+        control(
+            evidence, namespace=namespace, webhook=webhook, logs=log, port=port, token=_token(page_token), lease_s=lease
+        )
     except RolloutError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(ExitCode.ERROR) from error
+
+
+def _token(file: Path | None) -> str:
+    """Return the content of the file; empty without a file that has any: rollouts are driven without pages too."""
+    if file is None:
+        return ""
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        structlog.get_logger(__name__).warning("no_pages", detail=str(error))
+        return ""
+    if not token:
+        structlog.get_logger(__name__).warning("no_pages", detail=f"{file} is empty")
+    return token
 
 
 def _log_as_json() -> None:

@@ -28,6 +28,7 @@ from rollout.reporting.terminal import Screen
 from rollout.reporting.webhook import Webhook
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
+from rollout.targets.target import LeaseStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,23 @@ def open_target(target: str, name: str, *, namespace: str = "", context: str = "
     from rollout.targets.kubernetes_connection import Connection
 
     return KubernetesTarget(name, Connection(namespace=namespace, context=context))
+
+
+def open_presence(target: str, *, namespace: str = "", context: str = "") -> LeaseStore | None:
+    """Return the lease of a controller in the namespace; None on one machine, where there is none."""
+    if target == "local":
+        return None
+    from rollout.targets.kubernetes_connection import Connection
+    from rollout.targets.kubernetes_lease import CONTROLLER, KubernetesLease
+
+    return KubernetesLease(CONTROLLER, Connection(namespace=namespace, context=context))
+
+
+def check_evidence(spec: str) -> None:
+    """Check that a cluster's rollouts can be judged by this source. Raises PlanError."""
+    kind, _, url = spec.partition("=")
+    if kind != "prometheus" or not url:
+        raise PlanError(f"evidence is {spec!r}; allowed: prometheus=http://HOST:PORT")
 
 
 def open_source(

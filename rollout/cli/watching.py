@@ -58,7 +58,8 @@ def _look(session: Session) -> Status | None:
     state = read_state(snapshot.deployment.metadata.annotations)
     if state is None:
         return None
-    return look(snapshot, state, session.target.read_lease(), session.target, now_s=time.time())
+    lease, controller = session.target.read_lease(), session.controller()
+    return look(snapshot, state, lease, session.target, now_s=time.time(), controller=controller)
 
 
 def _print(console: Console, status: Status, output: Format) -> None:

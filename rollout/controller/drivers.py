@@ -12,6 +12,7 @@ from rollout.engine.announcer import Subscriber
 from rollout.engine.session import Session
 from rollout.errors import LeaseHeld, NotFound, RolloutError, StateError
 from rollout.evidence.source import Source
+from rollout.plan.plan import Plan
 
 log = structlog.get_logger(__name__)
 RETRY_S = 5.0
@@ -20,14 +21,14 @@ RETRY_S = 5.0
 class Drivers:
     """Keeps one driver for each deployment. A driver that fails is started again, and no error ends another driver.
 
-    open_session, open_source, subscriber_of: for (namespace, name). retry_s: the pause after an error, and while
-    another promoter drives.
+    open_session, open_source, subscriber_of: for (namespace, name), the source also for the plan. retry_s: the pause
+    after an error, and while another promoter drives.
     """
 
     def __init__(
         self,
         open_session: Callable[[str, str], Session],
-        open_source: Callable[[str, str], Source],
+        open_source: Callable[[str, str, Plan], Source],
         subscriber_of: Callable[[str, str], Subscriber],
         overview: Overview,
         *,
@@ -87,8 +88,8 @@ class Drivers:
         bound = log.bind(namespace=namespace, deployment=name)
         try:
             session = self._open_session(namespace, name)
-            session.active()
-            source = self._open_source(namespace, name)
+            _, found = session.active()
+            source = self._open_source(namespace, name, found.plan)
             try:
                 subscriber = self._subscriber_of(namespace, name)
                 outcome = session.drive(source, subscriber, stop=self._stopping.is_set, forever=True)

@@ -8,6 +8,7 @@ watch.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ import structlog
 
 from rollout.controller.drivers import Drivers
 from rollout.controller.overview import Overview
+from rollout.controller.presence import Presence
 from rollout.engine.state import STATE, RolloutState, read_state
 from rollout.errors import RolloutError, StateError
 
@@ -31,6 +33,7 @@ REQUEST_TIMEOUT_S = 30.0
 def watch(
     drivers: Drivers,
     overview: Overview,
+    presence: Presence,
     *,
     namespace: str = "",
     probe: Callable[[], None] = lambda: None,
@@ -50,7 +53,9 @@ def watch(
                 return
             try:
                 probe()
-                _run(drivers, overview, namespace)
+                if namespace:
+                    presence.announce(namespace)
+                _run(drivers, overview, presence, namespace)
                 return  # kopf ends without an error only after a signal
             except RolloutError as error:
                 log.error("cannot_watch", detail=str(error))
@@ -61,14 +66,14 @@ def watch(
         drivers.close()
 
 
-def _run(drivers: Drivers, overview: Overview, namespace: str) -> None:
+def _run(drivers: Drivers, overview: Overview, presence: Presence, namespace: str) -> None:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # the promoter writes its own events
     settings.scanning.disabled = True  # no right to watch CustomResourceDefinitions and namespaces is needed
     settings.watching.server_timeout = WATCH_TIMEOUT_S
     settings.networking.request_timeout = REQUEST_TIMEOUT_S
     kopf.run(
-        registry=registry(drivers, overview),
+        registry=registry(drivers, overview, presence),
         settings=settings,
         standalone=True,
         namespaces=[namespace] if namespace else [],
@@ -76,12 +81,13 @@ def _run(drivers: Drivers, overview: Overview, namespace: str) -> None:
     )
 
 
-def registry(drivers: Drivers, overview: Overview) -> kopf.OperatorRegistry:
+def registry(drivers: Drivers, overview: Overview, presence: Presence) -> kopf.OperatorRegistry:
     """Return the handlers: one for events, one for credentials (a pod's service account, else KUBECONFIG)."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)  # type: ignore[arg-type]
     async def changed(type: str | None, name: str, namespace: str, annotations: Mapping[str, str], **_: Any) -> None:
+        await asyncio.to_thread(presence.announce, namespace)
         if type == "DELETED":
             overview.removed(namespace, name)
         elif state := recorded(namespace, name, annotations):

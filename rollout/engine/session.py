@@ -23,7 +23,7 @@ from rollout.engine.state import Command, Phase, RolloutState, derive_state, rea
 from rollout.errors import StateError, TargetError
 from rollout.evidence.source import Source
 from rollout.plan.plan import Plan
-from rollout.targets.target import LeaseStore, Operation, Snapshot, Target
+from rollout.targets.target import LeaseRecord, LeaseStore, Operation, Snapshot, Target
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +34,17 @@ class RolloutTarget(Target, LeaseStore, Protocol):
 
 @dataclass(frozen=True)
 class Session:
-    """One caller and one deployment. lease_s: how long others wait after a promoter died."""
+    """One caller and one deployment. lease_s: how long others wait after a promoter died.
+
+    identity: the caller's name as holder of the lease; empty: this process. presence: the lease by which a controller
+    says that it is alive; None where there can be none.
+    """
 
     target: RolloutTarget
     clock: Clock = field(default_factory=SystemClock)
     lease_s: int = 15
+    identity: str = ""
+    presence: LeaseStore | None = None
 
     def prepare(self, release: Release, plan: Plan) -> FirstPatch:
         """Return the first patch of a rollout, checked against the current deployment. Writes nothing."""
@@ -114,7 +120,19 @@ class Session:
 
     def driver(self) -> str:
         """Return the holder of the lease if it was renewed lately, by this machine's clock; empty if there is none."""
-        lease = self.target.read_lease()
+        return self._living(self.target.read_lease())
+
+    def controller(self) -> str:
+        """Return the name of the controller that is alive here; empty if there is none, or it cannot be known."""
+        if self.presence is None:
+            return ""
+        try:
+            return self._living(self.presence.read_lease())
+        except TargetError as error:  # an account from before controllers may not read this lease
+            log.info("no_presence", detail=str(error))
+            return ""
+
+    def _living(self, lease: LeaseRecord) -> str:
         recent = self.clock.wall_s() - lease.renewed_at_s <= 2 * lease.duration_s
         return lease.holder if recent else ""
 
@@ -128,7 +146,7 @@ class Session:
         return command_patch(self.active()[0], command.value)
 
     def _lock(self) -> Lock:
-        holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        holder = f"{self.identity or f'{socket.gethostname()}-{os.getpid()}'}-{secrets.token_hex(3)}"
         return Lock(self.target, self.clock, holder=holder, duration_s=self.lease_s)
 
 

@@ -94,8 +94,13 @@ def _gets(state: RolloutState, step: Step) -> str:
     return f"{state.canary} gets {step.weight_percent} %" if step.weight_percent else f"{step.title} begins at 0 %"
 
 
-def who_acts(command: str, holder: str) -> str:
-    """Return which process will execute a stored command, or drive a started rollout."""
+def who_acts(command: str, holder: str, controller: str = "") -> str:
+    """Return which process will execute a stored command, or drive a started rollout.
+
+    holder: who drives it now. controller: the one that is alive in the namespace. Both are empty if there is none.
+    """
     if holder:
         return f"{holder} drives this rollout and acts on `{command}` at its next look"
-    return f"nobody drives this rollout now: `{PROGRAM} resume` or a running controller will act on `{command}`"
+    if controller:
+        return f"{controller} is alive, takes this rollout within seconds, and acts on `{command}` then"
+    return f"nobody drives this rollout, and no controller is alive: `{PROGRAM} resume` will act on `{command}`"

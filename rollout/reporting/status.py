@@ -38,7 +38,10 @@ MOST_PODS = 8
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One status of a rollout. images: per predictor. pods_error: why no pods are shown; empty if they are."""
+    """One status of a rollout. images: per predictor. pods_error: why no pods are shown; empty if they are.
+
+    controller: the controller that is alive in the namespace; empty if there is none.
+    """
 
     deployment: str
     state: RolloutState
@@ -52,6 +55,7 @@ class Status:
     pods: Sequence[Pod] = ()
     pods_error: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
+    controller: str = ""
 
     @property
     def driven(self) -> bool:
@@ -60,16 +64,18 @@ class Status:
 
     @property
     def driver(self) -> str:
-        """The holder of the lease, since when it has it, and the time of its last known renewal."""
+        """The holder of the lease, since when it drives, and the time of its last known renewal."""
         if self.state.phase.over:
             return "nobody: the rollout is over"
+        takes = f"; {self.controller} is alive and takes it over" if self.controller and not self.driven else ""
         if not self.lease.holder:
-            return "nobody"
+            return f"nobody{takes}"
+        since = ""
+        if self.lease.acquired_at_s:
+            since = f" since {duration(max(0.0, self.now_s - self.lease.acquired_at_s))}"
         seen_s = max(0.0, self.now_s - self.lease.renewed_at_s)
         lost = "" if self.driven else "; it is probably dead"
-        held_s = self.now_s - self.lease.acquired_at_s
-        since = f" since {duration(held_s)}" if self.lease.acquired_at_s and held_s >= 0 else ""
-        return f"{self.lease.holder}{since}, last seen {duration(seen_s)} ago{lost}"
+        return f"{self.lease.holder}{since}, last seen {duration(seen_s)} ago{lost}{takes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -77,7 +83,8 @@ class Status:
             "mesh": dict(self.mesh_percent),
             "holder": self.lease.holder,
             "driven": self.driven,
-            "driven_since_s": self.lease.acquired_at_s or None,
+            "driven_since_s": self.lease.acquired_at_s if self.driven and self.lease.acquired_at_s else None,
+            "controller": self.controller,
             "gates": _RESULTS.dump_python(self.gates, mode="json"),
             "pods": [
                 {
@@ -96,7 +103,15 @@ class Status:
         }
 
 
-def look(snapshot: Snapshot, state: RolloutState, lease: LeaseRecord, target: object, *, now_s: float) -> Status:
+def look(
+    snapshot: Snapshot,
+    state: RolloutState,
+    lease: LeaseRecord,
+    target: object,
+    *,
+    now_s: float,
+    controller: str = "",
+) -> Status:
     """Collect a status. target: its pods are listed if it can; a missing right is shown, not raised."""
     deployment = snapshot.deployment
     pods: Sequence[Pod] = ()
@@ -121,6 +136,7 @@ def look(snapshot: Snapshot, state: RolloutState, lease: LeaseRecord, target: ob
         pods=pods,
         pods_error=pods_error,
         notes=_notes(snapshot, state),
+        controller=controller,
     )
 
 

@@ -22,6 +22,7 @@ from rollout.manifest.parsing import parse
 from rollout.manifest.predictor import Predictor
 from rollout.manifest.seldon import SeldonDeployment, Status
 from rollout.targets.kubernetes_connection import Connection
+from rollout.targets.kubernetes_lease import KubernetesLease, micro_time
 from rollout.targets.local_store import first_conflict
 from rollout.targets.target import Address, Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
@@ -43,6 +44,7 @@ class KubernetesTarget:
         self._name = name
         self._namespace = connection.namespace
         self._connection = connection
+        self._lease = KubernetesLease(f"{name}-rollout", connection)
 
     def read(self) -> Snapshot:
         """Return the deployment with the weights of its VirtualService. Raises TargetError."""
@@ -109,7 +111,7 @@ class KubernetesTarget:
         )
         body = client.EventsV1Event(
             metadata=client.V1ObjectMeta(name=f"{self._name}.{secrets.token_hex(8)}", namespace=self._namespace),
-            event_time=_micro_time(datetime.now(UTC).timestamp()),
+            event_time=micro_time(datetime.now(UTC).timestamp()),
             reporting_controller=FIELD_MANAGER,
             reporting_instance=self._connection.identity,
             action="Rollout",
@@ -124,40 +126,11 @@ class KubernetesTarget:
 
     def read_lease(self) -> LeaseRecord:
         """Return the lease; LeaseRecord() when it does not exist yet."""
-        try:
-            lease = self._connection.call(
-                f"get lease {self._lease}",
-                client.CoordinationV1Api.read_namespaced_lease,
-                name=self._lease,
-                namespace=self._namespace,
-            )
-        except NotFound:
-            return LeaseRecord()
-        return _record(lease)
+        return self._lease.read_lease()
 
     def write_lease(self, record: LeaseRecord) -> LeaseRecord:
         """Create or replace the lease at the version in the record. Raises Conflict."""
-        body = client.V1Lease(
-            metadata=client.V1ObjectMeta(
-                name=self._lease, namespace=self._namespace, resource_version=record.version or None
-            ),
-            spec=client.V1LeaseSpec(
-                holder_identity=record.holder or None,
-                lease_duration_seconds=record.duration_s,
-                lease_transitions=record.transitions,
-                renew_time=_micro_time(record.renewed_at_s),
-                acquire_time=_micro_time(record.acquired_at_s) if record.acquired_at_s else None,
-            ),
-        )
-        doing, arguments = f"write lease {self._lease}", {"namespace": self._namespace, "body": body}
-        if not record.version:
-            return _record(self._connection.call(doing, client.CoordinationV1Api.create_namespaced_lease, **arguments))
-        replace = client.CoordinationV1Api.replace_namespaced_lease
-        return _record(self._connection.call(doing, replace, name=self._lease, **arguments))
-
-    @property
-    def _lease(self) -> str:
-        return f"{self._name}-rollout"
+        return self._lease.write_lease(record)
 
     def _get(self, kind: Mapping[str, str], name: str) -> dict[str, Any]:
         found: dict[str, Any] = self._connection.call(
@@ -316,24 +289,6 @@ def _pod(pod: Any) -> Pod:
         ready=conditions.get("Ready") == "True",
         restarts=sum(one.restart_count for one in statuses),
         created_at_s=created.timestamp() if created else None,
-    )
-
-
-def _micro_time(at_s: float) -> datetime:
-    # The API server's MicroTime needs six digits, and isoformat omits them when they are all zero.
-    at = datetime.fromtimestamp(at_s, UTC)
-    return at.replace(microsecond=max(at.microsecond, 1))
-
-
-def _record(lease: client.V1Lease) -> LeaseRecord:
-    spec = lease.spec or client.V1LeaseSpec()
-    return LeaseRecord(
-        holder=spec.holder_identity or "",
-        duration_s=spec.lease_duration_seconds or LeaseRecord().duration_s,
-        renewed_at_s=spec.renew_time.timestamp() if spec.renew_time else 0.0,
-        transitions=spec.lease_transitions or 0,
-        version=(lease.metadata and lease.metadata.resource_version) or "",
-        acquired_at_s=spec.acquire_time.timestamp() if spec.acquire_time else 0.0,
     )
 
 

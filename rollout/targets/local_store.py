@@ -131,9 +131,9 @@ class LocalStore:
             written = LeaseRecord(
                 holder=record.holder,
                 duration_s=record.duration_s,
+                acquired_at_s=record.acquired_at_s,
                 renewed_at_s=record.renewed_at_s,
                 transitions=record.transitions,
-                acquired_at_s=record.acquired_at_s,
                 version=str(int(stored.version or 0) + 1),
             )
             fields = ("holder", "duration_s", "renewed_at_s", "transitions", "version", "acquired_at_s")

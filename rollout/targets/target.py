@@ -90,9 +90,9 @@ class Snapshot:
 class LeaseRecord:
     """The holder of the rollout's lock.
 
-    holder: empty when free. duration_s: how long it is held after a renewal. renewed_at_s: Unix time by the holder's
-    clock. transitions: the fencing token, which grows by one with each new holder. version: of the stored record, empty
-    when there is none; a write names the version that it replaces. acquired_at_s: since when the holder has it.
+    holder: empty when free. duration_s: how long it is held after a renewal. acquired_at_s, renewed_at_s: Unix time by
+    the holder's clock; 0 when it is not known. transitions: the fencing token, which grows by one with each new holder.
+    version: of the stored record, empty when there is none; a write names the version that it replaces.
     """
 
     holder: str = ""

@@ -32,8 +32,9 @@ def test_links_lead_somewhere(document: Any) -> None:
 
 
 def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over() -> None:
-    rules = yaml.safe_load((ROOT / "seldon" / "monitoring" / "prometheusrule.yaml").read_text())
-    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    files = [ROOT / "seldon" / folder / "prometheusrule.yaml" for folder in ("monitoring", "controller")]
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["spec"]["groups"]]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     text = (ROOT / "docs" / "runbook.md").read_text()
     assert set(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == {alert["alert"] for alert in alerts}
     for alert in alerts:

@@ -192,7 +192,7 @@ def test_the_promoter_may_do_what_a_rollout_needs_and_no_more(
         ("deployments", "get"): None,
         ("pods", "list"): None,
         ("leases", "create"): None,
-        ("leases", "get"): ["churn-rollout"],
+        ("leases", "get"): ["churn-rollout", "rollout-controller"],
         ("leases", "update"): ["churn-rollout"],
         ("events", "create"): None,
     }

@@ -11,7 +11,7 @@ import yaml
 from rollout.targets.kubernetes import ISTIO, SELDON
 
 ROOT = Path(__file__).parents[2]
-DIRECTORIES = ("overlays/kind", "overlays/production", "overlays/canary", "overlays/shadow", "monitoring")
+DIRECTORIES = ("overlays/kind", "overlays/production", "overlays/canary", "overlays/shadow", "monitoring", "controller")
 
 # What the CRDs of each version serve: kubernetes/customresourcedefinitions.gen.yaml of istio/api, and
 # example/prometheus-operator-crd of prometheus-operator/prometheus-operator, at the tag of the version.

@@ -176,7 +176,7 @@ def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
     ):
         api.resources[resource] = {
             "kind": kind, "singular": kind.lower(), "namespaced": True, "verbs": VERBS, "shortnames": (),
-            "categories": (), "subresources": ("status",) if kind == "SeldonDeployment" else (),
+            "categories": (), "subresources": ("status",) if kind in ("SeldonDeployment", "Deployment") else (),
         }  # fmt: skip
     started, stopping = threading.Event(), asyncio.Event()
     url = ""

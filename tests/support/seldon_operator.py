@@ -93,21 +93,17 @@ class SeldonOperator:
         where = {**DEPLOYMENT, "namespace": self._namespace}
         for name, found_status in wanted.items():
             known = self._deployed.get(name)
-            body = {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": {"name": name},
-                "spec": {
-                    "replicas": found_status["replicas"],
-                    "selector": {"matchLabels": {"app": name}},
-                },
-                "status": found_status,
-            }
             if known is None and not self.paused:
-                self._api.create_namespaced_custom_object(**where, body=body)
-                self._deployed[name] = found_status
-            elif known is not None and known != found_status:
-                self._api.replace_namespaced_custom_object(**where, name=name, body=body)
+                self._api.create_namespaced_custom_object(**where, body=_deployment(name, found_status["replicas"]))
+                known = {}
+            if known is not None and known != found_status:
+                ready = found_status["availableReplicas"]
+                self._api.patch_namespaced_custom_object_status(
+                    **where,
+                    name=name,
+                    body={"status": {**found_status, "readyReplicas": ready}},
+                    _content_type="application/merge-patch+json",
+                )
                 self._deployed[name] = found_status
         for name in [] if self.paused else self._deployed.keys() - wanted.keys():
             self._api.delete_namespaced_custom_object(**where, name=name)
@@ -155,3 +151,14 @@ class SeldonOperator:
         if found["spec"] != spec:
             self._api.replace_namespaced_custom_object(**where, name=name, body={**found, "spec": spec})
             self.mesh_history.append(weights)
+
+
+def _deployment(name: str, replicas: int) -> dict[str, Any]:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "churn", "image": "churn"}]}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+    }

@@ -233,6 +233,5 @@ def test_every_lock_is_installed_by_something() -> None:
     used = {f"{name}.txt" for name in re.findall(r"\$\(VENV\)/\.(\w+)", text)}
     used |= set(re.findall(r"requirements/([\w-]+\.txt)", text))
     used |= set(re.findall(r"--overrides requirements/([\w-]+\.txt)", (ROOT / "requirements" / "lock.sh").read_text()))
-    # controller.txt: for the image of the in-cluster controller, which is not built yet.
     locks = {file.name for file in (ROOT / "requirements").glob("*.txt")}
-    assert locks - {"controller.txt"} <= used <= locks
+    assert used == locks

@@ -52,7 +52,7 @@ def drivers_of(
 
     drivers = Drivers(
         session,
-        lambda namespace, name: Kept(world, closed),
+        lambda namespace, name, plan: Kept(world, closed),
         lambda namespace, name: Broadcast([world.diary, OwnDriver(table, namespace, name)]),
         table,
         retry_s=0.01,
@@ -92,7 +92,10 @@ def test_a_rollout_has_one_driver_however_often_it_is_seen(world: World) -> None
 
     world.start()
     drivers = Drivers(
-        session, lambda namespace, name: Kept(world), lambda namespace, name: world.diary, Overview(world.clock, "me")
+        session,
+        lambda namespace, name, plan: Kept(world),
+        lambda namespace, name: world.diary,
+        Overview(world.clock, "me"),
     )
     for _ in range(5):
         drivers.ensure("models", "churn")

@@ -17,6 +17,8 @@ from rollout.engine.session import Session
 from rollout.engine.start import Release
 from rollout.engine.state import STATE, Phase, RolloutState, encode
 from rollout.plan.plan import Plan, Step
+from rollout.targets.kubernetes_connection import Connection
+from rollout.targets.kubernetes_lease import CONTROLLER, KubernetesLease
 from tests.support.programs import eventually
 from tests.support.targets.cluster import Cluster, clustered
 
@@ -35,7 +37,7 @@ def controller(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes]]
     """Run a controller until the end of the block, if it is not killed before; it must end by itself after SIGTERM."""
     command = [
         sys.executable, "-m", "commands.main", "rollout", "controller", "-n", "models", "--lease", "1",
-        "--evidence", f"prometheus={cluster.prometheus}",
+        "--evidence", f"prometheus={cluster.prometheus}", "--log", str(log.parent / "logs"), "--port", "0",
     ]  # fmt: skip
     with log.open("a") as output:
         process = subprocess.Popen(
@@ -120,4 +122,35 @@ def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: 
         cluster.until({"v8": 100})
         cluster.api.end_watches("machinelearning.seldon.io/v1/seldondeployments")
         session.begin(lambda: session.prepare(Release("v9", image="churn:9"), PLAN))
+        cluster.until({"v9": 100})
+
+
+@pytest.mark.slow
+def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """The pipeline is cancelled at 50 %; the rollout goes on, and a second `run` follows another one to its end."""
+    log = tmp_path / "controller.log"
+
+    def run(version: str, steps: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable, "-m", "commands.main", "rollout", "run", "churn", "--version", version,
+            "--image", "churn:9", "--steps", steps, "--interval", "0.3",
+            "--min-duration", "2", "--bake", "0.2", "--min-requests", "1",
+            "--evidence", "prometheus=http://127.0.0.1:9", "-o", "json", "--log", str(tmp_path / "own"),
+        ]  # fmt: skip
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    with controller(cluster, log):
+        session = Session(cluster.target, presence=KubernetesLease(CONTROLLER, Connection(namespace="models")))
+        eventually(session.controller, within_s=60)
+        first = run("v8", "50,100")
+        cluster.until({"v7": 50, "v8": 50})
+        first.send_signal(signal.SIGTERM)
+        said, _ = first.communicate(timeout=60)
+        assert "the rollout goes on, driven by controller@" in said
+        assert ended(session, log).phase is Phase.SUCCEEDED
+        second = run("v9", "100")
+        said, _ = second.communicate(timeout=90)
+        assert second.returncode == 0, said
+        assert '"phase": "Succeeded"' in said
+        assert not (tmp_path / "own").exists()  # it drove nothing, so it has no log of its own
         cluster.until({"v9": 100})

@@ -92,13 +92,13 @@ def test_metrics_tell_the_phase_and_count_verdicts_and_rollbacks() -> None:
     metrics = Metrics()
     metrics.notify(record(), STATE)
     value = metrics.registry.get_sample_value
-    assert value("serving_rollout_phase", {"deployment": "churn", "phase": "Held"}) == 1
-    assert value("serving_rollout_phase", {"deployment": "churn", "phase": "Progressing"}) == 0
-    assert value("serving_rollout_weight_percent", {"deployment": "churn", "predictor": "v8"}) == 30
-    verdict = {"deployment": "churn", "gate": "errors", "verdict": "inconclusive"}
+    assert value("serving_rollout_phase", {"namespace": "", "deployment": "churn", "phase": "Held"}) == 1
+    assert value("serving_rollout_phase", {"namespace": "", "deployment": "churn", "phase": "Progressing"}) == 0
+    assert value("serving_rollout_weight_percent", {"namespace": "", "deployment": "churn", "predictor": "v8"}) == 30
+    verdict = {"namespace": "", "deployment": "churn", "gate": "errors", "verdict": "inconclusive"}
     assert value("serving_rollout_verdicts_total", verdict) == 1
     metrics.notify(record("RolledBack"), STATE.but(phase=Phase.ROLLED_BACK, rollback_stage="removal"))
-    assert value("serving_rollout_rollbacks_total", {"deployment": "churn", "stage": "removal"}) == 1
+    assert value("serving_rollout_rollbacks_total", {"namespace": "", "deployment": "churn", "stage": "removal"}) == 1
 
 
 def test_a_terminal_shows_weights_phase_and_what_each_gate_says() -> None:

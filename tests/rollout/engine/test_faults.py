@@ -203,13 +203,13 @@ def refuse(world: World) -> Callable[[], None]:
 
 
 def test_a_living_operator_that_refuses_every_patch_does_not_keep_the_mesh_from_being_written(world: World) -> None:
-    """For a minute; then the patch is accepted and the rollback recorded."""
+    """For 40 s; then the patch is accepted and the rollback recorded."""
     world.start()
     world.target.watches_mesh = False
     mesh: list[Mapping[str, int]] = []
     goes_bad_at(world, 30, then=refuse(world))
-    world.when(30, lambda: world.clock.after(55, lambda: mesh.append(dict(world.target.mesh_weights))))
-    world.when(30, lambda: world.clock.after(65, lambda: setattr(world.target, "refuses", False)))
+    world.when(30, lambda: world.clock.after(35, lambda: mesh.append(dict(world.target.mesh_weights))))
+    world.when(30, lambda: world.clock.after(40, lambda: setattr(world.target, "refuses", False)))
     outcome = drive(world)
     assert (outcome.state.phase, outcome.state.rollback_stage) == (Phase.ROLLED_BACK, "mesh")
     assert mesh == [{"v7": 100}]
