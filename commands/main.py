@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("Train the model on a table of customers and register it.", "handoff.commands:train"),
     "import": ("Convert a registered model into the bundle that is served.", "handoff.commands:import_model"),
     "evaluate": ("Measure a registered model beside the champion.", "handoff.commands:evaluate"),
+    "quality": ("Measure served versions by late labels.", "handoff.quality.command:quality"),
     "promote": ("Make a model the champion unless it is worse.", "handoff.commands:promote"),
     "stack": ("Fit a small model over several models, for a graph.", "handoff.commands:stack"),
     "serve": ("Serve the model over REST and gRPC until SIGTERM or Ctrl-C.", "commands.serve:serve"),

@@ -22,6 +22,7 @@ from handoff.conversion.inputs import ModelInput, match_signature
 from handoff.conversion.parity import compare, costs_us
 from handoff.dataset import iter_chunks
 from handoff.errors import ImportRefused
+from handoff.quality.drift import ROLE, TrainingProfile, build_profile
 from handoff.registered import ModelVersion, RegisteredModel
 from handoff.training import defaults_of
 
@@ -49,6 +50,7 @@ class CheckedModel:
 
     costs_us: "served", and where the model is a pipeline "encoded" (its last step alone, on rows that are encoded
     already) -> rows in a batch -> microseconds. explanation: role in the bundle -> bytes.
+    profile: of the reference rows, which drift is measured against.
     """
 
     registered: RegisteredModel
@@ -59,11 +61,12 @@ class CheckedModel:
     defaults: dict[str, float | str]
     costs_us: Mapping[str, Mapping[int, float]]
     explanation: Mapping[str, bytes]
+    profile: TrainingProfile
 
     def write(self, directory: Path) -> Bundle:
         """Write the bundle atomically: ONNX, what explains it, XGBoost's own file where it takes the packed row."""
         version = self.registered.version
-        contents = {"onnx": self.onnx, **self.explanation}
+        contents = {"onnx": self.onnx, **self.explanation, ROLE: self.profile.model_dump_json().encode()}
         if isinstance(self.model, XGBClassifier) and self.inputs.is_packed_row(FEATURES):
             contents.setdefault("xgboost", bytes(self.model.get_booster().save_raw("ubj")))
         return write_bundle(
@@ -96,8 +99,9 @@ def check_model(source: ModelSource, uri: str, *, reference: Path | None = None)
     if last is not None:
         costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
     defaults = dict(registered.defaults or defaults_of(rows))
+    profile = build_profile(FINGERPRINT, FEATURES, rows, answers_of(model, inputs, TARGET, rows)[:, 0])
     explanation = explanation_files(model, inputs, TARGET, rows)
-    return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation)
+    return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation, profile)
 
 
 def check_signature(registered: RegisteredModel) -> ModelInput:

@@ -4,6 +4,7 @@
     model-<sha256[:12]>.onnx    the model for ONNX Runtime
     model-<sha256[:12]>.ubj     the same model in XGBoost's format, when it is an XGBoost model
     model-<sha256[:12]>.json    how its predictions are explained (explaining.py), with the files that this takes
+    model-<sha256[:12]>.json    the training profile: counts in bins, which drift is measured against
 
 No file is a pickle. `write_bundle` replaces a bundle so that a reader sees the old one or the new one, never a mix:
 files are named by their content, and bundle.json is replaced last, in one rename.
@@ -27,6 +28,7 @@ SUFFIXES: Mapping[str, str] = {
     "onnx": ".onnx",
     "xgboost": ".ubj",
     "explanation": ".json",
+    "profile": ".json",
     "encoded_xgboost": ".ubj",
     "lightgbm": ".txt",
     "catboost": ".cbm",

@@ -63,22 +63,27 @@ def page(evaluation: Evaluation) -> str:
         f'<p class="note">{escape(evaluation.note)}</p>' if evaluation.note else "",
         '<div class="cards">',
         *(
-            f'<div class="card"><span class="soft">{escape(NAMES.get(name, name))}</span><b>{_number(value)}</b></div>'
+            f'<div class="card"><span class="soft">{escape(NAMES.get(name, name))}</span><b>{number(value)}</b></div>'
             for name, value in evaluation.metrics.items()
         ),
         "</div>",
         _comparison(evaluation.comparison),
-        *(_class_curves(curves, evaluation.task) for curves in evaluation.curves),
+        *(class_curves(curves, evaluation.task) for curves in evaluation.curves),
         _classes(evaluation),
         _residuals(evaluation.residuals),
         _importance(evaluation.importance),
         _segments(evaluation.segments),
         _profile(evaluation.profile),
     ]
+    return document(f"Evaluation of {evaluation.model}", parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a whole page of these parts, which are HTML."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation of {escape(evaluation.model)}</title><style>{STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         f"{''.join(parts)}</body></html>\n"
     )
 
@@ -91,8 +96,8 @@ def _comparison(comparison: Comparison | None) -> str:
     rows = [
         [
             NAMES.get(found.metric, found.metric) + (" (higher is better)" if found.metric in HIGHER_IS_BETTER else ""),
-            _number(found.model),
-            _number(found.champion),
+            number(found.model),
+            number(found.champion),
             f"{found.difference:+.4g}",
             f"{found.low:+.4g} to {found.high:+.4g}",
             f'<span class="{escape(found.verdict.split()[0])}">{escape(found.verdict)}</span>',
@@ -104,27 +109,28 @@ def _comparison(comparison: Comparison | None) -> str:
         f"<h2>Beside the champion {escape(comparison.champion)}</h2>"
         f"<p>The same {comparison.rows:,} rows, paired bootstrap with {comparison.replicates:,} samples.</p>"
         + (f'<p class="note">{escape(comparison.note)}</p>' if comparison.note else "")
-        + _table(heads, rows)
+        + table(heads, rows)
     )
 
 
-def _class_curves(curves: ClassCurves, task: str) -> str:
+def class_curves(curves: ClassCurves, task: str) -> str:
+    """Return a class's curves."""
     title = f"Positive class {curves.label}" if task == "binary" else f"Class {curves.label} against the rest"
     rate = max((decile.rate for decile in curves.lift), default=1.0) or 1.0
     plots = [
-        _plot(
-            "ROC curve", "false positive rate", "true positive rate", _line(curves.roc), _line(_diagonal(), dashed=True)
+        plot(
+            "ROC curve", "false positive rate", "true positive rate", line(curves.roc), line(_diagonal(), dashed=True)
         ),
-        _plot("Precision and recall", "recall", "precision", _line(curves.precision_recall)),
-        _plot(
+        plot("Precision and recall", "recall", "precision", line(curves.precision_recall)),
+        plot(
             "Calibration, with 95 % intervals",
             "mean prediction",
             "observed rate",
-            _line(_diagonal(), dashed=True),
+            line(_diagonal(), dashed=True),
             "".join(
-                f'<line x1="{_x(found.predicted)}" x2="{_x(found.predicted)}" y1="{_y(found.low)}" '
-                f'y2="{_y(found.high)}" stroke="var(--first)" opacity=".5"/>'
-                f'<circle cx="{_x(found.predicted)}" cy="{_y(found.observed)}" r="3.5" fill="var(--first)"/>'
+                f'<line x1="{x_of(found.predicted)}" x2="{x_of(found.predicted)}" y1="{y_of(found.low)}" '
+                f'y2="{y_of(found.high)}" stroke="var(--first)" opacity=".5"/>'
+                f'<circle cx="{x_of(found.predicted)}" cy="{y_of(found.observed)}" r="3.5" fill="var(--first)"/>'
                 for found in curves.calibration
             ),
         ),
@@ -144,7 +150,7 @@ def _classes(evaluation: Evaluation) -> str:
         [
             escape(found.label),
             f"{found.rows:,}",
-            *(_number(value) for value in (found.precision, found.recall, found.f1, found.auc)),
+            *(number(value) for value in (found.precision, found.recall, found.f1, found.auc)),
         ]
         for found in evaluation.class_table
     ]
@@ -154,9 +160,9 @@ def _classes(evaluation: Evaluation) -> str:
     ]
     return (
         "<h2>Classes</h2>"
-        + _table(["Class", "Rows", "Precision", "Recall", "F1", "AUC"], rows)
+        + table(["Class", "Rows", "Precision", "Recall", "F1", "AUC"], rows)
         + "<h3>Confusion: true class by row, predicted class by column</h3>"
-        + _table(["", *(escape(label) for label in evaluation.classes)], confusion)
+        + table(["", *(escape(label) for label in evaluation.classes)], confusion)
     )
 
 
@@ -178,17 +184,17 @@ def _residuals(residuals: Residuals | None) -> str:
     ]
     plots = [
         _bars("Residuals (truth - prediction)", bars, float(highest)),
-        _plot(
+        plot(
             "Mean truth by tenth of the prediction",
             f"prediction, {low:.4g} to {high:.4g}",
             "truth",
-            _line(_diagonal(), dashed=True),
-            _line(scaled[0]),
+            line(_diagonal(), dashed=True),
+            line(scaled[0]),
             numbers=False,
         ),
     ]
-    table = _table(list(residuals.quantiles), [[_number(value) for value in residuals.quantiles.values()]])
-    return f'<h2>Residuals</h2><div class="plots">{"".join(plots)}</div><h3>Quantiles</h3>{table}'
+    quantiles = table(list(residuals.quantiles), [[number(value) for value in residuals.quantiles.values()]])
+    return f'<h2>Residuals</h2><div class="plots">{"".join(plots)}</div><h3>Quantiles</h3>{quantiles}'
 
 
 def _importance(found: Sequence[Importance]) -> str:
@@ -205,7 +211,7 @@ def _importance(found: Sequence[Importance]) -> str:
         ]
         for importance in found
     ]
-    return "<h2>Feature importance</h2><p>How much the loss grows when a feature's values are shuffled.</p>" + _table(
+    return "<h2>Feature importance</h2><p>How much the loss grows when a feature's values are shuffled.</p>" + table(
         ["Feature", "Increase", "Deviation", ""], rows
     )
 
@@ -221,11 +227,11 @@ def _segments(segments: Sequence[Segment]) -> str:
     rows = []
     for segment in segments:
         cells = [escape(segment.feature), f'<span class="left">{escape(segment.category)}</span>', f"{segment.rows:,}"]
-        cells += [_number(segment.metrics[name]) for name in names]
+        cells += [number(segment.metrics[name]) for name in names]
         if has_champion:
-            cells += [_number((segment.champion or {}).get(name)) for name in names]
+            cells += [number((segment.champion or {}).get(name)) for name in names]
         rows.append(cells)
-    return "<h2>Segments</h2><p>A dash: too few rows, or one class only.</p>" + _table(heads, rows)
+    return "<h2>Segments</h2><p>A dash: too few rows, or one class only.</p>" + table(heads, rows)
 
 
 def _profile(profile: Sequence[Profile]) -> str:
@@ -242,25 +248,27 @@ def _profile(profile: Sequence[Profile]) -> str:
             for place, (label, count) in enumerate(zip(found.labels, found.counts, strict=True))
         )
         unit = f' <span class="soft">{escape(found.unit)}</span>' if found.unit else ""
-        cells = [_number(found.numbers.get(name)) for name in names]
+        cells = [number(found.numbers.get(name)) for name in names]
         rows.append(
             [escape(found.feature) + unit, f'<svg viewBox="0 0 160 24" style="width:10rem">{bars}</svg>', *cells]
         )
-    return "<h2>The rows</h2>" + _table(["Feature", "Distribution", *names], rows)
+    return "<h2>The rows</h2>" + table(["Feature", "Distribution", *names], rows)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML, in a box that scrolls."""
     head = "".join(f"<th>{cell}</th>" for cell in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _plot(title: str, x_label: str, y_label: str, *drawings: str, numbers: bool = True) -> str:
+def plot(title: str, x_label: str, y_label: str, *drawings: str, numbers: bool = True) -> str:
+    """Return a plot over the unit square; drawings are SVG."""
     ticks = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(tick)}" y2="{_y(tick)}" stroke="var(--line)"/>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(tick)}" y2="{y_of(tick)}" stroke="var(--line)"/>'
         + (
-            f'<text x="{LEFT - 6}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>'
-            f'<text x="{_x(tick)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
+            f'<text x="{LEFT - 6}" y="{y_of(tick) + 4}" text-anchor="end">{tick:g}</text>'
+            f'<text x="{x_of(tick)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
             if numbers
             else ""
         )
@@ -280,7 +288,7 @@ def _bars(title: str, bars: Sequence[tuple[str, float, str]], highest: float) ->
     width = (WIDTH - LEFT - RIGHT) / max(len(bars), 1)
     drawn = []
     for place, (below, height, above) in enumerate(bars):
-        top = _y(height / highest * 0.92)
+        top = y_of(height / highest * 0.92)
         middle = LEFT + (place + 0.5) * width
         drawn.append(
             f'<rect x="{LEFT + place * width + 1:.1f}" y="{top}" width="{max(width - 2, 1):.1f}" '
@@ -289,7 +297,7 @@ def _bars(title: str, bars: Sequence[tuple[str, float, str]], highest: float) ->
             f'<text x="{middle:.1f}" y="{top - 4:.1f}" text-anchor="middle">{escape(above)}</text>'
         )
     ticks = "".join(
-        f'<text x="{LEFT - 6}" y="{_y(share * 0.92) + 4}" text-anchor="end">{highest * share:.3g}</text>'
+        f'<text x="{LEFT - 6}" y="{y_of(share * 0.92) + 4}" text-anchor="end">{highest * share:.3g}</text>'
         for share in (0.0, 0.5, 1.0)
     )
     return (
@@ -298,8 +306,9 @@ def _bars(title: str, bars: Sequence[tuple[str, float, str]], highest: float) ->
     )
 
 
-def _line(points: Points, *, dashed: bool = False) -> str:
-    path = " ".join(f"{_x(x)},{_y(y)}" for x, y in zip(points.x, points.y, strict=True))
+def line(points: Points, *, dashed: bool = False) -> str:
+    """Return a curve of shares as SVG."""
+    path = " ".join(f"{x_of(x)},{y_of(y)}" for x, y in zip(points.x, points.y, strict=True))
     look = 'stroke="var(--soft)" stroke-dasharray="4 4"' if dashed else 'stroke="var(--first)" stroke-width="2"'
     return f'<polyline points="{path}" fill="none" {look}/>'
 
@@ -308,15 +317,18 @@ def _diagonal() -> Points:
     return Points(x=(0.0, 1.0), y=(0.0, 1.0))
 
 
-def _x(share: float) -> float:
+def x_of(share: float) -> float:
+    """Return the place of a share on the x axis."""
     return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
 
-def _y(share: float) -> float:
+def y_of(share: float) -> float:
+    """Return the place of a share on the y axis."""
     return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a number for a reader, a dash for none."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"

@@ -1,0 +1,80 @@
+"""One quality check from files to files: reads records, labels and profile, and writes page, JSON and metrics."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+from custom_runtime.records.segments import read_records
+from pydantic import ValidationError
+
+from custom_runtime.active import CONTRACT
+from custom_runtime.model.bundle import read_bundle
+from handoff.errors import DataError
+from handoff.quality.drift import ROLE, TrainingProfile
+from handoff.quality.exposition import render_metrics
+from handoff.quality.joining import join, read_labels
+from handoff.quality.measuring import measure_quality
+from handoff.quality.page import page
+from handoff.quality.results import Quality
+
+COLUMNS = (
+    "time", "request_id", "inference_id", "row", "model", "version", "key", "key_hash", "score", "source",
+    "features_time", "features", "challengers", "contract",
+)  # fmt: skip
+
+
+def check_quality(
+    records: Path,
+    labels: Path,
+    *,
+    bundle: Path | None = None,
+    horizon: timedelta = timedelta(days=90),
+    since: datetime | None = None,
+    period: str = "7D",
+    salt: str | None = None,
+    made: datetime | None = None,
+) -> Quality:
+    """Measure a directory of records with a file of labels. Raises DataError or StartupError."""
+    found = _frame(records, since)
+    joined = join(found, read_labels(labels), horizon=horizon, salt=salt)
+    return measure_quality(found, joined, profile=_profile(bundle), made=made or datetime.now(UTC), period=period)
+
+
+def write_quality(quality: Quality, directory: Path) -> Path:
+    """Write quality.html, quality.json and quality.prom, each in one rename; return the page's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "quality.json": quality.model_dump_json(indent=2).encode(),
+        "quality.prom": render_metrics(quality),
+        "quality.html": page(quality).encode(),
+    }
+    for name, content in contents.items():
+        temporary = directory / f".{name}.{os.getpid()}"
+        temporary.write_bytes(content)
+        temporary.replace(directory / name)
+    return directory / "quality.html"
+
+
+def _frame(records: Path, since: datetime | None) -> pd.DataFrame:
+    table = read_records(records, columns=COLUMNS, since=since, contract=CONTRACT.fingerprint)
+    others = set(table["contract"].unique().to_pylist()) - {CONTRACT.fingerprint}
+    if others:
+        raise DataError(
+            f"{records} has records of contract {', '.join(sorted(others))}; this is {CONTRACT.fingerprint}"
+        )
+    return table.to_pandas().sort_values("time", kind="stable").reset_index(drop=True)
+
+
+def _profile(bundle: Path | None) -> TrainingProfile | None:
+    if bundle is None:
+        return None
+    held = read_bundle(bundle)
+    if ROLE not in held.files:
+        return None
+    try:
+        return TrainingProfile.model_validate_json(held.path(ROLE).read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{held.path(ROLE)} is no training profile: {error}; import the model again") from error

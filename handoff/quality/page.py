@@ -1,0 +1,209 @@
+"""A quality check as one HTML page, in the look of the evaluation's: no scripts, and nothing from other servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from handoff.evaluation.measures import HIGHER_IS_BETTER
+from handoff.evaluation.report import NAMES, class_curves, document, number, plot, table, x_of, y_of
+from handoff.quality.measuring import METRICS
+from handoff.quality.results import Challenge, Measure, Quality, VersionQuality
+
+QUALITY_NAMES = {
+    **NAMES,
+    "calibration": "Observed minus predicted rate",
+    "lift": "Lift of the highest tenth",
+}
+_COLORS = ("var(--first)", "var(--second)", "var(--good)", "var(--bad)")
+_VERDICTS = {"steady": "better", "watch": "soft", "moved": "worse"}
+
+
+def page(quality: Quality) -> str:
+    """Return the page as HTML text."""
+    title = f"Quality of {quality.model}"
+    lost = f"{quality.unmatched:,} found no prediction, {quality.superseded:,} have a later label or prediction"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">{quality.predictions:,} predictions and {quality.labels:,} labels, joined by '
+        f"{quality.joined_by}; {lost}. Measured {quality.made:%Y-%m-%d %H:%M} UTC.</p>",
+        "<p>Every interval is a 95 % bootstrap interval over customers.</p>",
+        _versions(quality.versions),
+        _over_time(quality.versions),
+        *(_challenge(found) for found in quality.challenges),
+        *(
+            f"<h2>Version {escape(version.version)}</h2>{class_curves(version.curves, 'binary')}"
+            for version in quality.versions
+            if version.curves is not None
+        ),
+        _failing(quality),
+        _drift(quality),
+        _freshness(quality),
+    ]
+    return document(title, parts)
+
+
+def _versions(versions: Sequence[VersionQuality]) -> str:
+    heads = ["Version", "Predictions", "Labels", "Positive", *(QUALITY_NAMES[name] for name in METRICS)]
+    rows = [
+        [
+            escape(version.version),
+            f"{version.predictions:,}",
+            f"{version.overall.labels:,}",
+            f"{version.overall.positives / version.overall.labels:.1%}",
+            *(_with_interval(version.overall.measures[name]) for name in METRICS),
+        ]
+        for version in versions
+    ]
+    return "<h2>Versions</h2>" + table(heads, rows)
+
+
+def _over_time(versions: Sequence[VersionQuality]) -> str:
+    if max((len(version.periods) for version in versions), default=0) < 2:
+        return '<h2>Over time</h2><p class="soft">All labels are of one period.</p>'
+    legend = " ".join(
+        f'<span style="color:{_COLORS[place % len(_COLORS)]}">&#9679; version {escape(version.version)}</span>'
+        for place, version in enumerate(versions)
+    )
+    plots = "".join(_plot_of(name, versions) for name in METRICS)
+    rows = [
+        [
+            f"{period.begin:%Y-%m-%d} to {period.end:%Y-%m-%d}",
+            escape(period.version),
+            f"{period.labels:,}",
+            *(_with_interval(period.measures[name]) for name in METRICS),
+        ]
+        for version in versions
+        for period in version.periods
+    ]
+    heads = ["Period", "Version", "Labels", *(QUALITY_NAMES[name] for name in METRICS)]
+    return f'<h2>Over time</h2><p>{legend}</p><div class="plots">{plots}</div>' + table(heads, rows)
+
+
+def _plot_of(name: str, versions: Sequence[VersionQuality]) -> str:
+    periods = [period for version in versions for period in version.periods]
+    begin = min(period.begin for period in periods)
+    span_s = max((max(period.begin for period in periods) - begin).total_seconds(), 1.0)
+    bounds = [
+        bound
+        for period in periods
+        for bound in (period.measures[name].low, period.measures[name].high)
+        if bound is not None
+    ]
+    if not bounds:
+        return ""
+    low, high = min(bounds), max(bounds)
+    scale = (high - low) or 1.0
+
+    def marks(version: VersionQuality, color: str) -> Iterator[str]:
+        places = []
+        for period in version.periods:
+            measure = period.measures[name]
+            if measure.value is None or measure.low is None or measure.high is None:
+                continue
+            x = x_of(0.04 + 0.92 * (period.begin - begin).total_seconds() / span_s)
+            places.append(f"{x},{y_of((measure.value - low) / scale)}")
+            yield (
+                f'<line x1="{x}" x2="{x}" y1="{y_of((measure.low - low) / scale)}" '
+                f'y2="{y_of((measure.high - low) / scale)}" stroke="{color}" opacity=".5"/>'
+                f'<circle cx="{x}" cy="{y_of((measure.value - low) / scale)}" r="3.5" fill="{color}">'
+                f"<title>{period.begin:%Y-%m-%d}: {measure.value:.4g}, {period.labels:,} labels</title></circle>"
+            )
+        yield f'<polyline points="{" ".join(places)}" fill="none" stroke="{color}" stroke-width="2"/>'
+
+    drawn = [mark for place, version in enumerate(versions) for mark in marks(version, _COLORS[place % len(_COLORS)])]
+    scales = "".join(
+        f'<text x="{x_of(0) - 6}" y="{y_of(share) + 4}" text-anchor="end">{low + share * scale:.3g}</text>'
+        for share in (0.0, 0.5, 1.0)
+    )
+    last = max(period.begin for period in periods)
+    return plot(QUALITY_NAMES[name], f"{begin:%Y-%m-%d} to {last:%Y-%m-%d}", "", scales, *drawn, numbers=False)
+
+
+def _challenge(found: Challenge) -> str:
+    rows = [
+        [
+            QUALITY_NAMES[difference.metric] + (" (higher is better)" if difference.metric in HIGHER_IS_BETTER else ""),
+            number(difference.model),
+            number(difference.champion),
+            f"{difference.difference:+.4g}",
+            f"{difference.low:+.4g} to {difference.high:+.4g}",
+            f'<span class="{difference.verdict.split()[0]}">{difference.verdict}</span>',
+        ]
+        for difference in found.comparison.differences
+    ]
+    heads = ["Metric", "Challenger", "Champion", "Difference", "95 % interval", "The challenger is"]
+    return (
+        f"<h2>Challenger {escape(found.challenger)} beside champion {escape(found.champion)}</h2>"
+        f"<p>{found.comparison.rows:,} labelled rows that both scored.</p>" + table(heads, rows)
+    )
+
+
+def _failing(quality: Quality) -> str:
+    heads = ["Version", "Feature", "Segment", "Labels", "Log loss", "More than elsewhere", "At least"]
+    rows = [
+        [
+            escape(found.version),
+            f'<span class="left">{escape(found.feature)}</span>',
+            f'<span class="left">{escape(found.segment)}</span>',
+            f"{found.labels:,}",
+            number(found.loss),
+            f"{found.excess:+.4g}",
+            f"{found.low:+.4g}",
+        ]
+        for found in quality.failing
+    ]
+    shown = table(heads, rows) if rows else "<p>None was found.</p>"
+    return f'<h2>Segments where it fails</h2><p class="soft">{escape(quality.failing_note)}</p>{shown}'
+
+
+def _drift(quality: Quality) -> str:
+    parts = ["<h2>Drift against the training profile</h2>"]
+    if quality.drift_note:
+        parts.append(f'<p class="note">{escape(quality.drift_note)}</p>')
+    heads = ["Input", "Rows", "PSI", "Effect", "What moved most", "Missing", ""]
+    for version, drifts in quality.drift.items():
+        rows = [
+            [
+                escape(found.name),
+                f"{found.rows:,}",
+                f"{found.psi:.3f}",
+                f"{found.effect:+.3f}",
+                escape(found.moved),
+                f"{found.missing:.1%}",
+                f'<span class="{_VERDICTS[found.verdict]}">{found.verdict}</span>',
+            ]
+            for found in drifts
+        ]
+        parts.append(f"<h3>Version {escape(version)}</h3>{table(heads, rows)}")
+    return "".join(parts)
+
+
+def _freshness(quality: Quality) -> str:
+    rows = [
+        [
+            escape(found.version),
+            f"{found.rows:,}",
+            _age(found.median_s),
+            _age(found.p95_s),
+            ", ".join(f"{escape(name)} {share:.1%}" for name, share in sorted(found.sources.items())),
+        ]
+        for found in quality.freshness
+    ]
+    heads = ["Version", "Predictions", "Median age", "95 % are younger than", "Features from"]
+    return "<h2>Freshness of the features</h2>" + table(heads, rows)
+
+
+def _with_interval(measure: Measure) -> str:
+    if measure.value is None or measure.low is None or measure.high is None:
+        return "-"
+    return f'{measure.value:.4g}<br><span class="soft">{measure.low:.4g} to {measure.high:.4g}</span>'
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

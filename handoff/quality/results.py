@@ -1,0 +1,94 @@
+"""The result of a quality check as written to JSON; the page and the metrics show the same values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from handoff.evaluation.results import ClassCurves, Comparison
+from handoff.quality.drift import Drift
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measure(_Result):
+    """A metric with its 95 % interval; None where it is not defined (one class only)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Period(_Result):
+    """The labelled predictions of one version in one period. measures: metric -> value and interval."""
+
+    version: str
+    begin: datetime
+    end: datetime
+    labels: int
+    positives: int
+    measures: dict[str, Measure]
+
+
+class Failing(_Result):
+    """A segment whose log loss is greater than elsewhere. excess: the difference, with its interval."""
+
+    version: str
+    feature: str
+    segment: str
+    labels: int
+    loss: float
+    excess: float
+    low: float
+
+
+class Freshness(_Result):
+    """How old the features were when a version scored them, and where they came from (shares)."""
+
+    version: str
+    rows: int
+    median_s: float | None
+    p95_s: float | None
+    sources: dict[str, float]
+
+
+class VersionQuality(_Result):
+    """One version: all its labels together, then over time."""
+
+    version: str
+    predictions: int
+    overall: Period
+    periods: tuple[Period, ...]
+    curves: ClassCurves | None
+
+
+class Challenge(_Result):
+    """A challenger beside the champion whose rows it scored, too, on those that have a label."""
+
+    champion: str
+    challenger: str
+    comparison: Comparison
+
+
+class Quality(_Result):
+    """All results of one check. joined_by: how labels found their predictions."""
+
+    model: str
+    contract: str
+    made: datetime
+    joined_by: Literal["request id", "key and time"]
+    labels: int
+    unmatched: int
+    superseded: int
+    predictions: int
+    versions: tuple[VersionQuality, ...]
+    challenges: tuple[Challenge, ...]
+    drift: dict[str, tuple[Drift, ...]]
+    drift_note: str
+    freshness: tuple[Freshness, ...]
+    failing: tuple[Failing, ...]
+    failing_note: str

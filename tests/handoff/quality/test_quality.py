@@ -1,0 +1,198 @@
+"""Late labels join the predictions that they belong to, and what is measured of them is right."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from custom_runtime.active import CONTRACT
+from custom_runtime.model.encoding import decode_row
+from handoff.dataset import Dataset
+from handoff.errors import DataError
+from handoff.quality.drift import build_profile, drift_of
+from handoff.quality.exposition import render_metrics
+from handoff.quality.joining import join, read_labels
+from handoff.quality.measuring import measure_quality, measures
+from handoff.quality.page import page
+
+START = pd.Timestamp("2026-10-01", tz="UTC")
+HORIZON = timedelta(days=30)
+
+
+def records(rows: int = 400, seed: int = 0, **columns: Any) -> pd.DataFrame:
+    """One prediction per customer and hour, with well calibrated scores."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "time": START + pd.to_timedelta(np.arange(rows), unit="h"),
+            "request_id": [f"r-{number}" for number in range(rows)],
+            "inference_id": None,
+            "row": 0,
+            "model": "churn",
+            "version": np.where(np.arange(rows) % 2, "8", "7"),
+            "key": [str(number) for number in range(rows)],
+            "key_hash": None,
+            "score": random.beta(2, 3, size=rows),
+            "source": "store",
+            "features_time": START - pd.Timedelta(hours=1) + pd.to_timedelta(np.arange(rows), unit="h"),
+            "features": None,
+            "challengers": None,
+            "contract": CONTRACT.fingerprint,
+        }
+    )
+    return frame.assign(**columns)
+
+
+def truths(frame: pd.DataFrame, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).random(len(frame)) < frame["score"].to_numpy()
+
+
+def written(path: Path, labels: pd.DataFrame) -> pd.DataFrame:
+    labels.to_csv(path, index=False)
+    return read_labels(path)
+
+
+def by_request(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"request_id": frame["request_id"], "churn": np.where(truths(frame), "Yes", "No")})
+
+
+def test_labels_join_by_request_id_and_by_the_id_of_a_v2_request(tmp_path: Path) -> None:
+    frame = records(4, request_id=["a", "b", None, None], inference_id=[None, "x", "c", "c"], row=[0, 0, 0, 1])
+    labels = pd.DataFrame({"request_id": ["a", "x", "c", "c", "gone"], "row": [0, 0, 0, 1, 0], "churn": list("10101")})
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    assert joined.records["truth"].tolist() == [1, 0, 1, 0]
+    assert (joined.labels, joined.unmatched, joined.by) == (5, 1, "request id")
+
+
+def test_a_label_belongs_to_the_last_prediction_before_it_and_within_the_horizon(tmp_path: Path) -> None:
+    frame = records(3, key=["1", "1", "2"], time=[START, START + pd.Timedelta(days=2), START])
+    labels = pd.DataFrame(
+        {
+            "customerID": [1, 1, 2, 3],
+            "time": ["2026-10-02", "2026-10-04", "2026-12-24", "2026-10-02"],
+            "Churn": ["Yes", "No", "Yes", "Yes"],
+        }
+    )
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    assert joined.records[["time", "truth"]].to_numpy().tolist() == [
+        [START, 1],
+        [START + pd.Timedelta(days=2), 0],
+    ]
+    assert (joined.unmatched, joined.by) == (2, "key and time")
+
+
+def test_a_later_label_for_the_same_prediction_counts(tmp_path: Path) -> None:
+    labels = pd.DataFrame({"customer_id": [0, 0], "time": ["2026-10-02", "2026-10-05"], "churn": ["No", "Yes"]})
+    joined = join(records(1), written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    assert (joined.records["truth"].tolist(), joined.superseded) == ([1], 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"request_id": ["a"], "churn": ["perhaps"]}, "'perhaps'; allowed: No, Yes, or blank"),
+        ({"request_id": ["a"]}, "no column 'churn'"),
+        ({"request_id": ["a"], "churn": ["Yes"], "contract": ["0123"]}, "of contract 0123; this is "),
+        ({"customer_id": ["1"], "churn": ["Yes"]}, "neither 'request_id' nor both 'customer_id' and 'time'"),
+        ({"customer_id": ["1"], "time": ["soon"], "churn": ["Yes"]}, "allowed: ISO 8601"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        join(records(3), written(tmp_path / "labels.csv", pd.DataFrame(labels)), horizon=HORIZON)
+
+
+def test_the_metrics_are_those_of_scikit_learn_and_their_intervals_hold_them() -> None:
+    frame = records(800)
+    truth, scores = truths(frame).astype(np.int64), frame["score"].to_numpy()
+    found = measures(truth, scores, frame["key"])
+    expected = {
+        "auc": roc_auc_score(truth, scores),
+        "log_loss": log_loss(truth, scores),
+        "brier": brier_score_loss(truth, scores),
+        "calibration": truth.mean() - scores.mean(),
+    }
+    for name, value in expected.items():
+        measure = found[name]
+        assert measure.value == pytest.approx(value, abs=1e-6)
+        assert measure.low is not None
+        assert measure.high is not None
+        assert measure.low < value < measure.high
+    assert found["lift"].value is not None
+    assert found["lift"].value > 1.2
+
+
+def test_rows_of_one_customer_are_no_independent_evidence() -> None:
+    frame = records(300)
+    truth, scores = truths(frame).astype(np.int64), frame["score"].to_numpy()
+    once = measures(truth, scores, frame["key"])["log_loss"]
+    copied = measures(np.tile(truth, 10), np.tile(scores, 10), np.tile(frame["key"], 10))["log_loss"]
+    assert once.low is not None
+    assert once.high is not None
+    assert copied.low is not None
+    assert copied.high is not None
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=0.25)
+
+
+def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshness(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    rows = dataset.rows[:600]
+    frame = records(600, features=[decode_row(row) for row in rows])
+    truth = truths(frame)
+    # The model is wrong about customers with fiber, and the challenger knows.
+    fiber = np.array([features["internet_service"] == "Fiber optic" for features in frame["features"]])
+    truth = np.where(fiber, np.random.default_rng(5).random(600) > frame["score"], truth)
+    better = np.where(fiber, 1 - frame["score"], frame["score"])
+    frame["challengers"] = [[{"version": "9", "score": float(score), "scores": None}] for score in better]
+    labels = pd.DataFrame({"request_id": frame["request_id"], "churn": np.where(truth, "Yes", "No")})
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, frame["score"].to_numpy())
+    quality = measure_quality(frame, joined, profile=profile, made=datetime(2026, 11, 1, tzinfo=UTC))
+    assert [version.version for version in quality.versions] == ["7", "8"]
+    assert [len(version.periods) for version in quality.versions] == [4, 4]
+    assert sum(period.labels for period in quality.versions[0].periods) == 300
+    for challenge in quality.challenges:
+        assert (challenge.challenger, challenge.comparison.rows) == ("9", 300)
+        assert {difference.verdict for difference in challenge.comparison.differences} == {"better"}
+    assert ("internet_service", "Fiber optic") in {(found.feature, found.segment) for found in quality.failing}
+    assert all(found.low > 0 for found in quality.failing)
+    assert {found.name for found in quality.drift["7"]} == {"score", *(f.name for f in CONTRACT.features)}
+    assert all(found.verdict != "moved" for found in quality.drift["7"])
+    assert [fresh.median_s for fresh in quality.freshness] == [3600.0, 3600.0]
+    html = page(quality)
+    assert "http" not in html.replace("http-equiv", "")
+    for words in ("Challenger 9 beside champion 7", "Fiber optic", "Drift against the training profile", "Lift"):
+        assert words in html
+    text = render_metrics(quality).decode()
+    assert 'serving_quality{bound="low",metric="auc",model="churn",version="7"}' in text
+    assert 'serving_quality_labels{model="churn",version="8"} 300.0' in text
+
+
+def test_too_few_labels_are_no_measurement(tmp_path: Path) -> None:
+    frame = records(10)
+    joined = join(frame, written(tmp_path / "labels.csv", by_request(frame)), horizon=HORIZON)
+    with pytest.raises(DataError, match="10 of 10 labels belong to a prediction; at least 30 are needed"):
+        measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def test_drift_tells_a_moved_input_from_a_steady_one(dataset: Dataset) -> None:
+    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, None)
+    inputs = {found.name: found for found in profile.inputs}
+    half = [decode_row(row) for row in dataset.rows[::2]]
+    for name, given in inputs.items():
+        assert (
+            drift_of(given, np.array([row[name] for row in half], dtype=object if given.categories else float)).psi
+            < 0.02
+        )
+    tenure = np.array([row["tenure_months"] for row in half], dtype=float)
+    moved = drift_of(inputs["tenure_months"], tenure + 24)
+    assert (moved.verdict, moved.effect) == ("moved", pytest.approx(24 / dataset.rows[:, 4].std(), abs=0.1))
+    lost = drift_of(inputs["contract"], np.array([None] * 40 + ["Two year"] * 60, dtype=object))
+    assert (lost.verdict, lost.missing) == ("moved", 0.4)
