@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
-from custom_runtime.records.segments import read_records
 from pydantic import ValidationError
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.bundle import read_bundle
+from custom_runtime.records.segments import read_records
 from handoff.errors import DataError
 from handoff.quality.drift import ROLE, TrainingProfile
 from handoff.quality.exposition import render_metrics
