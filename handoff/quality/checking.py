@@ -65,7 +65,8 @@ def _frame(records: Path, since: datetime | None) -> pd.DataFrame:
         raise DataError(
             f"{records} has records of contract {', '.join(sorted(others))}; this is {CONTRACT.fingerprint}"
         )
-    return table.to_pandas().sort_values("time", kind="stable").reset_index(drop=True)
+    frame: pd.DataFrame = table.to_pandas().sort_values("time", kind="stable").reset_index(drop=True)
+    return frame
 
 
 def _profile(bundle: Path | None) -> TrainingProfile | None:

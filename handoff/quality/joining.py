@@ -62,7 +62,8 @@ def read_labels(path: Path) -> pd.DataFrame:
     if label not in frame:
         raise DataError(f"{path} has no column {label!r}; present: {', '.join(frame.columns)}")
     frame["truth"] = _places(frame[label], path)
-    return frame.loc[frame["truth"] >= 0]
+    known: pd.DataFrame = frame.loc[frame["truth"] >= 0]
+    return known
 
 
 def join(records: pd.DataFrame, labels: pd.DataFrame, *, horizon: timedelta, salt: str | None = None) -> Joined:

@@ -61,7 +61,7 @@ def measure_quality(
         model=str(records["model"].iloc[0]),
         contract=CONTRACT.fingerprint,
         made=made,
-        joined_by=joined.by,  # type: ignore[arg-type]
+        joined_by=joined.by,
         labels=joined.labels,
         unmatched=joined.unmatched,
         superseded=joined.superseded,

@@ -150,7 +150,8 @@ def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshn
     fiber = np.array([features["internet_service"] == "Fiber optic" for features in frame["features"]])
     truth = np.where(fiber, np.random.default_rng(5).random(600) > frame["score"], truth)
     better = np.where(fiber, 1 - frame["score"], frame["score"])
-    frame["challengers"] = [[{"version": "9", "score": float(score), "scores": None}] for score in better]
+    challengers: Any = [[{"version": "9", "score": float(score), "scores": None}] for score in better]
+    frame["challengers"] = challengers
     labels = pd.DataFrame({"request_id": frame["request_id"], "churn": np.where(truth, "Yes", "No")})
     joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
     profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, frame["score"].to_numpy())
@@ -193,6 +194,7 @@ def test_drift_tells_a_moved_input_from_a_steady_one(dataset: Dataset) -> None:
         )
     tenure = np.array([row["tenure_months"] for row in half], dtype=float)
     moved = drift_of(inputs["tenure_months"], tenure + 24)
-    assert (moved.verdict, moved.effect) == ("moved", pytest.approx(24 / dataset.rows[:, 4].std(), abs=0.1))
+    assert moved.verdict == "moved"
+    assert moved.effect == pytest.approx(24 / dataset.rows[:, 4].std(), abs=0.1)
     lost = drift_of(inputs["contract"], np.array([None] * 40 + ["Two year"] * 60, dtype=object))
     assert (lost.verdict, lost.missing) == ("moved", 0.4)
