@@ -61,7 +61,7 @@ def begin(cluster: Cluster, plan: Plan = PLAN) -> Session:
 
 def ended(session: Session, log: Path) -> RolloutState:
     last = eventually(
-        session.last, lambda found: found is not None and found.phase.over, within_s=60, what=log.read_text()[-3000:]
+        session.last, lambda found: found is not None and found.phase.over, within_s=240, what=log.read_text()[-3000:]
     )
     assert last is not None
     return last
@@ -85,16 +85,19 @@ def test_the_watch_knows_a_rollout_by_its_record(annotations: dict[str, str], ph
     assert (found.phase if found else None) is phase
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "controller.log"
     session = begin(cluster)
     with controller(cluster, log):
         assert ended(session, log).phase is Phase.SUCCEEDED
-        cluster.until({"v8": 100})
-        eventually(session.driver, lambda holder: not holder, within_s=30)
+        cluster.until({"v8": 100}, within_s=240)
+        eventually(session.driver, lambda holder: not holder, within_s=120)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: Cluster, tmp_path: Path) -> None:
     """Killed at 50 %; the next controller starts during an outage, and meets a second one while it drives."""
     first, second = tmp_path / "first.log", tmp_path / "second.log"
@@ -105,27 +108,28 @@ def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: 
         """Answer 503 to everything until the controller's log has a new line with the sign."""
         known = len(second.read_text())
         cluster.api.fault = lambda method, plural, name: (503, "out of order")
-        eventually(lambda: sign in second.read_text()[known:], within_s=60, every_s=0.1)
+        eventually(lambda: sign in second.read_text()[known:], within_s=240, every_s=0.1)
         cluster.api.fault = lambda method, plural, name: None
 
     with controller(cluster, first) as process:
-        cluster.until({"v7": 50, "v8": 50})
+        cluster.until({"v7": 50, "v8": 50}, within_s=240)
         process.kill()
         process.wait(10)
     cluster.api.fault = lambda method, plural, name: (503, "out of order")
     second.touch()
     with controller(cluster, second):
         outage("cannot_watch")
-        eventually(session.driver, within_s=30)
+        eventually(session.driver, within_s=120)
         outage("out of order")
         assert ended(session, second).phase is Phase.SUCCEEDED
-        cluster.until({"v8": 100})
+        cluster.until({"v8": 100}, within_s=240)
         cluster.api.end_watches("machinelearning.seldon.io/v1/seldondeployments")
         session.begin(lambda: session.prepare(Release("v9", image="churn:9"), PLAN))
-        cluster.until({"v9": 100})
+        cluster.until({"v9": 100}, within_s=240)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """The pipeline is cancelled at 50 %; the rollout goes on, and a second `run` follows another one to its end."""
     log = tmp_path / "controller.log"
@@ -141,9 +145,9 @@ def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Clust
 
     with controller(cluster, log):
         session = Session(cluster.target, presence=KubernetesLease(CONTROLLER, Connection(namespace="models")))
-        eventually(session.controller, within_s=60)
+        eventually(session.controller, within_s=240)
         first = run("v8", "50,100")
-        cluster.until({"v7": 50, "v8": 50})
+        cluster.until({"v7": 50, "v8": 50}, within_s=240)
         first.send_signal(signal.SIGTERM)
         said, _ = first.communicate(timeout=60)
         assert "the rollout goes on, driven by controller@" in said
@@ -153,4 +157,4 @@ def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Clust
         assert second.returncode == 0, said
         assert '"phase": "Succeeded"' in said
         assert not (tmp_path / "own").exists()  # it drove nothing, so it has no log of its own
-        cluster.until({"v9": 100})
+        cluster.until({"v9": 100}, within_s=240)
