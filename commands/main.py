@@ -17,7 +17,7 @@ READER_GONE = 128 + 13
 
 # Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {
-    "train": ("Train the model on a table of customers and register it.", "handoff.commands:train"),
+    "train": ("Train the model on a table and register it.", "handoff.commands:train"),
     "import": ("Convert a registered model into the bundle that is served.", "handoff.commands:import_model"),
     "evaluate": ("Measure a registered model beside the champion.", "handoff.commands:evaluate"),
     "quality": ("Measure served versions by late labels.", "handoff.quality.command:quality"),

@@ -27,7 +27,7 @@ def serve(
     SERVING_* variable of custom_runtime/settings.py.
 
     Example:
-    SERVING_MISSING_CUSTOMER=default churn-serving serve --workers 2
+    SERVING_MISSING_KEY=default churn-serving serve --workers 2
     """
     if prepare:
         prepare_missing()

@@ -94,14 +94,3 @@ CONTRACT = Contract(
     # Five random splits of the reference table give 0.839 to 0.861 (mean 0.848); a model below this is a broken one.
     floor={"auc": 0.83},
 )
-
-# Until every consumer takes CONTRACT from custom_runtime.active.
-NAME, KEY, LABEL, FEATURES, FINGERPRINT = (
-    CONTRACT.name,
-    "customer_id",
-    CONTRACT.label,
-    CONTRACT.features,
-    CONTRACT.fingerprint,
-)
-PROBABILITY, LABEL_NEGATIVE, LABEL_POSITIVE = "churn_probability", "No", "Yes"
-REFERENCE_TABLE = ("modeldata", "wa_churn")

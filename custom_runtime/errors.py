@@ -3,7 +3,7 @@
     ServingError
     |-- InvalidInput          422  invalid_input        the caller's body or tensor breaks the contract
     |-- NotExplainable        422  not_explainable      this model's predictions cannot be explained here
-    |-- UnknownCustomer       404  unknown_customer     the feature store has no row, and the policy is `error`
+    |-- UnknownKey            404  unknown_key          the feature store has no row, and the policy is `error`
     |-- UnknownModel          404  unknown_model        no such model or version is served here
     |-- NotFound              404  not_found            no such route
     |-- MethodNotAllowed      405  method_not_allowed   the route exists, the method does not
@@ -68,10 +68,10 @@ class NotExplainable(ServingError):
     status, code, grpc = 422, "not_explainable", "FAILED_PRECONDITION"
 
 
-class UnknownCustomer(ServingError):
-    """The feature store has no row for the customer."""
+class UnknownKey(ServingError):
+    """The feature store has no row for the key."""
 
-    status, code, grpc = 404, "unknown_customer", "NOT_FOUND"
+    status, code, grpc = 404, "unknown_key", "NOT_FOUND"
 
 
 class UnknownModel(ServingError):

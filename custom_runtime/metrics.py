@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from custom_runtime.active import CONTRACT
+
 # Buckets around the 50 ms objective: the share below a limit is only exact where the limit is a bucket's edge.
 REQUEST_EDGES_S = (0.001, 0.002, 0.005, 0.010, 0.020, 0.035, 0.050, 0.075, 0.100, 0.250, 1.000)
 FETCH_EDGES_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.010, 0.025, 0.050, 0.100)
 BATCH_EDGES_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 1_000, 10_000, 100_000)
-SCORE_EDGES = tuple(edge / 20 for edge in range(1, 21))
 
 ROUTES = ("predict", "v2_rest", "v2_grpc")
 OUTCOMES = ("hit", "miss", "stale", "timeout", "error")
@@ -38,7 +39,10 @@ FEATURE_ROWS = Counter(
     (*_COMMON, "outcome"),
 )  # fmt: skip
 BATCH_ROWS = Histogram("serving_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
-SCORE = Histogram("serving_score", "Predicted probabilities, in 20 equal bins.", _COMMON, buckets=SCORE_EDGES)
+SCORE = Histogram(
+    "serving_score", "Predicted scores: probabilities, values, or the places of the predicted classes.", _COMMON,
+    buckets=CONTRACT.score_edges,
+)  # fmt: skip
 RECORDS = Counter(
     "serving_records",
     "Prediction records by outcome; dropped: no room in the queue or the spool.",
@@ -85,7 +89,7 @@ class ServingMetrics:
         self._fetch.observe(seconds)
 
     def observe_scores(self, scores: Sequence[float]) -> None:
-        """Count one scoring call and the probabilities it returned."""
+        """Count one scoring call and the scores it returned."""
         self._batch.observe(len(scores))
         observe = self._score.observe
         for score in scores:

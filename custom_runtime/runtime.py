@@ -25,7 +25,7 @@ from mlserver.types import (
 from starlette.requests import Request
 from starlette.responses import Response
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import Internal, NotExplainable, NotReady, ServingError, StartupError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
@@ -59,10 +59,18 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         settings.versions = [self.bundle.version]
         super().__init__(settings)
         self.inputs = [
-            MetadataTensor(name=KEY, datatype=v2.KEY_DATATYPE, shape=[-1, 1], parameters=Parameters(required=True)),
-            *(MetadataTensor(name=feature.name, datatype=feature.datatype, shape=[-1, 1]) for feature in FEATURES),
+            MetadataTensor(
+                name=name,
+                datatype=datatypes[0],
+                shape=[-1, 1],
+                parameters=Parameters(required=True) if CONTRACT.key in (None, name) else None,
+            )
+            for name, datatypes in v2.DATATYPES.items()
         ]
-        self.outputs = [MetadataTensor(name=name, datatype=kind, shape=[-1, 1]) for name, kind in v2.OUTPUTS]
+        self.outputs = [
+            MetadataTensor(name=output.name, datatype=output.datatype, shape=[-1, output.columns])
+            for output in CONTRACT.outputs
+        ]
         self.body = predict_body.PredictionBody(self.bundle.version)
         # Set by server/server.py, whose routes and servicer measure a request from its first byte to its last.
         self.observed_at_edge = False
@@ -73,7 +81,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
             error = StartupError("a token or TLS is set; `mlserver start` knows neither; run: scripts/serve.py")
             log.error("model_refused", reason=str(error))  # MLServer exits without a message
             raise error
-        store = open_store(self.serving.feature_store, name=NAME, fingerprint=FINGERPRINT)
+        store = open_store(self.serving.feature_store)
         await store.open()
         self.metrics = ServingMetrics(
             model=self.name, version=self.bundle.version, predictor=self.serving.predictor, store=store.kind

@@ -25,6 +25,8 @@ FeatureKind = Literal["number", "integer", "boolean", "category"]
 # Where a row's features came from. A prediction model may have one field of this type.
 FeatureSource = Literal["store", "request", "default"]
 FEATURE_SOURCES: tuple[str, ...] = get_args(FeatureSource)
+# A feature as callers write it: a number, an integer, a boolean, a category, or null.
+Value = float | str | None
 
 # V2 datatypes of an optional input named after the feature; the first is the one that metadata declares for a number.
 NUMERIC_DATATYPES = ("FP32", "FP64", "INT32", "INT64", "BOOL")
@@ -364,17 +366,20 @@ def _key(model: type[BaseModel], name: str) -> Key:
     info = model.model_fields.get(name)
     if info is None:
         raise TypeError(f"the key {name!r} is no field of {model.__name__}")
-    if info.annotation not in (int, str) or not info.is_required() or not info.examples:
-        raise TypeError(f"the key {name!r} is {info.annotation!r}; allowed: int or str, required, with an example")
     rules = {type(rule).__name__: rule for rule in info.metadata}
+    is_bounded = info.annotation is str or {"Ge", "Le"} <= rules.keys()
+    if info.annotation not in (int, str) or not info.is_required() or not info.examples or not is_bounded:
+        raise TypeError(
+            f"the key {name!r} is {info.annotation!r}; allowed: int with Field(ge=..., le=...) or str, required, "
+            "with an example"
+        )
     example = info.examples[0]
     if info.annotation is str:
         longest = int(rules["MaxLen"].max_length) if "MaxLen" in rules else KEY_LONGEST
         if not 0 < longest <= KEY_LONGEST:
             raise TypeError(f"the key {name!r} has max_length {longest}; allowed: 1 to {KEY_LONGEST}")
         return Key(name, is_text=True, example=example, longest=longest)
-    minimum = int(rules["Ge"].ge) if "Ge" in rules else 0
-    maximum = int(rules["Le"].le) if "Le" in rules else KEY_MAXIMUM
+    minimum, maximum = int(rules["Ge"].ge), int(rules["Le"].le)
     if not KEY_MINIMUM <= minimum <= maximum <= KEY_MAXIMUM:
         raise TypeError(f"the key {name!r} ranges from {minimum} to {maximum}; allowed: 64-bit integers")
     return Key(name, is_text=False, example=example, minimum=minimum, maximum=maximum)

@@ -2,9 +2,10 @@
 
     seldon-core-microservice custom_runtime.seldon_component.TabularComponent --service-type MODEL
 
-`data` takes a column named customer_id (a single column needs no name); further columns are features. The response has
-one probability per row. `jsonData` has the request and response bodies of /predict. The wrapper calls from its own
-threads, which share one event loop, so requests that wait at the same moment are scored together here too.
+`data` takes a column named after the contract's key (a single column needs no name); further columns are features. The
+response has the probability, the value or the probability of each class per row. `jsonData` has the request and
+response bodies of /predict. The wrapper calls from its own threads, which share one event loop, so requests that wait
+at the same moment are scored together here too.
 """
 
 from __future__ import annotations
@@ -14,30 +15,38 @@ import atexit
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import orjson
 from seldon_core.flask_utils import SeldonMicroserviceException
 from seldon_core.user_model import SeldonComponent, SeldonResponse
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, KEY, NAME, PROBABILITY
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, NotReady, ServingError
 from custom_runtime.features.adapters import open_store
+from custom_runtime.features.store import Keys
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import read_bundle
 from custom_runtime.model.encoding import POSITIONS
 from custom_runtime.model.scoring import open_scorer
+from custom_runtime.prediction.outputs import READERS
 from custom_runtime.prediction.predictor import Predictor
-from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
 from custom_runtime.records.opening import open_recorder
+from custom_runtime.schema import FEATURE_SOURCES
 from custom_runtime.settings import ServingSettings
 
 Result = TypeVar("Result")
 # float64, the only type of a Seldon `tensor`, represents every integer below this exactly.
 EXACT_FLOAT = 2**53
+NAME = CONTRACT.name
+KEY = CONTRACT.key_field
+# What an array of predictions has: the probability, the probability of each class, or the value.
+_MAIN = next(output for output in CONTRACT.outputs if output.role in ("probability", "probabilities", "value"))
+_SOURCES = "features"
 
 
 class TabularComponent(SeldonComponent):  # type: ignore[misc]
@@ -54,11 +63,11 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
         """Open store and model in the calling process, because the wrapper forks before it. Raises StartupError."""
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="serving-loop", daemon=True).start()
-        self._store = open_store(self._settings.feature_store, name=NAME, fingerprint=FINGERPRINT)
+        self._store = open_store(self._settings.feature_store)
         self._predictor = self._run(self._open())
 
     def predict(self, X: Any, names: Sequence[str], meta: Any = None) -> SeldonResponse:
-        """Return probabilities float64 [n, 1] for an array [n, columns], or the body of /predict for jsonData."""
+        """Return float64 [n, outputs] for an array [n, columns], or the body of /predict for jsonData."""
         with _wrapper_errors():
             if isinstance(X, dict):
                 query = predict_body.parse(orjson.dumps(X))
@@ -66,14 +75,14 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
                 answer = orjson.loads(self._body.render(query, prediction))
             else:
                 prediction = self._predict(v2.decode(_tensors(X, names)))
-                answer = np.array(prediction.probabilities).reshape(-1, 1)
+                answer = np.array(READERS[_MAIN.name](prediction)).reshape(-1, _MAIN.columns)
         sources = [FEATURE_SOURCES[source] for source in prediction.sources]
         counted = [_count("serving_rows", sources.count(source), features=source) for source in sorted(set(sources))]
-        return SeldonResponse(data=answer, tags={v2.SOURCE: sources}, metrics=counted)
+        return SeldonResponse(data=answer, tags={_SOURCES: sources}, metrics=counted)
 
     def class_names(self) -> list[str]:
-        """Return the name of the response's column."""
-        return [PROBABILITY]
+        """Return the names of the response's columns."""
+        return [_MAIN.name] if _MAIN.columns == 1 else list(CONTRACT.task.classes)
 
     def tags(self) -> dict[str, str]:
         """Return the model and its version, which the wrapper adds to every response."""
@@ -88,18 +97,21 @@ class TabularComponent(SeldonComponent):  # type: ignore[misc]
         """Read the feature store once: the component is ready when it can answer a request."""
         with _wrapper_errors():
             self._ready()
-            self._run(self._store.fetch([0], timeout_s=self._settings.store_timeout_ms / 1000))
+            if KEY is not None:
+                self._run(
+                    self._store.fetch(cast("Keys", [KEY.example]), timeout_s=self._settings.store_timeout_ms / 1000)
+                )
         return self.tags() | {"store": self._store.kind}
 
     def init_metadata(self) -> dict[str, Any]:
         """Describe inputs and outputs, from the contract."""
-        names = [KEY, *(feature.name for feature in FEATURES)]
+        names, outputs = list(v2.DATATYPES), self.class_names()
         return {
             "name": NAME,
             "versions": [self._bundle.version],
             "platform": "seldon",
             "inputs": [{"messagetype": "ndarray", "schema": {"names": names, "shape": [len(names)]}}],
-            "outputs": [{"messagetype": "ndarray", "schema": {"names": self.class_names(), "shape": [1]}}],
+            "outputs": [{"messagetype": "ndarray", "schema": {"names": outputs, "shape": [len(outputs)]}}],
         }
 
     def send_feedback(
@@ -160,7 +172,7 @@ def _tensors(values: Any, names: Sequence[str]) -> list[v2.Tensor]:
     """Split an array [n] or [n, columns] into V2 inputs. Raises InvalidInput."""
     table = np.asarray(values)
     table = table.reshape(-1, 1) if table.ndim == 1 else table
-    named = list(names) or [KEY]
+    named = list(names) or [CONTRACT.row_field]
     if table.ndim != 2 or table.shape[1] != len(named):
         raise InvalidInput(f"data has shape {list(table.shape)} for {len(named)} names; allowed: one column per name")
     return [_tensor(name, table[:, position].tolist()) for position, name in enumerate(named)]
@@ -168,10 +180,10 @@ def _tensors(values: Any, names: Sequence[str]) -> list[v2.Tensor]:
 
 def _tensor(name: str, values: list[Any]) -> v2.Tensor:
     # An array has one type: beside a category, numbers arrive as text; beside a fraction, integers arrive as floats.
-    if name == KEY:
-        return v2.Tensor(name, v2.KEY_DATATYPE, [len(values)], _each(name, values, _integer))
+    if KEY is not None and name == KEY.name and not KEY.is_text:
+        return v2.Tensor(name, KEY.datatype, [len(values)], _each(name, values, _integer))
     position = POSITIONS.get(name)
-    if position is None or FEATURES[position].is_category:
+    if position is None or CONTRACT.features[position].is_category:
         return v2.Tensor(name, "BYTES", [len(values)], values)
     return v2.Tensor(name, "FP64", [len(values)], _each(name, values, float))
 

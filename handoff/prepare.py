@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from custom_runtime.contract import FINGERPRINT, NAME
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StartupError
 from custom_runtime.model.bundle import read_bundle
-from handoff.errors import HandoffError
+from handoff.errors import HandoffError, RegistryError
 from handoff.registered import CHALLENGER, CHAMPION, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def prepare(
     _register_missing(registry, say)
     written = []
     for alias in ALIASES:
+        if alias != CHAMPION and registry.contract_of(CONTRACT.name, alias) is None:
+            continue
         try:
-            checked = check_model(registry, f"models:/{NAME}@{alias}")
+            checked = check_model(registry, f"models:/{CONTRACT.name}@{alias}")
         except HandoffError as error:
             if alias == CHAMPION:
                 raise
@@ -95,14 +97,19 @@ def _state(stock: tuple[str, ...]) -> Prepared:
         registry=uri,
         registry_mtime_ns=found.st_mtime_ns if found else 0,
         registry_bytes=found.st_size if found else 0,
-        contract_fingerprint=FINGERPRINT,
+        contract_fingerprint=CONTRACT.fingerprint,
         stock=stock,
     )
 
 
 def _register_missing(registry: Registry, say: Callable[[str], None]) -> None:
     missing = [alias for alias in ALIASES if _is_missing(registry, alias, say)]
-    if not missing:
+    if CONTRACT.reference_table is None and CHAMPION in missing:
+        raise RegistryError(
+            f"models:/{CONTRACT.name}@{CHAMPION} does not exist, and the contract has no reference table to train on; "
+            f"register a model and run: churn-serving promote models:/{CONTRACT.name}/1"
+        )
+    if not missing or CONTRACT.reference_table is None:
         return
     from handoff.dataset import read_dataset
     from handoff.training import train
@@ -111,16 +118,17 @@ def _register_missing(registry: Registry, say: Callable[[str], None]) -> None:
     for alias in missing:
         trained = train(dataset, ALIASES[alias])
         version = registry.register(trained, alias=alias)
-        say(f"trained {trained.flavor} on {trained.source}: held-out AUC {trained.metrics['auc']:.4f}; {version.uri}")
+        name, value = next(iter(trained.metrics.items()))
+        say(f"trained {trained.flavor} on {trained.source}: held-out {name} {value:.4f}; {version.uri}")
 
 
 def _is_missing(registry: Registry, alias: str, say: Callable[[str], None]) -> bool:
-    contract = registry.contract_of(NAME, alias)
+    contract = registry.contract_of(CONTRACT.name, alias)
     if contract is None:
         return True
     # After an edit of contract.py the registry beside it is brought up to date; a team's own server is left alone, and
     # the import says what differs.
-    if contract in ("", FINGERPRINT) or sqlite_file(registry.uri) is None:
+    if contract in ("", CONTRACT.fingerprint) or sqlite_file(registry.uri) is None:
         return False
-    say(f"models:/{NAME}@{alias} was trained for another contract; training it again")
+    say(f"models:/{CONTRACT.name}@{alias} was trained for another contract; training it again")
     return True

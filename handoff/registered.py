@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import NAME
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import Matrix
+from custom_runtime.schema import Value
 from handoff.errors import RegistryError
 
 DEFAULT_TRACKING_URI = "sqlite:///var/mlflow.db"
@@ -36,7 +37,9 @@ class ModelUri:
         """Read a model URI. Raises RegistryError when it is neither form."""
         parts = _MODEL_URI.fullmatch(uri)
         if parts is None:
-            raise RegistryError(f"{uri!r} is no model URI; allowed: models:/{NAME}@{CHAMPION} or models:/{NAME}/7")
+            raise RegistryError(
+                f"{uri!r} is no model URI; allowed: models:/{CONTRACT.name}@{CHAMPION} or models:/{CONTRACT.name}/7"
+            )
         return cls(parts["name"], parts["alias"] or "", parts["version"] or "")
 
 
@@ -84,7 +87,7 @@ class RegisteredModel:
     load: Callable[[], Any]
     signature: tuple[tuple[str, str], ...] | None
     contract_fingerprint: str | None
-    defaults: Mapping[str, float | str] | None
+    defaults: Mapping[str, Value] | None
     reference: Reference | None
     load_example: Callable[[], Any] = lambda: None
 

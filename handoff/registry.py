@@ -38,7 +38,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
+from custom_runtime.active import CONTRACT
 from handoff.errors import RegistryError
 from handoff.registered import (
     CHALLENGER,
@@ -72,7 +72,9 @@ class Registry:
         with _translated(self.uri):
             self._client = mlflow.MlflowClient(self.uri, self.uri)
 
-    def register(self, trained: TrainedModel, *, name: str = NAME, alias: str | None = CHALLENGER) -> ModelVersion:
+    def register(
+        self, trained: TrainedModel, *, name: str = CONTRACT.name, alias: str | None = CHALLENGER
+    ) -> ModelVersion:
         """Log a run with the model, its metrics and reference rows; register it; point `alias` at the new version."""
         with self._current(), mlflow.start_run(experiment_id=self._experiment(name)) as run:
             run_id = run.info.run_id
@@ -86,11 +88,11 @@ class Registry:
                 }
             )
             mlflow.log_metrics(dict(trained.metrics))
-            mlflow.set_tags({FINGERPRINT_KEY: FINGERPRINT, REVISION_KEY: git_revision()})
+            mlflow.set_tags({FINGERPRINT_KEY: CONTRACT.fingerprint, REVISION_KEY: git_revision()})
             _log_reference(self._client, run_id, trained.reference)
             logged = _log_model(trained)
             self._ensure_name(name)
-            tags = {FINGERPRINT_KEY: FINGERPRINT}
+            tags = {FINGERPRINT_KEY: CONTRACT.fingerprint}
             made = self._client.create_model_version(name, logged.model_uri, run_id, tags, model_id=logged.model_id)
             if alias is not None:
                 self._client.set_registered_model_alias(name, alias, made.version)
@@ -214,14 +216,14 @@ class Registry:
 
 def _log_model(trained: TrainedModel) -> Any:
     example = pd.DataFrame(
-        trained.reference.rows[:EXAMPLE_ROWS], columns=[feature.name for feature in FEATURES], dtype=np.float32
+        trained.reference.rows[:EXAMPLE_ROWS], columns=[feature.name for feature in CONTRACT.features], dtype=np.float32
     )
     outputs = np.asarray(trained.model.predict(example.to_numpy()))
     common: dict[str, Any] = {
         "name": "model",
         "signature": infer_signature(example, outputs),
         "input_example": example,
-        "metadata": {FINGERPRINT_KEY: FINGERPRINT, DEFAULTS_KEY: dict(trained.defaults)},
+        "metadata": {FINGERPRINT_KEY: CONTRACT.fingerprint, DEFAULTS_KEY: dict(trained.defaults)},
     }
     # Requirements are given, or MLflow would start a second process only to guess them.
     if trained.flavor == "xgboost":

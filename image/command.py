@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def image_test(
     bundle: Annotated[Path, typer.Option(help="The bundle that is baked in, and mounted.")] = ROOT / "var" / "bundle",
     features: Annotated[Path, typer.Option(help="The SQLite feature store.")] = ROOT / "var" / "features.db",
-    customer_id: Annotated[int, typer.Option(help="Whom to score.")] = 42,
     storage: Annotated[Path, typer.Option(help="Where images are kept; a second run is quick.")] = ROOT / "var/image",
     report: Annotated[Path | None, typer.Option(help="Write size and parts as Markdown.")] = None,
     output: Annotated[OutputFormat, typer.Option("-o", "--output", help="What is printed.")] = "text",
@@ -31,13 +30,14 @@ def image_test(
     """
     configure_log()
     with fail_with_one_line():
-        from custom_runtime.contract import KEY, NAME
+        from custom_runtime.active import CONTRACT
         from image.build import Buildah, require_programs
         from image.proof import prove, render
 
         require_programs()
-        body = {KEY: customer_id}
-        proof = prove(Buildah(storage), ROOT, bundle=bundle, features=features, model=NAME, body=body)
+        fields = CONTRACT.features if CONTRACT.key_field is None else (CONTRACT.key_field,)
+        body = {field.name: field.example for field in fields}
+        proof = prove(Buildah(storage), ROOT, bundle=bundle, features=features, model=CONTRACT.name, body=body)
         if report is not None:
             report.write_text(render(proof), encoding="utf-8")
     if output == "json":

@@ -85,7 +85,7 @@ def render(
         "## Machine and versions",
         "\n".join(machine),
         "## Agreement",
-        "Largest difference to XGBoost's own probability over 25 customers, checked before each measurement "
+        "Largest difference to XGBoost's own probability over 25 rows, checked before each measurement "
         "(allowed: 1e-5):",
         _agreement(measured),
         "## Raw values, round by round",
@@ -147,7 +147,7 @@ def number(value: float) -> str:
 def draw(path: Path, measured: Results) -> None:
     """Write the PNG: three rows of bars, one for each way to ask, and the SLO search."""
     panels = [
-        (results.PREDICT, "POST /predict by customer id, closed loop, 16 connections"),
+        (results.PREDICT, "POST /predict by key, closed loop, 16 connections"),
         (results.V2_REST, "V2 REST infer, one row"),
         (results.V2_GRPC, "V2 gRPC infer, one row"),
     ]

@@ -1,4 +1,4 @@
-"""The inputs of the comparison, the same for every server: customers, features and model.
+"""The inputs of the comparison, the same for every server: keys, features and model.
 
 The project's servers read their own feature store. The peers read a plain table with a column for each feature, as a
 team would typically have it. MLServer's stock runtime gets the feature vectors in the request.
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import MeasurementError
-from custom_runtime.contract import FEATURES, KEY
+from custom_runtime.active import CONTRACT
 from custom_runtime.features.adapters import open_store
 from custom_runtime.model.bundle import read_bundle
 from custom_runtime.model.encoding import Matrix
 
-CUSTOMERS = range(1, 7044)
+KEYS = range(1, 7044)
 FETCH_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """rows: float32 [len(customers), WIDTH], in the customers' order. table: the peers' SQLite file.
+    """rows: float32 [len(keys), WIDTH], in the keys' order. table: the peers' SQLite file.
 
     model, onnx: the same model as .ubj and as .onnx.
     """
 
-    customers: range
+    keys: range
     rows: Matrix
     table: Path
     model: Path
@@ -58,11 +58,11 @@ def read_inputs(bundle: Path, store: str, directory: Path) -> Inputs:
     table = directory / "customers.db"
     _write_table(table, rows)
     served = read_bundle(bundle)
-    return Inputs(CUSTOMERS, rows, table, served.path("xgboost"), served.path("onnx"), served.version)
+    return Inputs(KEYS, rows, table, served.path("xgboost"), served.path("onnx"), served.version)
 
 
 def load_features(root: Path, store: str) -> None:
-    """Load the reference customers into a feature store with the project's own command."""
+    """Load the reference table into a feature store with the project's own command."""
     command = [sys.executable, "scripts/load_features.py", "--store", store]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
     if done.returncode:
@@ -73,20 +73,20 @@ async def _rows(url: str) -> Matrix:
     store = open_store(url)
     await store.open()
     try:
-        fetched = await store.fetch(CUSTOMERS, timeout_s=FETCH_TIMEOUT_S)
+        fetched = await store.fetch(KEYS, timeout_s=FETCH_TIMEOUT_S)
     finally:
         await store.close()
     if not fetched.updated_at.all():
-        raise MeasurementError(f"{url} lacks reference customers; run churn-serving features load --store {url}")
+        raise MeasurementError(f"{url} lacks reference rows; run churn-serving features load --store {url}")
     return fetched.rows
 
 
 def _write_table(path: Path, rows: Matrix) -> None:
     path.unlink(missing_ok=True)
-    columns = ", ".join(f"{feature.name} REAL NOT NULL" for feature in FEATURES)
-    marks = ", ".join("?" * (len(FEATURES) + 1))
+    columns = ", ".join(f"{feature.name} REAL NOT NULL" for feature in CONTRACT.features)
+    marks = ", ".join("?" * (len(CONTRACT.features) + 1))
     with sqlite3.connect(path) as connection:
-        connection.execute(f"CREATE TABLE customers ({KEY} INTEGER PRIMARY KEY, {columns})")
-        records = [(customer, *map(float, row)) for customer, row in zip(CUSTOMERS, rows, strict=True)]
+        connection.execute(f"CREATE TABLE customers ({CONTRACT.key} INTEGER PRIMARY KEY, {columns})")
+        records = [(key, *map(float, row)) for key, row in zip(KEYS, rows, strict=True)]
         connection.executemany(f"INSERT INTO customers VALUES ({marks})", records)  # noqa: S608 (query marks)
     connection.close()

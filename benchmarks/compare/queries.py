@@ -11,12 +11,14 @@ import httpx
 
 from benchmarks.compare.inputs import Inputs
 from benchmarks.errors import MeasurementError
-from benchmarks.load.target import Protocol, Target, customer_bodies, path_of, v2_grpc_message, v2_rest_body
+from benchmarks.load.target import Protocol, Target, key_bodies, path_of, v2_grpc_message, v2_rest_body
+from custom_runtime.active import CONTRACT
 
 Json = dict[str, object]
 STOCK_NOTE = "is sent the feature vector: the client has looked the features up before the clock starts"
 TOLERANCE = 1e-5
-STRIDE = 293  # 25 of the 7,043 customers; a prime, so that no pattern of the table is followed
+_OUTPUT = CONTRACT.outputs[0].name
+STRIDE = 293  # 25 of the 7,043 rows; a prime, so that no pattern of the table is followed
 TIMEOUT_S = 10.0
 _COUNTED = r'^serving_request_seconds_count\{(?=[^}]*code="200")(?=[^}]*route="v2_grpc")[^}]*\} (\S+)$'
 _COUNTED_BY_MLSERVER = r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]*\} (\S+)$'
@@ -24,7 +26,7 @@ _COUNTED_BY_MLSERVER = r'^grpc_server_handled_total\{(?=[^}]*grpc_code="OK")[^}]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Bodies in the order of the customers of the inputs. note: how it differs from the others, for the report.
+    """Bodies in the order of the keys of the inputs. note: how it differs from the others, for the report.
 
     counter: gRPC only, a pattern of the good answers' counter on the server's metrics page; its group is the value.
     """
@@ -38,38 +40,38 @@ class Query:
 
 
 def predict(inputs: Inputs) -> Query:
-    """POST /predict with the customer's id."""
-    bodies = customer_bodies(Protocol.PREDICT, "churn", inputs.customers)
+    """POST /predict with the key."""
+    bodies = key_bodies(Protocol.PREDICT, CONTRACT.name, inputs.keys)
     return Query("/predict", tuple(bodies), _predicted)
 
 
 def bento_predict(inputs: Inputs) -> Query:
     """BentoML names the argument: {"input": {"customer_id": 42}}."""
-    bodies = customer_bodies(Protocol.PREDICT, "churn", inputs.customers)
+    bodies = key_bodies(Protocol.PREDICT, CONTRACT.name, inputs.keys)
     return Query("/predict", tuple(b'{"input": %s}' % body for body in bodies), _predicted)
 
 
 def v2_rest(inputs: Inputs) -> Query:
-    """V2 REST, one row, the customer's id."""
-    bodies = customer_bodies(Protocol.V2_REST, "churn", inputs.customers)
-    return Query(path_of(Protocol.V2_REST, "churn"), tuple(bodies), _v2)
+    """V2 REST, one row, the key."""
+    bodies = key_bodies(Protocol.V2_REST, CONTRACT.name, inputs.keys)
+    return Query(path_of(Protocol.V2_REST, CONTRACT.name), tuple(bodies), _v2)
 
 
 def v2_grpc(inputs: Inputs) -> Query:
-    """V2 gRPC, one row, the customer's id."""
-    bodies = customer_bodies(Protocol.V2_GRPC, "churn", inputs.customers)
-    return Query(path_of(Protocol.V2_GRPC, "churn"), tuple(bodies), _v2_message, is_grpc=True, counter=_COUNTED)
+    """V2 gRPC, one row, the key."""
+    bodies = key_bodies(Protocol.V2_GRPC, CONTRACT.name, inputs.keys)
+    return Query(path_of(Protocol.V2_GRPC, CONTRACT.name), tuple(bodies), _v2_message, is_grpc=True, counter=_COUNTED)
 
 
 def stock_rest(inputs: Inputs) -> Query:
     """V2 REST, one row, the feature vector."""
     bodies = [v2_rest_body("features", "FP32", row.tolist()) for row in inputs.rows]
-    return Query(path_of(Protocol.V2_REST, "churn-xgboost"), tuple(bodies), _v2, note=STOCK_NOTE)
+    return Query(path_of(Protocol.V2_REST, f"{CONTRACT.name}-xgboost"), tuple(bodies), _v2, note=STOCK_NOTE)
 
 
 def stock_grpc(inputs: Inputs) -> Query:
     """V2 gRPC, one row, the feature vector."""
-    bodies = [v2_grpc_message("churn-xgboost", "features", "FP32", row.tolist()) for row in inputs.rows]
+    bodies = [v2_grpc_message(f"{CONTRACT.name}-xgboost", "features", "FP32", row.tolist()) for row in inputs.rows]
     return Query(
         path_of(Protocol.V2_GRPC, "x"),
         tuple(bodies),
@@ -81,10 +83,10 @@ def stock_grpc(inputs: Inputs) -> Query:
 
 
 def big_batch(inputs: Inputs, rows: int) -> Query:
-    """V2 REST with many customers in one request."""
-    ids = [inputs.customers[number % len(inputs.customers)] for number in range(rows)]
-    body = v2_rest_body("customer_id", "INT64", ids, rows=rows)
-    return Query(path_of(Protocol.V2_REST, "churn"), (body,), _v2)
+    """V2 REST with many rows in one request."""
+    ids = [inputs.keys[number % len(inputs.keys)] for number in range(rows)]
+    body = v2_rest_body(CONTRACT.row_field, "INT64", ids, rows=rows)
+    return Query(path_of(Protocol.V2_REST, CONTRACT.name), (body,), _v2)
 
 
 def constant(inputs: Inputs) -> Query:
@@ -93,26 +95,26 @@ def constant(inputs: Inputs) -> Query:
 
 
 def _predicted(answer: bytes) -> float:
-    return float(json.loads(answer)["churn_probability"])
+    return float(json.loads(answer)[_OUTPUT])
 
 
 def _v2(answer: bytes) -> float:
     outputs = json.loads(answer)["outputs"]
-    return float(next(output for output in outputs if output["name"] in ("churn_probability", "predict"))["data"][0])
+    return float(next(output for output in outputs if output["name"] in (_OUTPUT, "predict"))["data"][0])
 
 
 def _v2_message(answer: bytes) -> float:
     from tritonclient.grpc import service_pb2  # generated code, which only gRPC needs
 
     message = service_pb2.ModelInferResponse.FromString(answer)
-    output = next(output for output in message.outputs if output.name in ("churn_probability", "predict"))
+    output = next(output for output in message.outputs if output.name in (_OUTPUT, "predict"))
     contents = output.contents
     return float((contents.fp64_contents or contents.fp32_contents)[0])
 
 
 def sampled(inputs: Inputs) -> range:
-    """Return the positions of the customers in the sample."""
-    return range(0, len(inputs.customers), STRIDE)
+    """Return the positions of the rows in the sample."""
+    return range(0, len(inputs.keys), STRIDE)
 
 
 def answers(target: Target, query: Query, inputs: Inputs) -> list[float]:

@@ -17,6 +17,7 @@ from benchmarks.compare import queries as query
 from benchmarks.compare.inputs import Inputs
 from benchmarks.compare.server import Server
 from benchmarks.errors import MeasurementError
+from custom_runtime.active import CONTRACT
 
 PORTS = {"MLSERVER_HTTP_PORT": "{rest}", "MLSERVER_GRPC_PORT": "{grpc}", "MLSERVER_METRICS_PORT": "{metrics}"}
 # Between two servers there are no clients to drain.
@@ -43,7 +44,7 @@ def project(root: Path, inputs: Inputs) -> Server:
         title="this project, SQLite features",
         command=(sys.executable, "scripts/serve.py"),
         directory=root,
-        ready_path="/v2/models/churn/ready",
+        ready_path=f"/v2/models/{CONTRACT.name}/ready",
         queries={
             "predict": query.predict(inputs),
             "v2-rest": query.v2_rest(inputs),
@@ -60,7 +61,7 @@ def project_on_redis(root: Path, inputs: Inputs, url: str) -> Server:
         title="this project, Redis features",
         command=(sys.executable, "scripts/serve.py"),
         directory=root,
-        ready_path="/v2/models/churn/ready",
+        ready_path=f"/v2/models/{CONTRACT.name}/ready",
         queries={"predict": query.predict(inputs)},
         environment=PORTS | {"SERVING_FEATURE_STORE": url} | NO_DRAIN,
     )
@@ -71,9 +72,9 @@ def plain(root: Path, inputs: Inputs) -> Server:
     return Server(
         key=PLAIN,
         title="this project's runtime under `mlserver start`",
-        command=(_tool("mlserver"), "start", "model-settings/churn"),
+        command=(_tool("mlserver"), "start", f"model-settings/{CONTRACT.name}"),
         directory=root,
-        ready_path="/v2/models/churn/ready",
+        ready_path=f"/v2/models/{CONTRACT.name}/ready",
         queries={"predict": query.predict(inputs), "v2-rest": query.v2_rest(inputs)},
         environment=PORTS | _mlserver_settings(root),
     )
@@ -84,9 +85,9 @@ def stock(root: Path, inputs: Inputs) -> Server:
     return Server(
         key=STOCK,
         title="MLServer's xgboost runtime",
-        command=(_tool("mlserver"), "start", "model-settings/churn-xgboost"),
+        command=(_tool("mlserver"), "start", f"model-settings/{CONTRACT.name}-xgboost"),
         directory=root,
-        ready_path="/v2/models/churn-xgboost/ready",
+        ready_path=f"/v2/models/{CONTRACT.name}-xgboost/ready",
         queries={"v2-rest": query.stock_rest(inputs), "v2-grpc": query.stock_grpc(inputs)},
         environment=PORTS | _mlserver_settings(root),
     )
@@ -157,7 +158,7 @@ def peers(root: Path, inputs: Inputs) -> list[Server]:
                 *("service.py", "--http_port", "{rest}", "--grpc_port", "{grpc}", "--enable_grpc", "false"),
             ),
             directory=PEERS / "kserve_model",
-            ready_path="/v2/models/churn/ready",
+            ready_path=f"/v2/models/{CONTRACT.name}/ready",
             queries={"v2-rest": query.v2_rest(inputs)},
             environment=_peer_environment(inputs),
         ),

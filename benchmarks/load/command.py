@@ -16,7 +16,8 @@ from benchmarks.load.capacity import find_peak
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Output
 from benchmarks.load.result import Progress as LoadProgress
-from benchmarks.load.target import Protocol, customer_bodies, parse_customers, parse_target, path_of
+from benchmarks.load.target import Protocol, key_bodies, parse_keys, parse_target, path_of
+from custom_runtime.active import CONTRACT
 
 screen = Console(stderr=True)
 
@@ -38,8 +39,8 @@ def load_test(
     precision: Annotated[
         float, typer.Option(help="How close --find-peak comes: 0.05 is 5 %.", min=0.005, max=1)
     ] = 0.05,
-    customers: Annotated[str, typer.Option(help="The customer ids to ask for.")] = "1-7043",
-    model: Annotated[str, typer.Option(help="The V2 model name.")] = "churn",
+    keys: Annotated[str, typer.Option(help="The keys to ask for.")] = "1-7043",
+    model: Annotated[str, typer.Option(help="The V2 model name.")] = CONTRACT.name,
     bound_ms: Annotated[float, typer.Option(help="The latency that P99 must not exceed.", min=0.1)] = 50,
     header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value', may be repeated.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
@@ -52,7 +53,7 @@ def load_test(
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
     output: Annotated[Output, typer.Option("-o", "--output", help="What is printed.")] = Output.TEXT,
 ) -> None:
-    r"""Send requests for random customers at a given rate and report the latency percentiles.
+    r"""Send requests for random rows at a given rate and report the latency percentiles.
 
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
     are answered, and each latency counts from the scheduled arrival. Exit code 0: VALID; 1: INVALID; 2: wrong usage.
@@ -66,7 +67,7 @@ def load_test(
         plan = LoadPlan(
             target=target,
             path=path_of(protocol, model),
-            bodies=tuple(customer_bodies(protocol, model, parse_customers(customers))),
+            bodies=tuple(key_bodies(protocol, model, parse_keys(keys))),
             is_grpc=protocol is Protocol.V2_GRPC,
             qps=qps,
             duration_s=duration,

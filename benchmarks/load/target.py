@@ -11,9 +11,11 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.errors import TargetError, UsageError
+from custom_runtime.active import CONTRACT
 
 TLS_SCHEMES = {"http": False, "https": True, "grpc": False, "grpcs": True}
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -96,15 +98,15 @@ class Protocol(StrEnum):
     V2_GRPC = "v2-grpc"
 
 
-def parse_customers(text: str) -> range:
-    """Read "1-7043" or "42" as a range of customer ids. Raises UsageError."""
+def parse_keys(text: str) -> range:
+    """Read "1-7043" or "42" as a range of keys. Raises UsageError."""
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise UsageError(f"customers {text!r} is not a range of ids such as 1-7043")
-    customers = range(int(first), int(last if dash else first) + 1)
-    if not customers:
-        raise UsageError(f"customers {text!r} is empty: {last} is smaller than {first}")
-    return customers
+        raise UsageError(f"keys {text!r} are no range such as 1-7043")
+    keys = range(int(first), int(last if dash else first) + 1)
+    if not keys:
+        raise UsageError(f"keys {text!r} are none: {last} is smaller than {first}")
+    return keys
 
 
 def path_of(protocol: Protocol, model: str) -> str:
@@ -116,29 +118,38 @@ def path_of(protocol: Protocol, model: str) -> str:
     }[protocol]
 
 
-def customer_bodies(protocol: Protocol, model: str, customers: Sequence[int]) -> list[bytes]:
-    """Return one request body per customer, by customer_id alone: the server looks the features up."""
+def key_bodies(protocol: Protocol, model: str, keys: Sequence[int]) -> list[bytes]:
+    """Return one request body per key, by the contract's key alone: the server looks the features up.
+
+    Where the key is text, it is the number's digits. Raises UsageError where the contract has no key.
+    """
+    field = CONTRACT.key_field
+    if field is None:
+        raise UsageError(f"the contract {CONTRACT.name!r} has no key; the load test asks by key")
+    values: list[Any] = [str(key) for key in keys] if field.is_text else list(keys)
     if protocol is Protocol.PREDICT:
-        return [b'{"customer_id": %d}' % customer for customer in customers]
+        return [json.dumps({field.name: value}).encode() for value in values]
     if protocol is Protocol.V2_REST:
-        return [v2_rest_body("customer_id", "INT64", [customer]) for customer in customers]
-    return [v2_grpc_message(model, "customer_id", "INT64", [customer]) for customer in customers]
+        return [v2_rest_body(field.name, field.datatype, [value]) for value in values]
+    return [v2_grpc_message(model, field.name, field.datatype, [value]) for value in values]
 
 
-def v2_rest_body(name: str, datatype: str, row: Sequence[float], *, rows: int = 1) -> bytes:
+def v2_rest_body(name: str, datatype: str, row: Sequence[Any], *, rows: int = 1) -> bytes:
     """Return a V2 REST request of one input of shape [rows, len(row) / rows]."""
     tensor = {"name": name, "shape": [rows, len(row) // rows], "datatype": datatype, "data": list(row)}
     return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
 
 
-def v2_grpc_message(model: str, name: str, datatype: str, row: Sequence[float]) -> bytes:
-    """Return a ModelInferRequest of one input of shape [1, len(row)], INT64 or FP32."""
+def v2_grpc_message(model: str, name: str, datatype: str, row: Sequence[Any]) -> bytes:
+    """Return a ModelInferRequest of one input of shape [1, len(row)], INT64, BYTES or FP32."""
     from tritonclient.grpc import service_pb2  # generated code, which only gRPC needs
 
     request = service_pb2.ModelInferRequest(model_name=model)
     tensor = request.inputs.add(name=name, datatype=datatype, shape=[1, len(row)])
     if datatype == "INT64":
         tensor.contents.int64_contents.extend(int(value) for value in row)
+    elif datatype == "BYTES":
+        tensor.contents.bytes_contents.extend(value.encode() for value in row)
     else:
         tensor.contents.fp32_contents.extend(row)
     return bytes(request.SerializeToString())

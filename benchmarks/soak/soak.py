@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load.target import Protocol, customer_bodies, path_of
+from benchmarks.load.target import Protocol, key_bodies, path_of
 from benchmarks.programs import resident_kb
 from benchmarks.soak.result import KILL, PAUSE, ROLL, Fault, Sample, SoakResult
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Stream, Traffic
 from benchmarks.soak.world import HOST, SoakWorld
+from custom_runtime.active import CONTRACT
 
 SAMPLE_S = 1.0
 # Workers are rolled in the first part of a run only: a new process would hide what an old one leaks.
@@ -65,14 +66,14 @@ async def soak(plan: SoakPlan, on_progress: Callable[[SoakResult], None] = lambd
 
 
 def _streams(world: SoakWorld, qps: float) -> list[Stream]:
-    customers = range(1, 7044)
+    keys = range(1, 7044)
 
     def bodies(protocol: Protocol) -> Callable[[int], bytes]:
-        made = customer_bodies(protocol, "churn", customers)
+        made = key_bodies(protocol, CONTRACT.name, keys)
         return lambda number: made[number * 7919 % len(made)]
 
     def rest(protocol: Protocol, *, fresh: bool = False) -> RestCaller:
-        return RestCaller(HOST, world.http_port, path_of(protocol, "churn"), fresh=fresh)
+        return RestCaller(HOST, world.http_port, path_of(protocol, CONTRACT.name), fresh=fresh)
 
     predict, v2_rest = bodies(Protocol.PREDICT), bodies(Protocol.V2_REST)
     rpc = GrpcCaller(HOST, world.grpc_port)

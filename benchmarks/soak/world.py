@@ -14,6 +14,7 @@ from types import TracebackType
 
 from benchmarks.errors import MeasurementError
 from benchmarks.programs import RedisServer
+from custom_runtime.active import CONTRACT
 from local_seldon.ports import free_ports
 
 HOST = "127.0.0.1"
@@ -104,7 +105,7 @@ class SoakWorld:
 
     def _is_ready(self) -> bool:
         try:
-            url = f"http://{HOST}:{self.http_port}/v2/models/churn/ready"
+            url = f"http://{HOST}:{self.http_port}/v2/models/{CONTRACT.name}/ready"
             with urllib.request.urlopen(url, timeout=2) as answer:
                 return bool(answer.status == 200)
         except OSError:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from custom_runtime.errors import ContractMismatch
-from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, encode_records
+from custom_runtime.features.store import FetchedRows, Keys, WrittenKeys, as_list, decode_records, encode_records
 from custom_runtime.model.encoding import Matrix
 
-SharedRecords = dict[str, dict[int, bytes]]  # contract fingerprint -> customer id -> record
+SharedRecords = dict[str, dict[int | str, bytes]]  # contract fingerprint -> key -> record
 
 
 class MemoryStore:
@@ -34,16 +30,15 @@ class MemoryStore:
                 f"this service has contract {self._fingerprint}"
             )
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch."""
         records = self._shared.get(self._fingerprint, {})
-        return decode_records([records.get(customer_id) for customer_id in customer_ids])
+        return decode_records([records.get(key) for key in keys])
 
-    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
-        ids = np.asarray(customer_ids, dtype=np.int64).tolist()
         records = self._shared.setdefault(self._fingerprint, {})
-        records.update(zip(ids, encode_records(rows, updated_at=updated_at), strict=True))
+        records.update(zip(as_list(keys), encode_records(rows, updated_at=updated_at), strict=True))
 
     async def count(self) -> int:
         """See FeatureStore.count."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ from custom_runtime.features.redis_link import (
     check_records,
 )
 from custom_runtime.features.redis_table import RedisTable, reason_of
-from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records, without_credentials
+from custom_runtime.features.store import FetchedRows, Keys, WrittenKeys, decode_records, without_credentials
 from custom_runtime.model.encoding import Matrix
 
 # For open, put and count; a fetch brings its own timeout.
@@ -72,17 +72,17 @@ class RedisStore:
             raise StoreError(f"feature store {self._label}: {reason_of(error)}") from error
         self._link = link
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch. One attempt; the caller decides whether to retry."""
         if self._link is None:
             raise StoreUnavailable(f"feature store {self._label} is not open")
-        if not customer_ids:
+        if not keys:
             return decode_records([])
         if not self._breaker.admit():
             raise StoreUnavailable(f"feature store {self._label} is down; it is tried again within a second")
         try:
             async with asyncio.timeout(timeout_s):
-                values = await self._link.mget(customer_ids)
+                values = await self._link.mget(keys)
         except TimeoutError as error:
             self._breaker.fail()
             raise StoreUnavailable(f"feature store {self._label} gave no answer in {timeout_s * 1e3:g} ms") from error
@@ -93,9 +93,9 @@ class RedisStore:
         self._breaker.succeed()
         return decode_records(check_records(values))
 
-    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put."""
-        await self.table.write(customer_ids, rows, updated_at=updated_at)
+        await self.table.write(keys, rows, updated_at=updated_at)
         await self.table.publish()
 
     async def count(self) -> int:
@@ -164,9 +164,9 @@ class RedisLoad:
         self._job = job
         return await self._table.position(job)
 
-    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
+    async def write(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float, position: int) -> None:
         """See BulkLoad.write. A load that is interrupted between the two commands writes the same rows again."""
-        await self._table.write(customer_ids, rows, updated_at=updated_at)
+        await self._table.write(keys, rows, updated_at=updated_at)
         await self._table.set_position(self._job, position)
 
     async def finish(self) -> None:

@@ -15,13 +15,13 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis.asyncio import Connection, ConnectionPool, RedisCluster
 
 from custom_runtime.errors import StoreUnavailable
-from custom_runtime.features.store import RECORD_BYTES
+from custom_runtime.features.store import RECORD_BYTES, Keys
 
 CONNECT_TIMEOUT_S = 1.0
 # Reads the whole topology and the table of commands (200 kB).
@@ -39,7 +39,7 @@ class Link(Protocol):
     async def open(self) -> None:
         """Connect, so that the first request finds a connection."""
 
-    async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
+    async def mget(self, keys: Keys) -> list[Any]:
         """Return one value or None per id."""
 
     async def close(self) -> None:
@@ -68,15 +68,15 @@ class ServerLink:
         """See Link.open."""
         await self._connect_attempt.wait()
 
-    async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
+    async def mget(self, keys: Keys) -> list[Any]:
         """See Link.mget."""
         async with self._slots:
             connection = await self._acquire()
             try:
                 # No health check and no second timeout: the caller's timeout bounds all of this.
-                await connection.send_packed_command(pack_mget(self._prefix, customer_ids), check_health=False)
+                await connection.send_packed_command(pack_mget(self._prefix, keys), check_health=False)
                 reply = await connection.read_response(timeout=math.inf)
-                values = check_reply(reply, count=len(customer_ids))
+                values = check_reply(reply, count=len(keys))
             except BaseException:
                 # Also when cancelled: the reply may still arrive, and the next request must not read it.
                 await connection.disconnect(nowait=True)
@@ -114,7 +114,7 @@ class ServerLink:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            # After a failover or a restart the server may be empty: every customer would be unknown.
+            # After a failover or a restart the server may be empty: every key would be unknown.
             await connection.send_command("SISMEMBER", self._contracts, self._fingerprint, check_health=False)
             if await connection.read_response() != 1:
                 raise StoreUnavailable("the server holds no rows for this service's contract; load the features again")
@@ -152,9 +152,9 @@ class ClusterLink:
         """See Link.open."""
         await self._connect_attempt.wait()
 
-    async def mget(self, customer_ids: Sequence[int]) -> list[Any]:
+    async def mget(self, keys: Keys) -> list[Any]:
         """See Link.mget."""
-        keys = [f"{self._prefix}{customer_id}" for customer_id in customer_ids]
+        keys = [f"{self._prefix}{key}" for key in keys]
         async with self._slots:
             if not self._ready or self._shared is None:
                 await self._connect_attempt.wait()
@@ -235,10 +235,14 @@ def _ignore_result(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def pack_mget(prefix: bytes, customer_ids: Sequence[int]) -> bytes:
-    """Return MGET of `<prefix><customer_id>` for each id in RESP, the wire format of Redis."""
+def pack_mget(prefix: bytes, keys: Keys) -> bytes:
+    """Return MGET of `<prefix><key>` for each key in RESP, the wire format of Redis."""
     # Any: hiredis' stub takes a pair only.
-    command: Any = (b"MGET", *(b"%b%d" % (prefix, customer_id) for customer_id in customer_ids))
+    command: Any
+    if isinstance(keys[0], str):
+        command = (b"MGET", *(prefix + key.encode() for key in cast("Sequence[str]", keys)))
+    else:
+        command = (b"MGET", *(b"%b%d" % (prefix, key) for key in cast("Sequence[int]", keys)))
     packed: bytes = hiredis.pack_command(command)
     return packed
 

@@ -1,8 +1,8 @@
 """The keys of one contract in Redis, and the commands on them off the hot path.
 
-A value is a record (store.py) under `<name>:<fingerprint>:<customer_id>`. `<name>:contract` is the set of fingerprints
+A value is a record (store.py) under `<name>:<fingerprint>:<key>`. `<name>:contract` is the set of fingerprints
 that are loaded. Rows of two contracts can be stored at once, so that during a canary with a new feature the pods of the
-old contract still start. A bulk load writes key by key in place: a reader sees each customer's old row or new row.
+old contract still start. A bulk load writes key by key in place: a reader sees the old row or the new row of each key.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from custom_runtime.errors import StoreError
-from custom_runtime.features.store import WrittenIds, encode_records
+from custom_runtime.features.store import WrittenKeys, as_list, encode_records
 from custom_runtime.model.encoding import Matrix
 
 # Keys of one MSET: it takes ~1 ms, during which Redis runs no other command.
@@ -39,9 +37,9 @@ class RedisTable:
         stored = await self._run(lambda client: client.smembers(self.contracts_key))
         return sorted(fingerprint.decode(errors="replace") for fingerprint in stored)
 
-    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
+    async def write(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
         """Write rows without publishing their contract, so that a partly loaded store does not open."""
-        ids = np.asarray(customer_ids, dtype=np.int64).tolist()
+        ids = as_list(keys)
         records = encode_records(rows, updated_at=updated_at)
         for start in range(0, len(ids), WRITE_ROWS):
             part = slice(start, start + WRITE_ROWS)

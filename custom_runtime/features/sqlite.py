@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+
+import orjson
 
 from custom_runtime.errors import ContractMismatch, StoreError, StoreUnavailable
 from custom_runtime.features.sqlite_table import (
@@ -19,12 +21,13 @@ from custom_runtime.features.sqlite_table import (
     connect_writer,
     contracts_in,
     create_table,
+    key_column,
     quoted_identifier,
     table_of,
     transaction,
     upsert,
 )
-from custom_runtime.features.store import FetchedRows, WrittenIds, decode_records
+from custom_runtime.features.store import FetchedRows, Keys, WrittenKeys, decode_records
 from custom_runtime.model.encoding import Matrix
 
 # Rows of one statement; between two statements the event loop runs other tasks. 256 rows take ~0.4 ms.
@@ -44,15 +47,27 @@ class SQLiteStore:
 
     kind = "sqlite"
 
-    def __init__(self, path: Path, *, name: str, fingerprint: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        fingerprint: str,
+        text_keys: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
         self._name = name
         self._fingerprint = fingerprint
+        self._text_keys = text_keys
         self._clock = clock
-        table = quoted_identifier(table_of(name, fingerprint))
-        self._one = f"SELECT record FROM {table} WHERE customer_id = ?"  # noqa: S608 (a quoted_identifier constant)
-        # Measured against IN (?, ...) and one SELECT per id: fastest from 16 ids on; keeps order and duplicates.
-        self._many = f"SELECT record FROM json_each(?) LEFT JOIN {table} ON customer_id = value ORDER BY key"  # noqa: S608
+        table, column = quoted_identifier(table_of(name, fingerprint)), key_column(text_keys=text_keys)
+        self._one = f"SELECT record FROM {table} WHERE {column} = ?"  # noqa: S608 (a quoted_identifier constant)
+        # Measured against IN (?, ...) and one SELECT per key: fastest from 16 keys on; keeps order and duplicates.
+        self._many = (
+            f"SELECT record FROM json_each(?) AS wanted LEFT JOIN {table} AS stored "  # noqa: S608
+            f"ON stored.{column} = wanted.value ORDER BY wanted.key"
+        )
         self._file = SQLiteFile(path, name=name, fingerprint=fingerprint, clock=clock)
         self._current = self._file.current  # bound once: saves an attribute lookup on the hot path
         self._writer: sqlite3.Connection | None = None
@@ -61,28 +76,28 @@ class SQLiteStore:
         """See FeatureStore.open."""
         self._file.open()
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         """See FeatureStore.fetch. A batch above SLICE_ROWS is read in slices; each slice is one consistent read."""
         reader = self._current()
         try:
-            if len(customer_ids) == 1:
-                row = reader.execute(self._one, (customer_ids[0],)).fetchone()
+            if len(keys) == 1:
+                row = reader.execute(self._one, (keys[0],)).fetchone()
                 return decode_records([row and row[0]])
-            if len(customer_ids) <= SLICE_ROWS:
-                return decode_records(self._slice(reader, customer_ids))
+            if len(keys) <= SLICE_ROWS:
+                return decode_records(self._slice(reader, keys))
         except (sqlite3.Error, ValueError) as error:
             raise self._file.unavailable(error) from error
-        return await self._fetch_slices(customer_ids, timeout_s)
+        return await self._fetch_slices(keys, timeout_s)
 
-    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
         """See FeatureStore.put. One transaction; creates the file when it does not exist."""
         table = table_of(self._name, self._fingerprint)
         try:
             if self._writer is None:
                 self._writer = connect_writer(self._path)
             with transaction(self._writer):
-                create_table(self._writer, table)
-                upsert(self._writer, table, customer_ids, rows, updated_at=updated_at)
+                create_table(self._writer, table, text_keys=self._text_keys)
+                upsert(self._writer, table, keys, rows, updated_at=updated_at)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"feature store {self._path} cannot be written: {error}") from error
 
@@ -102,20 +117,20 @@ class SQLiteStore:
             self._writer.close()
             self._writer = None
 
-    def _slice(self, reader: sqlite3.Connection, customer_ids: Sequence[int]) -> list[bytes | None]:
-        return [row[0] for row in reader.execute(self._many, (f"[{','.join(map(str, customer_ids))}]",))]
+    def _slice(self, reader: sqlite3.Connection, keys: Keys) -> list[bytes | None]:
+        return [row[0] for row in reader.execute(self._many, (orjson.dumps(list(keys)).decode(),))]
 
-    async def _fetch_slices(self, customer_ids: Sequence[int], timeout_s: float) -> FetchedRows:
+    async def _fetch_slices(self, keys: Keys, timeout_s: float) -> FetchedRows:
         deadline_s = self._clock() + timeout_s
         records: list[bytes | None] = []
-        for start in range(0, len(customer_ids), SLICE_ROWS):
+        for start in range(0, len(keys), SLICE_ROWS):
             try:
-                records += self._slice(self._current(), customer_ids[start : start + SLICE_ROWS])
+                records += self._slice(self._current(), keys[start : start + SLICE_ROWS])
             except sqlite3.Error as error:
                 raise self._file.unavailable(error) from error
             if self._clock() > deadline_s:
                 raise StoreUnavailable(
-                    f"feature store {self._path}: {len(records)} of {len(customer_ids)} rows in {timeout_s * 1e3:g} ms"
+                    f"feature store {self._path}: {len(records)} of {len(keys)} rows in {timeout_s * 1e3:g} ms"
                 )
             await asyncio.sleep(0)
         return decode_records(records)

@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from custom_runtime.errors import StoreError
-from custom_runtime.features.store import RECORD_BYTES, WrittenIds, encode_records
+from custom_runtime.features.store import RECORD_BYTES, WrittenKeys, as_list, encode_records
 from custom_runtime.model.encoding import Matrix
 
 # In WAL mode a reader waits for a lock only while another process recovers or converts the file.
@@ -43,23 +41,27 @@ def contracts_in(connection: sqlite3.Connection, name: str) -> list[str]:
     return sorted(part[1] for part in parts if len(part) == 2 and part[0] == name)
 
 
-def create_table(connection: sqlite3.Connection, table: str) -> None:
+def key_column(*, text_keys: bool) -> str:
+    """Return the column of the key. Integers are SQLite's own rowid, whatever an earlier version called the column."""
+    return "row_key" if text_keys else "rowid"
+
+
+def create_table(connection: sqlite3.Connection, table: str, *, text_keys: bool) -> None:
     """Create the table of one contract when it does not exist."""
+    # Text keys are the table's own order, without a rowid beside them: one lookup instead of two.
+    kind, suffix = ("TEXT", " WITHOUT ROWID") if text_keys else ("INTEGER", "")
     connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {quoted_identifier(table)} (customer_id INTEGER PRIMARY KEY, record BLOB NOT NULL "
-        f"CHECK (length(record) = {RECORD_BYTES}))"
+        f"CREATE TABLE IF NOT EXISTS {quoted_identifier(table)} (row_key {kind} PRIMARY KEY, record BLOB NOT NULL "
+        f"CHECK (length(record) = {RECORD_BYTES})){suffix}"
     )
 
 
-def upsert(
-    connection: sqlite3.Connection, table: str, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float
-) -> None:
-    """Write rows in the open transaction; the last write of a customer wins."""
-    ids = np.asarray(customer_ids, dtype=np.int64).tolist()
+def upsert(connection: sqlite3.Connection, table: str, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
+    """Write rows in the open transaction; the last write of a key wins."""
     records = encode_records(rows, updated_at=updated_at)
     connection.executemany(
         f"INSERT OR REPLACE INTO {quoted_identifier(table)} VALUES (?, ?)",  # noqa: S608 (a quoted_identifier constant)
-        zip(ids, records, strict=True),
+        zip(as_list(keys), records, strict=True),
     )
 
 
@@ -117,14 +119,17 @@ def _opened(uri: str) -> sqlite3.Connection:
 
 
 class SQLiteLoad:
-    """One load into the file. in_place: upsert into the served table; customers that are not in the data stay."""
+    """One load into the file. in_place: upsert into the served table; rows that are not in the data stay."""
 
-    def __init__(self, path: Path, *, name: str, fingerprint: str, in_place: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, name: str, fingerprint: str, in_place: bool = False, text_keys: bool = False
+    ) -> None:
         self._path = path
         self._served = table_of(name, fingerprint)
         self._staging = f"{self._served}:loading"
         self._positions = f"{self._served}:position"
         self._in_place = in_place
+        self._text_keys = text_keys
         self._job = ""
         self._connection: sqlite3.Connection | None = None
 
@@ -148,15 +153,15 @@ class SQLiteLoad:
                     connection.execute(f"DROP TABLE IF EXISTS {quoted_identifier(self._staging)}")
                     self._set_position(connection, 0)
                 if not self._in_place:
-                    create_table(connection, self._staging)
+                    create_table(connection, self._staging, text_keys=self._text_keys)
             return position or 0
 
-    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
+    async def write(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float, position: int) -> None:
         """See BulkLoad.write. One transaction."""
         target = self._served if self._in_place else self._staging
         with self._reported() as connection, transaction(connection):
             self._check_ownership(connection)
-            upsert(connection, target, customer_ids, rows, updated_at=updated_at)
+            upsert(connection, target, keys, rows, updated_at=updated_at)
             self._set_position(connection, position)
 
     async def finish(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -25,8 +25,9 @@ ALLOWED = (
     "rediss+cluster:// or memory://"
 )
 
-# Ids to write may be a column of an array; ids to fetch are a list, as they come in requests.
-WrittenIds = Sequence[int] | NDArray[np.int64]
+# Keys to write may be a column of an array; keys to fetch are a list, as they come in requests.
+Keys = Sequence[int] | Sequence[str]
+WrittenKeys = Keys | NDArray[Any]
 
 # A stored value: when the row was computed (unix seconds, float64), then the row itself.
 RECORD_DTYPE = np.dtype([("updated_at", "<f8"), ("row", "<f4", (WIDTH,))])
@@ -37,9 +38,9 @@ MISSING_RECORD = bytes(RECORD_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class FetchedRows:
-    """The rows of one batch, in the order of the requested ids.
+    """The rows of one batch, in the order of the requested keys.
 
-    rows: float32 [n, WIDTH], writable; a missing customer's row is all zeros.
+    rows: float32 [n, WIDTH], writable; a missing row is all zeros.
     updated_at: float64 [n], unix seconds; 0 where the store has no row.
     """
 
@@ -48,21 +49,21 @@ class FetchedRows:
 
 
 class FeatureStore(Protocol):
-    """Packed feature rows by customer id, for one contract fingerprint."""
+    """Packed feature rows by key, for one contract fingerprint."""
 
     kind: str  # "sqlite", "redis" or "memory": the label of the fetch metrics
 
     async def open(self) -> None:
         """Connect. Raises StoreError when that fails, ContractMismatch when rows of another contract are stored."""
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         """Return the rows of a batch in one round trip. Raises StoreUnavailable when the store is down or slow."""
 
-    async def put(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float) -> None:
+    async def put(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float) -> None:
         """Write rows (float32 [n, WIDTH]) and the contract's fingerprint; the last write wins. Raises StoreError."""
 
     async def count(self) -> int:
-        """Return how many customers are stored for this contract."""
+        """Return how many rows are stored for this contract."""
 
     async def close(self) -> None:
         """Release connections. May be called twice."""
@@ -74,7 +75,7 @@ class BulkLoad(Protocol):
     async def begin(self, job: str) -> int:
         """Start or resume `job` (an identifier of the data); return how many of its rows are already written."""
 
-    async def write(self, customer_ids: WrittenIds, rows: Matrix, *, updated_at: float, position: int) -> None:
+    async def write(self, keys: WrittenKeys, rows: Matrix, *, updated_at: float, position: int) -> None:
         """Write rows (float32 [n, WIDTH]) and set the job's position, the number of rows written. Raises StoreError."""
 
     async def finish(self) -> None:
@@ -82,6 +83,11 @@ class BulkLoad(Protocol):
 
     async def close(self) -> None:
         """Release connections; an unfinished load can be resumed."""
+
+
+def as_list(keys: WrittenKeys) -> list[Any]:
+    """Return keys to write as Python's own integers or text."""
+    return np.asarray(keys).tolist()  # type: ignore[no-any-return]
 
 
 def scheme_of(url: str) -> str:

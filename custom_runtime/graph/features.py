@@ -68,7 +68,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
         ).fetch
         self._assembler = Assembler(
             self.bundle.defaults,
-            when_missing=self.serving.missing_customer == "default",
+            when_missing=self.serving.missing_key == "default",
             when_down=self.serving.store_failure == "default",
         )
         return True
@@ -96,7 +96,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
         return InferenceResponse(id=payload.id, model_name=self.name, model_version=self.version, outputs=[output])
 
     async def _rows(self, query: Query) -> Matrix:
-        fetched = await self._fetch(query.customer_ids) if query.needs_store else None
+        fetched = await self._fetch(query.keys) if query.needs_store else None
         rows, (source,) = self._assembler.assemble([query], fetched)
         if isinstance(source, Exception):
             raise source

@@ -1,6 +1,6 @@
 """The model bundle: one directory with everything a pod needs to score, verified by checksums when it is read.
 
-    bundle.json             version, run, source, contract fingerprint, defaults, parity, and each file's sha256
+    bundle.json             version, run, source, contract fingerprint, task, classes, defaults, parity, files' sha256
     model-<sha256[:12]>.onnx    the model for ONNX Runtime
     model-<sha256[:12]>.ubj     the same model in XGBoost's format, when it is an XGBoost model
     model-<sha256[:12]>.json    how its predictions are explained (explaining.py), with the files that this takes
@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import BundleError, ContractMismatch
+from custom_runtime.schema import Value
 
 MANIFEST = "bundle.json"
 SCHEMA = 1
@@ -65,7 +66,10 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle. `defaults` has a contract value for every feature (training medians and modes)."""
+    """A verified bundle. `defaults` has a contract value for every feature (training medians and modes).
+
+    task and classes: what the served graph answers, in the order of its columns.
+    """
 
     directory: Path
     name: str
@@ -74,9 +78,11 @@ class Bundle:
     source: str
     flavor: str
     contract_fingerprint: str
-    defaults: Mapping[str, float | str]
+    defaults: Mapping[str, Value]
     parity: Parity
     files: Mapping[str, BundleFile]
+    task: str
+    classes: tuple[str, ...]
 
     def path(self, role: str) -> Path:
         """Return the path of a role's file (one of SUFFIXES). Raises BundleError when the bundle has none."""
@@ -96,15 +102,21 @@ def read_bundle(directory: Path) -> Bundle:
     except FileNotFoundError as error:
         raise BundleError(
             f"no bundle at {directory}: {MANIFEST} is missing; "
-            f"make one: churn-serving import models:/churn@champion --output {directory}"
+            f"make one: churn-serving import models:/{CONTRACT.name}@champion --output {directory}"
         ) from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{manifest} cannot be read: {error}") from error
     bundle = _parse(directory, stored)
-    if bundle.contract_fingerprint != FINGERPRINT:
+    if bundle.contract_fingerprint != CONTRACT.fingerprint:
         raise ContractMismatch(
-            f"bundle {directory} was made for contract {bundle.contract_fingerprint}, this server has {FINGERPRINT}; "
-            "import the model again, or run the image that belongs to the bundle"
+            f"bundle {directory} was made for contract {bundle.contract_fingerprint}, this server has "
+            f"{CONTRACT.fingerprint}; import the model again, or run the image that belongs to the bundle"
+        )
+    task = CONTRACT.task
+    if (bundle.task, bundle.classes) != (task.kind, task.classes):
+        raise ContractMismatch(
+            f"bundle {directory} answers {bundle.task} {list(bundle.classes)}, the contract {CONTRACT.name!r} "
+            f"{task.kind} {list(task.classes)}; import the model again, or run the image that belongs to the bundle"
         )
     for file in bundle.files.values():
         _verify(directory / file.name, file)
@@ -126,13 +138,16 @@ def _parse(directory: Path, stored: object) -> Bundle:
             defaults=dict(stored["defaults"]),
             parity=Parity(**stored["parity"]),
             files={role: BundleFile(**file) for role, file in stored["files"].items()},
+            # Bundles of earlier versions have neither, and were all made for the contract that the fingerprint names.
+            task=str(stored.get("task", CONTRACT.task.kind)),
+            classes=tuple(stored.get("classes", CONTRACT.task.classes)),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
             f"{directory / MANIFEST} lacks or misspells a field: {error!r}; import the model again"
         ) from error
-    missing = [feature.name for feature in FEATURES if feature.name not in bundle.defaults]
-    if bundle.contract_fingerprint == FINGERPRINT and missing:
+    missing = [feature.name for feature in CONTRACT.features if feature.name not in bundle.defaults]
+    if bundle.contract_fingerprint == CONTRACT.fingerprint and missing:
         raise BundleError(f"{directory / MANIFEST} has no default for {', '.join(missing)}; import the model again")
     return bundle
 
@@ -155,7 +170,7 @@ def write_bundle(
     run_id: str,
     source: str,
     flavor: str,
-    defaults: Mapping[str, float | str],
+    defaults: Mapping[str, Value],
     parity: Parity,
 ) -> Bundle:
     """Write a bundle atomically; contents: role (one of SUFFIXES) -> the file's bytes. Returns it, verified."""
@@ -167,7 +182,20 @@ def write_bundle(
         file = BundleFile(f"model-{sha256[:12]}{SUFFIXES[role]}", sha256, len(content))
         _replace(directory / file.name, content)
         files[role] = file
-    bundle = Bundle(directory, name, version, run_id, source, flavor, FINGERPRINT, dict(defaults), parity, files)
+    bundle = Bundle(
+        directory=directory,
+        name=name,
+        version=version,
+        run_id=run_id,
+        source=source,
+        flavor=flavor,
+        contract_fingerprint=CONTRACT.fingerprint,
+        defaults=dict(defaults),
+        parity=parity,
+        files=files,
+        task=CONTRACT.task.kind,
+        classes=CONTRACT.task.classes,
+    )
     manifest = {"schema": SCHEMA} | {key: value for key, value in asdict(bundle).items() if key != "directory"}
     _replace(directory / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
     # The files of the previous bundle stay, for a reader that has just read its manifest; older files are deleted.

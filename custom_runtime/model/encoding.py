@@ -1,11 +1,13 @@
 """Values -> float32 feature rows, derived from the contract; training, loading and serving share it.
 
-A numeric feature is its value, a category its index in the contract's list. A row is `WIDTH` float32 values in
-the contract's order; stored, it is those values little-endian, without padding.
+A number is its value, a boolean 0 or 1, a category its index in the contract's list, a missing value of a nullable
+feature NaN. A row is `WIDTH` float32 values in the contract's order; stored, it is those values little-endian, without
+padding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
-from custom_runtime.schema import Feature
+from custom_runtime.schema import Feature, Value
 
 FEATURES = CONTRACT.features
 WIDTH = len(FEATURES)
@@ -31,7 +33,7 @@ Matrix = NDArray[np.float32]
 
 
 def encode_column(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
-    """Encode one feature for n customers: numbers [n] or category names [n] -> float32 [n].
+    """Encode one feature of n rows: numbers [n] (None or NaN: missing) or category names [n] -> float32 [n].
 
     Raises InvalidInput naming the first value that the contract does not allow, and its row.
     """
@@ -43,6 +45,10 @@ def encode_column(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDA
         raise InvalidInput(f"{feature.name}: values are not all numbers; allowed: {feature.allowed}") from error
     # NaN fails both comparisons, so one expression rejects NaN, infinities and values out of range.
     allowed = (numbers >= feature.minimum) & (numbers <= feature.maximum)
+    if feature.kind != "number":
+        allowed &= np.floor(numbers) == numbers
+    if feature.nullable:
+        allowed |= np.isnan(numbers)
     if not allowed.all():
         row = int(np.argmin(allowed))
         raise InvalidInput(f"{feature.name}[{row}] is {numbers[row]:g}; allowed: {feature.allowed}")
@@ -61,12 +67,19 @@ def encode_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Matrix:
     return np.ascontiguousarray(np.stack(encoded, axis=1))
 
 
-def decode_row(row: NDArray[np.float32]) -> dict[str, float | str]:
-    """Decode one float32 row [WIDTH] into contract values: numbers and category names."""
-    return {
-        feature.name: feature.categories[int(value)] if feature.is_category else float(value)
-        for feature, value in zip(FEATURES, row, strict=True)
-    }
+def decode_row(row: NDArray[np.float32]) -> dict[str, Value]:
+    """Decode one float32 row [WIDTH] into contract values: numbers, booleans, category names, None for NaN."""
+    return {feature.name: _decode(feature, float(value)) for feature, value in zip(FEATURES, row, strict=True)}
+
+
+def _decode(feature: Feature, value: float) -> Value:
+    if feature.is_category:
+        return feature.categories[int(value)]
+    if math.isnan(value):
+        return None
+    if feature.kind == "boolean":
+        return bool(value)
+    return int(value) if feature.kind == "integer" else value
 
 
 def _encode_categories(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:

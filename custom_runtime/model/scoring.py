@@ -1,4 +1,4 @@
-"""Feature matrix -> probabilities: ONNX Runtime, or XGBoost itself.
+"""Feature matrix -> scores (probabilities, or values): ONNX Runtime, or XGBoost itself.
 
 One row of a 200-tree model takes ONNX Runtime about 14 us on one thread, XGBoost's `inplace_predict` 167 us. From about
 a hundred rows on XGBoost is faster (128 rows: 412 against 560 us), so a batch-only service may choose it.
@@ -12,16 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import BundleError
 from custom_runtime.model.bundle import Bundle
 from custom_runtime.model.encoding import WIDTH, Matrix
+
+_ONE_COLUMN = CONTRACT.columns == 1
 
 
 class Scorer(Protocol):
     """Scores a feature matrix. Implementations may be called from several threads at once."""
 
     def score(self, rows: Matrix) -> NDArray[np.float32]:
-        """Return the probability of the positive class, float32 [n], for rows float32 [n, WIDTH]."""
+        """Return scores for rows float32 [n, WIDTH]: float32 [n] for a contract of one column, else [n, columns]."""
 
 
 class OnnxScorer:
@@ -44,11 +47,13 @@ class OnnxScorer:
         self._run = session.run
         self._input = graph_input.name
         self._outputs = [graph_output.name]
+        (answer,) = self._run(self._outputs, {self._input: np.zeros((1, WIDTH), dtype=np.float32)})
+        _check_columns(path, answer)
 
     def score(self, rows: Matrix) -> NDArray[np.float32]:
-        """Return probabilities, float32 [n]."""
-        (probabilities,) = self._run(self._outputs, {self._input: rows})
-        return probabilities[:, -1]  # type: ignore[no-any-return]
+        """See Scorer.score."""
+        (scores,) = self._run(self._outputs, {self._input: rows})
+        return scores[:, 0] if _ONE_COLUMN else scores  # type: ignore[no-any-return]
 
 
 class XgboostScorer:
@@ -62,10 +67,20 @@ class XgboostScorer:
             self._booster.load_model(path)
         except xgboost.core.XGBoostError as error:
             raise BundleError(f"{path} is not a model that XGBoost can load: {error}") from error
+        _check_columns(path, self.score(np.zeros((1, WIDTH), dtype=np.float32)).reshape(1, -1))
 
     def score(self, rows: Matrix) -> NDArray[np.float32]:
-        """Return probabilities, float32 [n]."""
+        """See Scorer.score."""
         return self._booster.inplace_predict(rows, validate_features=False)  # type: ignore[no-any-return]
+
+
+def _check_columns(path: Path, answer: NDArray[np.float32]) -> None:
+    """Refuse a model that answers more or less than the contract: its last column would be another class."""
+    if answer.ndim != 2 or answer.shape[1] != CONTRACT.columns:
+        raise BundleError(
+            f"{path} answers {list(answer.shape)} for one row, the contract {CONTRACT.name!r} has {CONTRACT.columns} "
+            f"column{'s' * (CONTRACT.columns != 1)}; import the model again"
+        )
 
 
 def open_scorer(bundle: Bundle, kind: str) -> Scorer:

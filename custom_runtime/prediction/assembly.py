@@ -7,24 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY
-from custom_runtime.errors import StoreUnavailable, UnknownCustomer
+from custom_runtime.active import CONTRACT
+from custom_runtime.errors import StoreUnavailable, UnknownKey, quoted
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import WIDTH, Matrix, encode_table
 from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Query
+from custom_runtime.schema import Value
 
 _NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
 
 
 class Assembler:
-    """Builds the rows of a batch, and applies the policy for customers that the store does not return.
+    """Builds the rows of a batch, and applies the policy for keys that the store does not return.
 
-    defaults: a contract value for every feature. when_missing, when_down: use the defaults for an unknown customer, or
+    defaults: a contract value for every feature. when_missing, when_down: use the defaults for an unknown key, or
     while the store is down; otherwise such a query is an error.
     """
 
-    def __init__(self, defaults: Mapping[str, float | str], *, when_missing: bool, when_down: bool) -> None:
-        self._default_row = encode_table({feature.name: [defaults[feature.name]] for feature in FEATURES})[0]
+    def __init__(self, defaults: Mapping[str, Value], *, when_missing: bool, when_down: bool) -> None:
+        self._default_row = encode_table({feature.name: [defaults[feature.name]] for feature in CONTRACT.features})[0]
         self._default_when_missing = when_missing
         self._default_when_down = when_down
 
@@ -68,13 +69,13 @@ class Assembler:
         return rows, sources
 
     def _fill_defaults(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
-        """Put the defaults where the store has no row, or return the error that names the unknown customer."""
+        """Put the defaults where the store has no row, or return the error that names the unknown key."""
         missing = updated_at == 0.0
         if missing.any() and not self._default_when_missing:
             row = int(np.argmax(missing))
             where = "" if query.size == 1 and not query.first_row else f"[{query.first_row + row}]"
-            return UnknownCustomer(
-                f"{KEY}{where} {query.customer_ids[row]} is not in the feature store; "
+            return UnknownKey(
+                f"{CONTRACT.key}{where} {quoted(query.keys[row])} is not in the feature store; "
                 f"load it, or give all {WIDTH} features in the request"
             )
         rows[missing] = self._default_row

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from custom_runtime.errors import DeadlineExceeded, StoreUnavailable
-from custom_runtime.features.store import FetchedRows
+from custom_runtime.features.store import FetchedRows, Keys
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
@@ -30,9 +31,9 @@ class BigBatches:
     def __init__(
         self,
         *,
-        fetch: Callable[[Sequence[int], Trace | None], Awaitable[FetchedRows | StoreUnavailable]],
+        fetch: Callable[[Keys, Trace | None], Awaitable[FetchedRows | StoreUnavailable]],
         assembler: Assembler,
-        score: Callable[[Matrix, Trace | None], list[float]],
+        score: Callable[[Matrix, Trace | None], list[Any]],
         thread: ThreadPoolExecutor,
         recorder: BatchRecorder | None = None,
     ) -> None:
@@ -48,31 +49,31 @@ class BigBatches:
 
         A cancelled call is dropped at its current slice.
         """
-        probabilities: list[float] = []
+        scores: list[Any] = []
         sources: list[int] = []
         try:
             async with asyncio.timeout(limit_s):
                 for start in range(0, query.size, SLICE_ROWS):
                     async with self._turns.next(query.size - start):
                         part = await self._predict_slice(query, start)
-                    probabilities += part.probabilities
+                    scores += part.scores
                     sources += part.sources
                     await asyncio.sleep(0)  # let small requests run
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{len(probabilities)} of {query.size} rows were scored within {limit_s * 1e3:.0f} ms; "
+                f"{len(scores)} of {query.size} rows were scored within {limit_s * 1e3:.0f} ms; "
                 "retry later, or with fewer rows"
             ) from None
-        return Prediction(probabilities, sources)
+        return Prediction(scores, sources)
 
     async def _predict_slice(self, query: Query, start: int) -> Prediction:
         stop = min(start + SLICE_ROWS, query.size)
         part = query._replace(
-            customer_ids=query.customer_ids[start:stop],
+            keys=query.keys[start:stop],
             given={position: values[start:stop] for position, values in query.given.items()},  # type: ignore[index]
             first_row=start,
         )
-        fetched = await self._fetch(part.customer_ids, query.trace) if part.needs_store else None
+        fetched = await self._fetch(part.keys, query.trace) if part.needs_store else None
         rows, (source,) = self._assembler.assemble([part], fetched)
         if isinstance(source, Exception):
             raise source

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from custom_runtime.errors import DeadlineExceeded, NotExplainable, Overloaded, StoreUnavailable, TooLarge
-from custom_runtime.features.store import FetchedRows
+from custom_runtime.features.store import FetchedRows, Keys
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.model.explaining import Contributions, Explainer
 from custom_runtime.prediction.assembly import Assembler
@@ -35,7 +35,7 @@ _NICENESS = 10
 class ExplainedPrediction(NamedTuple):
     """A prediction, and why: the rows that were scored, float32 [n, WIDTH], and what each feature contributed."""
 
-    probabilities: list[float]
+    scores: list[float]
     sources: list[int]
     rows: Matrix
     contributions: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Explanations:
     def __init__(
         self,
         *,
-        fetch: Callable[[Sequence[int], Trace | None], Awaitable[FetchedRows | StoreUnavailable]],
+        fetch: Callable[[Keys, Trace | None], Awaitable[FetchedRows | StoreUnavailable]],
         assembler: Assembler,
         score: Callable[[Matrix, Trace | None], list[float]],
         explainer: Explainer | NotExplainable,
@@ -118,8 +118,8 @@ class Explanations:
         if query.size > SLICE_ROWS:
             stop = min(start + SLICE_ROWS, query.size)
             given = {position: values[start:stop] for position, values in query.given.items()}  # type: ignore[index]
-            part = query._replace(customer_ids=query.customer_ids[start:stop], given=given, first_row=start)
-        fetched = await self._fetch(part.customer_ids, query.trace) if part.needs_store else None
+            part = query._replace(keys=query.keys[start:stop], given=given, first_row=start)
+        fetched = await self._fetch(part.keys, query.trace) if part.needs_store else None
         rows, (source,) = self._assembler.assemble([part], fetched)
         if isinstance(source, Exception):
             raise source

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from custom_runtime.errors import NotExplainable, Overloaded, StoreUnavailable, TooLarge
-from custom_runtime.features.store import FeatureStore, FetchedRows
+from custom_runtime.features.store import FeatureStore, FetchedRows, Keys
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.model.explaining import Explainer
@@ -23,7 +24,9 @@ from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.big_batches import BigBatches
 from custom_runtime.prediction.coalescer import Coalescer
 from custom_runtime.prediction.explanations import ExplainedPrediction, Explanations
+from custom_runtime.prediction.outputs import ONE_COLUMN, observed
 from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
+from custom_runtime.schema import Value
 from custom_runtime.settings import ServingSettings
 from custom_runtime.tracing import FETCH, SCORE, SharedTrace, Trace, current_origin, current_trace
 
@@ -36,7 +39,7 @@ class Predictor:
         *,
         scorer: Scorer,
         store: FeatureStore,
-        defaults: Mapping[str, float | str],
+        defaults: Mapping[str, Value],
         settings: ServingSettings,
         metrics: ServingMetrics,
         recorder: BatchRecorder | None = None,
@@ -52,7 +55,7 @@ class Predictor:
         self._fetch = Lookup(store, settings=settings, metrics=metrics, clock=clock, wall_clock=wall_clock).fetch
         self._assembler = Assembler(
             defaults,
-            when_missing=settings.missing_customer == "default",
+            when_missing=settings.missing_key == "default",
             when_down=settings.store_failure == "default",
         )
         self._deadline_s = settings.deadline_ms / 1000
@@ -104,7 +107,7 @@ class Predictor:
     async def predict(self, query: Query, *, timeout_s: float | None = None) -> Prediction:
         """Score a query within the deadline (or timeout_s, when that is shorter).
 
-        Raises Overloaded at once when too many requests are in flight; TooLarge, UnknownCustomer, StoreUnavailable
+        Raises Overloaded at once when too many requests are in flight; TooLarge, UnknownKey, StoreUnavailable
         or DeadlineExceeded.
         """
         if query.size <= self._offload_rows:
@@ -193,7 +196,7 @@ class Predictor:
         if self._has_traces:
             traces = [query.trace for query in queries if query.trace is not None]
             trace = SharedTrace(traces) if traces else None
-        wanted = [customer_id for query in queries if query.needs_store for customer_id in query.customer_ids]
+        wanted: list[Any] = [key for query in queries if query.needs_store for key in query.keys]
         fetched = await self._fetch(wanted, trace) if wanted else None
         rows, sources = self._assembler.assemble(queries, fetched)
         good = [source for source in sources if not isinstance(source, Exception)]
@@ -219,12 +222,12 @@ class Predictor:
             self._recorder.offer(queries, rows, results, fetched)
         return results
 
-    def _score(self, rows: Matrix, trace: Trace | None = None) -> list[float]:
+    def _score(self, rows: Matrix, trace: Trace | None = None) -> list[Any]:
         start_ns = 0 if trace is None else time.time_ns()
-        scores: list[float] = self._scorer.score(rows).tolist()
+        scores: list[Any] = self._scorer.score(rows).tolist()
         if trace is not None:
             trace.record(SCORE, start_ns, {"batch.rows": len(scores)})
-        self._metrics.observe_scores(scores)
+        self._metrics.observe_scores(scores if ONE_COLUMN else observed(scores))
         return scores
 
 
@@ -247,21 +250,21 @@ class Lookup:
         self._max_age_s = settings.max_feature_age_s
         self._timeout_s = settings.store_timeout_ms / 1000
 
-    async def fetch(self, customer_ids: Sequence[int], trace: Trace | None = None) -> FetchedRows | StoreUnavailable:
+    async def fetch(self, keys: Keys, trace: Trace | None = None) -> FetchedRows | StoreUnavailable:
         """Return the rows, or the error as a value: a batch may hold requests that do not need the store."""
         start_ns = 0 if trace is None else time.time_ns()
         started = self._clock()
         try:
-            fetched = await self._store.fetch(customer_ids, timeout_s=self._timeout_s)
+            fetched = await self._store.fetch(keys, timeout_s=self._timeout_s)
         except StoreUnavailable as error:
             elapsed_s = self._clock() - started
             outcome = "timeout" if elapsed_s >= self._timeout_s else "error"
-            self._metrics.count_rows(outcome, len(customer_ids))
+            self._metrics.count_rows(outcome, len(keys))
             self._metrics.observe_fetch(elapsed_s)
-            self._record(trace, start_ns, len(customer_ids), outcome)
+            self._record(trace, start_ns, len(keys), outcome)
             return error
         self._metrics.observe_fetch(self._clock() - started)
-        self._record(trace, start_ns, len(customer_ids), "ok")
+        self._record(trace, start_ns, len(keys), "ok")
         self._count(fetched)
         return fetched
 

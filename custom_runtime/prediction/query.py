@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from custom_runtime.errors import StoreUnavailable
-from custom_runtime.features.store import FetchedRows
+from custom_runtime.features.store import FetchedRows, Keys
 from custom_runtime.model.encoding import WIDTH, Matrix
 from custom_runtime.tracing import RequestOrigin, RequestTrace
 
 # Where a row's features came from, as an index into FEATURE_SOURCES.
 STORE, REQUEST, DEFAULT = range(3)
-FEATURE_SOURCES = ("store", "request", "default")
 
 
 # Named tuples, not dataclasses: one of each is created for every request, at a third of a frozen dataclass's cost.
 class Query(NamedTuple):
-    """What a request asks for: customers, and the encoded feature values that it gave for them.
+    """What a request asks for: rows by their keys, and the encoded feature values that it gave for them.
 
-    customer_ids: n ids. given: feature position -> one float32 value (n = 1), or float32 [n].
+    keys: n keys, integers or text; row numbers where the contract has no key.
+    given: feature position -> one float32 value (n = 1), or float32 [n].
     first_row: the number of the first row in the caller's request, where this is a slice of it.
     trace: the trace of the caller's request, where it has one. inference_id: the V2 message's id; None: /predict.
     origin: where the request came from; set only where predictions are recorded.
     """
 
-    customer_ids: Sequence[int]
+    keys: Keys
     given: Mapping[int, float | NDArray[np.float32]]
     first_row: int = 0
     trace: RequestTrace | None = None
@@ -38,7 +38,7 @@ class Query(NamedTuple):
     @property
     def size(self) -> int:
         """Rows of this query."""
-        return len(self.customer_ids)
+        return len(self.keys)
 
     @property
     def needs_store(self) -> bool:
@@ -47,9 +47,9 @@ class Query(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """probabilities: n floats in 0..1. sources: n indices into FEATURE_SOURCES."""
+    """scores: n floats, or n lists of the contract's columns. sources: n indices into FEATURE_SOURCES."""
 
-    probabilities: list[float]
+    scores: list[Any]
     sources: list[int]
 
 

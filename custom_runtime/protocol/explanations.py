@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.model.encoding import POSITIONS, WIDTH, Matrix, decode_row
 from custom_runtime.prediction.explanations import ExplainedPrediction
@@ -44,7 +44,7 @@ class Contribution(NamedTuple):
     """What one feature, with its value, adds to the log-odds of the positive class."""
 
     feature: str
-    value: float | str
+    value: float | str | None
     contribution: float
 
 
@@ -100,7 +100,7 @@ def encode_outputs(explained: ExplainedPrediction, requested: Sequence[str], cou
 
     count: of how many features the outputs `top_...` are, the largest first.
     """
-    rows = len(explained.probabilities)
+    rows = len(explained.scores)
     data: dict[str, tuple[int, list[Any]]] = {}
     if CONTRIBUTIONS in requested:
         data[CONTRIBUTIONS] = (WIDTH, explained.contributions.ravel().tolist())
@@ -118,15 +118,15 @@ def encode_outputs(explained: ExplainedPrediction, requested: Sequence[str], cou
     ]
 
 
-def _shown(value: float | str) -> float | str:
+def _shown(value: float | str | None) -> float | str | None:
     """Return a number as its shortest decimal: 70.35 was stored as the float32 70.3499985."""
-    return value if isinstance(value, str) else float(str(np.float32(value)))
+    return value if value is None or isinstance(value, str) else float(str(np.float32(value)))
 
 
 def _texts(rows: Matrix) -> NDArray[Any]:
     """Return every value as text, object [n, WIDTH]; column by column, because there may be a thousand rows."""
     texts = np.empty(rows.shape, dtype=object)
-    for place, feature in enumerate(FEATURES):
+    for place, feature in enumerate(CONTRACT.features):
         column = rows[:, place]
         texts[:, place] = (
             np.array(feature.categories, dtype=object)[column.astype(np.int64)]

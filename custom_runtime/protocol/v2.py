@@ -1,35 +1,46 @@
 """V2 tensors <-> queries and predictions: the inference protocol's values, without a transport.
 
-Inputs: `customer_id` INT64 (or INT32) [n] or [n, 1]; optional inputs named after the features, of the same n: FP32,
-FP64, INT32, INT64 or BOOL for numbers, BYTES for categories.
-Outputs: the probability FP64 [n, 1] and `features` BYTES [n, 1]; of an explained request those of explanations.py, too.
+Inputs: the contract's key, INT64 (or INT32) or BYTES, [n] or [n, 1]; optional inputs named after the features, of the
+same n: FP32, FP64, INT32, INT64 or BOOL for numbers (NaN, or null in JSON, for a missing value), BYTES for categories.
+Without a key every feature is required.
+Outputs: those of the contract's prediction, [n, columns]; of an explained request those of explanations.py, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, KEY, PROBABILITY
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
-from custom_runtime.model.encoding import POSITIONS, encode_column
+from custom_runtime.features.store import Keys
+from custom_runtime.model.encoding import POSITIONS, WIDTH, encode_column
 from custom_runtime.prediction.explanations import ExplainedPrediction
-from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
+from custom_runtime.prediction.outputs import OUTPUT_NAMES, READERS
+from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import explanations
-from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES
+from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES, Feature, Key
 
-KEY_DATATYPE = "INT64"
-_KEY_DATATYPES = (KEY_DATATYPE, "INT32")
-SOURCE = "features"
-OUTPUTS = ((PROBABILITY, "FP64"), (SOURCE, "BYTES"))
-PREDICTION_OUTPUTS = tuple(name for name, _ in OUTPUTS)
+KEY = CONTRACT.key
+PREDICTION_OUTPUTS = OUTPUT_NAMES
 _ALL_OUTPUTS = (*PREDICTION_OUTPUTS, *explanations.OUTPUTS)
-_DATATYPES: Mapping[str, tuple[str, ...]] = {KEY: _KEY_DATATYPES} | {
-    feature.name: (CATEGORY_DATATYPE,) if feature.is_category else NUMERIC_DATATYPES for feature in FEATURES
+FEATURES = CONTRACT.features
+_KEY_FIELD = CONTRACT.key_field
+# The datatypes of each input, the declared one first.
+DATATYPES: Mapping[str, tuple[str, ...]] = (
+    {} if _KEY_FIELD is None else {_KEY_FIELD.name: ("BYTES",) if _KEY_FIELD.is_text else ("INT64", "INT32")}
+) | {
+    feature.name: (CATEGORY_DATATYPE,)
+    if feature.is_category
+    else tuple(dict.fromkeys((feature.datatype, *NUMERIC_DATATYPES)))
+    for feature in FEATURES
 }
+# Its shape says how many rows a request has.
+_ROW_FIELD = CONTRACT.row_field
 _MAX_DIMENSIONS = 2
 # What a list of a numeric datatype may hold; a bool is an int to Python, and no number here.
 _NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -51,11 +62,14 @@ class Tensor(NamedTuple):
 
 
 def rows_of(tensors: Sequence[Tensor]) -> int:
-    """Return the number of rows in the key's shape, without reading the data. Raises InvalidInput."""
+    """Return the number of rows in the shape of the key (of the first feature), without reading the data.
+
+    Raises InvalidInput.
+    """
     for tensor in tensors:
-        if tensor.name == KEY:
+        if tensor.name == _ROW_FIELD:
             return _rows(tensor)
-    raise InvalidInput(f"input {KEY!r} is missing; it is {KEY_DATATYPE} [n] or [n, 1]")
+    raise InvalidInput(f"input {_ROW_FIELD!r} is missing; it is {DATATYPES[_ROW_FIELD][0]} [n] or [n, 1]")
 
 
 def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
@@ -65,18 +79,19 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
     """
     rows = rows_of(tensors)
     if rows == 0:
-        raise InvalidInput(f"input {KEY!r} has shape {list(_find(tensors, KEY).shape)}; allowed: at least one row")
+        shape = list(_find(tensors, _ROW_FIELD).shape)
+        raise InvalidInput(f"input {_ROW_FIELD!r} has shape {shape}; allowed: at least one row")
     given: dict[int, float | NDArray[np.float32]] = {}
-    customer_ids: list[int] = []
+    keys: Keys = range(rows)
     seen: set[str] = set()
     for tensor in tensors:
         if _rows(tensor) != rows:
             raise InvalidInput(
-                f"input {quoted(tensor.name)} has {_rows(tensor)} rows, {KEY!r} has {rows}; allowed: the same n"
+                f"input {quoted(tensor.name)} has {_rows(tensor)} rows, {_ROW_FIELD!r} has {rows}; allowed: the same n"
             )
-        allowed = _DATATYPES.get(tensor.name)
+        allowed = DATATYPES.get(tensor.name)
         if allowed is None:
-            raise InvalidInput(f"unknown input {quoted(tensor.name)}; allowed: {', '.join(_DATATYPES)}")
+            raise InvalidInput(f"unknown input {quoted(tensor.name)}; allowed: {', '.join(DATATYPES)}")
         if tensor.datatype not in allowed:
             raise InvalidInput(
                 f"input {tensor.name!r} has datatype {quoted(tensor.datatype)}; allowed: {' or '.join(allowed)}"
@@ -86,15 +101,18 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
         seen.add(tensor.name)
         values = _flat(tensor, rows)
         if tensor.name == KEY:
-            customer_ids = _customer_ids(values)
+            keys = _keys(_KEY_FIELD, values)  # type: ignore[arg-type]  # KEY is not None
             continue
         feature, position = FEATURES[POSITIONS[tensor.name]], POSITIONS[tensor.name]
         if feature.is_category:
             values = [_text(feature.name, value) for value in values]
         elif not isinstance(values, np.ndarray):
-            _check_types(feature.name, values, *_NUMBERS[tensor.datatype])
+            _check_types(feature, values, *_NUMBERS[tensor.datatype])
         given[position] = encode_column(feature, values)
-    return Query(customer_ids, given, inference_id=inference_id)
+    if KEY is None and len(given) < WIDTH:
+        missing = [feature.name for feature in FEATURES if feature.name not in seen]
+        raise InvalidInput(f"inputs are missing: {', '.join(missing)}; the contract has no key, so all are required")
+    return Query(keys, given, inference_id=inference_id)
 
 
 def check_outputs(requested: Sequence[str], explain: int | None = None) -> tuple[str, ...]:
@@ -118,15 +136,16 @@ def encode_outputs(
     prediction: Prediction | ExplainedPrediction, requested: Sequence[str], explain: int | None = None
 ) -> list[dict[str, Any]]:
     """Turn a prediction into V2 outputs, each a dict of name, shape, datatype and flat data."""
-    shape = [len(prediction.probabilities), 1]
-    data: Mapping[str, list[Any]] = {
-        PROBABILITY: prediction.probabilities,
-        SOURCE: [FEATURE_SOURCES[source] for source in prediction.sources],
-    }
-    outputs = [
-        {"name": name, "shape": shape, "datatype": datatype, "data": data[name]}
-        for name, datatype in OUTPUTS
-        if name in requested
+    rows = len(prediction.scores)
+    outputs: list[dict[str, Any]] = [
+        {
+            "name": output.name,
+            "shape": [rows, output.columns],
+            "datatype": output.datatype,
+            "data": READERS[output.name](prediction),
+        }
+        for output in CONTRACT.outputs
+        if output.name in requested
     ]
     if isinstance(prediction, ExplainedPrediction):
         outputs += explanations.encode_outputs(prediction, requested, explain or 0)
@@ -162,21 +181,32 @@ def _flat(tensor: Tensor, rows: int) -> Any:
     return values
 
 
-def _customer_ids(values: Any) -> list[int]:
-    if isinstance(values, np.ndarray) and (not len(values) or values.min() >= 0):
-        return values.tolist()  # type: ignore[no-any-return]
-    ids: list[int] = values.tolist() if isinstance(values, np.ndarray) else values
-    for row, customer_id in enumerate(ids):
-        # bool is a subclass of int, but True is not a customer id.
-        if type(customer_id) is not int or not 0 <= customer_id <= KEY_MAXIMUM:
-            raise InvalidInput(f"{KEY}[{row}] is {quoted(customer_id)}; allowed: an integer from 0 to {KEY_MAXIMUM}")
-    return ids
+def _keys(key: Key, values: Any) -> Keys:
+    if key.is_text:
+        texts = [_text(key.name, value) for value in values]
+        _check_keys(key, texts)
+        return texts
+    if isinstance(values, np.ndarray):
+        if not len(values) or (values.min() >= key.minimum and values.max() <= key.maximum):
+            return values.tolist()  # type: ignore[no-any-return]
+        values = values.tolist()
+    _check_keys(key, values)
+    return values  # type: ignore[no-any-return]
 
 
-def _check_types(name: str, values: Sequence[Any], types: tuple[type, ...], allowed: str) -> None:
+def _check_keys(key: Key, values: Sequence[Any]) -> None:
+    accepts = key.accepts
+    for row, value in enumerate(values):
+        if not accepts(value):
+            raise InvalidInput(f"{key.name}[{row}] is {quoted(value)}; allowed: {key.allowed}")
+
+
+def _check_types(feature: Feature, values: Sequence[Any], types: tuple[type, ...], allowed: str) -> None:
+    if feature.nullable:
+        types, allowed = (*types, NoneType), f"{allowed}, or null"
     for row, value in enumerate(values):
         if type(value) not in types:
-            raise InvalidInput(f"{name}[{row}] is {quoted(value)}; allowed: {allowed}")
+            raise InvalidInput(f"{feature.name}[{row}] is {quoted(value)}; allowed: {allowed}")
 
 
 def _text(name: str, value: Any) -> str:

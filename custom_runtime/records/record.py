@@ -1,7 +1,7 @@
 """One prediction as one row: the schema of the records, and batches of the predictor -> Arrow record batches.
 
 The key is written as text, hashed, or left out. Whether a key is recorded at all depends on the key alone, so that a
-customer is always in the sample or always out of it, in every pod and every version.
+row is always in the sample or always out of it, in every pod and every version.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from custom_runtime.errors import StoreUnavailable
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.challengers import ChallengerScores
-from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction, Query
-from custom_runtime.schema import Feature
+from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.schema import FEATURE_SOURCES, Feature
 from custom_runtime.tracing import RequestOrigin
 
 KeyMode = Literal["hashed", "plain", "omitted"]
@@ -246,13 +246,13 @@ class _Taken:
             self.scores += scores_of(result)
             if size == 1:
                 self.at_s.append(batch.at_s)
-                self.keys.append(query.customer_ids[0])
+                self.keys.append(query.keys[0])
                 self.inference_ids.append(query.inference_id)
                 self.origins.append(query.origin)
                 self.numbers.append(query.first_row)
             else:
                 self.at_s += [batch.at_s] * size
-                self.keys += query.customer_ids
+                self.keys += query.keys
                 self.inference_ids += [query.inference_id] * size
                 self.origins += [query.origin] * size
                 self.numbers += range(query.first_row, query.first_row + size)
@@ -260,7 +260,7 @@ class _Taken:
 
 def scores_of(prediction: Prediction) -> Sequence[float] | Sequence[Sequence[float]]:
     """Return the scores of a prediction's rows: one number each, or one for each class."""
-    return prediction.probabilities
+    return prediction.scores
 
 
 def _scores(scores: list[Any]) -> dict[str, pa.Array]:

@@ -5,7 +5,9 @@ Every path is relative to where the document itself is served, so that it holds 
 
 from __future__ import annotations
 
-from custom_runtime.contract import FEATURES, KEY, ChurnPrediction
+from typing import Any
+
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import (
     DeadlineExceeded,
     Internal,
@@ -17,7 +19,7 @@ from custom_runtime.errors import (
     ServingError,
     StoreUnavailable,
     TooLarge,
-    UnknownCustomer,
+    UnknownKey,
     UnknownModel,
 )
 from custom_runtime.model.encoding import WIDTH
@@ -26,15 +28,31 @@ from custom_runtime.rest.openapi_schemas import (
     Json,
     build_schemas,
     failures,
-    output_tensors,
     reference,
     request_body,
     success,
 )
+from custom_runtime.schema import Feature, Key, Output
 
+_REQUIRED = (
+    "Every feature is required."
+    if CONTRACT.key is None
+    else f"Only `{CONTRACT.key}` is required: features that a request leaves out come from the feature store."
+)
 SCORING_ERRORS = (InvalidInput, TooLarge, StoreUnavailable, Overloaded, NotReady, DeadlineExceeded, Internal)
-PREDICTION_EXAMPLE = {name: field.examples[0] for name, field in ChurnPrediction.model_fields.items() if field.examples}
-KEY_EXAMPLE = PREDICTION_EXAMPLE[KEY]
+FEATURES = CONTRACT.features
+KEY = CONTRACT.key_field
+PREDICTION_EXAMPLE = {
+    name: field.examples[0] for name, field in CONTRACT.prediction.model_fields.items() if field.examples
+}
+_BATCH_INPUTS = (
+    "Every feature is an input, all with the same number of rows."
+    if KEY is None
+    else f"The input `{KEY.name}` is required; any feature may be given as a further input with as many rows. "
+    "One unknown key refuses the whole batch."
+)
+_KEY_EXAMPLE = {} if KEY is None else {KEY.name: KEY.example}
+_WHOLE_ROW = {feature.name: feature.example for feature in FEATURES}
 
 
 def build_openapi(model_name: str, version: str) -> Json:
@@ -45,13 +63,12 @@ def build_openapi(model_name: str, version: str) -> Json:
         "info": {
             "title": f"{model_name} model server",
             "version": version,
-            "description": "Scores one customer (`/predict`) or a batch (the V2 inference protocol). "
-            f"Only `{KEY}` is required: features that a request leaves out come from the feature store.",
+            "description": f"Scores one row (`/predict`) or a batch (the V2 inference protocol). {_REQUIRED}",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": ".", "description": "this server, below whatever path leads to it"}],
         "tags": [
-            {"name": "predict", "description": "One customer, plain JSON."},
+            {"name": "predict", "description": "One row, plain JSON."},
             {"name": "v2", "description": "The V2 inference protocol: batches and metadata."},
             {"name": "health", "description": "Probes."},
         ],
@@ -70,28 +87,38 @@ def build_openapi(model_name: str, version: str) -> Json:
 
 
 def infer_example() -> Json:
-    """Return a V2 request for two customers in which one feature is given and the others are fetched."""
-    given = next((feature for feature in FEATURES if not feature.is_category), FEATURES[0])
-    return {
-        "id": "request-1",
-        "inputs": [
-            {"name": KEY, "shape": [2], "datatype": "INT64", "data": [KEY_EXAMPLE, KEY_EXAMPLE + 1]},
-            {"name": given.name, "shape": [2], "datatype": given.datatype, "data": [given.example] * 2},
-        ],
-    }
+    """Return a V2 request of two rows: by key, with one feature given, or with every feature where there is no key."""
+    given = [next((feature for feature in FEATURES if not feature.is_category), FEATURES[0])] if KEY else FEATURES
+    inputs: list[Json] = []
+    if KEY is not None:
+        keys = [KEY.example, KEY.example if isinstance(KEY.example, str) else KEY.example + 1]
+        inputs.append({"name": KEY.name, "shape": [2], "datatype": KEY.datatype, "data": keys})
+    inputs += [
+        {"name": feature.name, "shape": [2], "datatype": feature.datatype, "data": [feature.example] * 2}
+        for feature in given
+    ]
+    return {"id": "request-1", "inputs": inputs}
+
+
+def _flat_example(output: Output) -> list[Any]:
+    example = output.example
+    if isinstance(example, dict):
+        return list(example.values())
+    return list(example) if isinstance(example, list | tuple) else [example]
 
 
 def _predict() -> Json:
     numbers = [feature for feature in FEATURES if not feature.is_category]
-    examples = {
-        "stored": ("every feature from the feature store", {}),
-        "what-if": ("some features given, the rest from the store", {f.name: f.example for f in numbers[:2]}),
-        "request": ("every feature given: nothing is fetched", {f.name: f.example for f in FEATURES}),
-    }
+    examples = {"request": ("every feature given: nothing is fetched", _WHOLE_ROW)}
+    if KEY is not None:
+        examples = {
+            "stored": ("every feature from the feature store", {}),
+            "what-if": ("some features given, the rest from the store", {f.name: f.example for f in numbers[:2]}),
+        } | examples
     return {
         "tags": ["predict"],
         "operationId": "predict",
-        "summary": "Score one customer",
+        "summary": "Score one row",
         "parameters": [
             {
                 "name": explanations.PARAMETER,
@@ -104,9 +131,9 @@ def _predict() -> Json:
             }
         ],
         "requestBody": request_body(
-            "ChurnInput",
+            CONTRACT.input.__name__,
             {
-                name: {"summary": summary, "value": {KEY: KEY_EXAMPLE, **given}}
+                name: {"summary": summary, "value": {**_KEY_EXAMPLE, **given}}
                 for name, (summary, given) in examples.items()
             },
         ),
@@ -116,7 +143,7 @@ def _predict() -> Json:
                 reference("ExplainedPrediction"),
                 PREDICTION_EXAMPLE,
             ),
-            **failures(UnknownCustomer, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
+            **failures(UnknownKey, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
         },
     }
 
@@ -128,23 +155,27 @@ def _infer(model_name: str, version: str) -> Json:
         "model_version": version,
         "id": "request-1",
         "outputs": [
-            {"name": name, "shape": [rows, 1], "datatype": datatype, "data": [PREDICTION_EXAMPLE[name]] * rows}
-            for name, datatype in output_tensors()
+            {
+                "name": output.name,
+                "shape": [rows, output.columns],
+                "datatype": output.datatype,
+                "data": _flat_example(output) * rows,
+            }
+            for output in CONTRACT.outputs
         ],
     }
     return {
         "tags": ["v2"],
         "operationId": "infer",
         "summary": "Score a batch",
-        "description": f"The input `{KEY}` is required; any feature may be given as a further input with as many rows. "
-        "A row's unknown customer refuses the whole batch. "
-        f"The parameter `{explanations.PARAMETER}` adds the outputs that explain each row: "
+        "description": f"{_BATCH_INPUTS} The parameter `{explanations.PARAMETER}` adds the outputs that explain "
+        "each row: "
         f"{', '.join(f'`{name}`' for name in explanations.BY_PARAMETER)}. The output `{explanations.CONTRIBUTIONS}` is "
         f"FP32 [n, {WIDTH}], what each feature adds to the log-odds, in the contract's order.",
         "requestBody": request_body(
             "InferenceRequest",
             {
-                "batch": {"summary": "two customers, one feature given", "value": infer_example()},
+                "batch": {"summary": "two rows", "value": infer_example()},
                 "explained": {
                     "summary": "the same, with the three largest contributions to each score",
                     "value": {**infer_example(), "parameters": {explanations.PARAMETER: 3}},
@@ -152,21 +183,24 @@ def _infer(model_name: str, version: str) -> Json:
             },
         ),
         "responses": {
-            "200": success("One row per customer, in the order asked for", reference("InferenceResponse"), answer),
-            **failures(UnknownCustomer, UnknownModel, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
+            "200": success("One row for each row of the request, in its order", reference("InferenceResponse"), answer),
+            **failures(UnknownKey, UnknownModel, MethodNotAllowed, NotExplainable, *SCORING_ERRORS),
         },
     }
 
 
 def _metadata(model_name: str, version: str) -> Json:
-    inputs = [{"name": KEY, "datatype": "INT64", "shape": [-1, 1]}]
-    inputs += [{"name": feature.name, "datatype": feature.datatype, "shape": [-1, 1]} for feature in FEATURES]
+    fields: list[Key | Feature] = [*([] if KEY is None else [KEY]), *FEATURES]
+    inputs = [{"name": field.name, "datatype": field.datatype, "shape": [-1, 1]} for field in fields]
     example = {
         "name": model_name,
         "versions": [version],
         "platform": "",
         "inputs": inputs,
-        "outputs": [{"name": name, "datatype": datatype, "shape": [-1, 1]} for name, datatype in output_tensors()],
+        "outputs": [
+            {"name": output.name, "datatype": output.datatype, "shape": [-1, output.columns]}
+            for output in CONTRACT.outputs
+        ],
     }
     return {
         "tags": ["v2"],

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal, Union, get_origin
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from custom_runtime.contract import FEATURES, KEY, ChurnInput, ChurnPrediction
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import ServingError
 from custom_runtime.model.encoding import WIDTH
 from custom_runtime.protocol import explanations
-from custom_runtime.schema import CATEGORY_DATATYPE, KEY_MAXIMUM, NUMERIC_DATATYPES, Feature
+from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES, Feature
 
 Json = dict[str, Any]
 _REFERENCE = "#/components/schemas/{model}"
@@ -39,13 +39,15 @@ class ModelMetadata(BaseModel):
 def build_schemas() -> Json:
     """Return `components.schemas`: name -> JSON schema (2020-12), all of it from Pydantic models."""
     any_input: Any = Union[tuple(tensor for tensor in _input_tensors() if tensor is not None)]  # noqa: UP007
-    names, datatypes = zip(*output_tensors(), strict=True)
+    names = [output.name for output in CONTRACT.outputs]
+    datatypes = {output.datatype for output in CONTRACT.outputs} | set(explanations.OUTPUTS.values())
+    shapes = ", ".join(f"`{output.name}` [n, {output.columns}]" for output in CONTRACT.outputs)
     output: Any = _tensor(
         "OutputTensor",
         [*names, *explanations.OUTPUTS],
-        [*datatypes, *explanations.OUTPUTS.values()],
+        sorted(datatypes),
         Any,
-        f"One result, [n, 1]; of an explanation also [n, {WIDTH}] or [n, explain].",
+        f"One result: {shapes}; of an explanation also [n, {WIDTH}] or [n, explain].",
     )
     text = (str, "")
     parameters: Any = (dict[str, Any], Field(default_factory=dict))
@@ -77,22 +79,30 @@ def build_schemas() -> Json:
         error=(str, Field(description="What happened, the value received, what is allowed.")),
         code=(codes, Field(description="Stable, for programs.")),
     )
-    models: list[type[BaseModel]] = [ChurnPrediction, _explained_prediction(), request, response, ModelMetadata, error]
+    explained = _explained_prediction()
+    models: list[type[BaseModel]] = [CONTRACT.prediction, explained, request, response, ModelMetadata, error]
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCE)
-    return {"ChurnInput": _with_units(ChurnInput), **schemas["$defs"]}
+    return {CONTRACT.input.__name__: _with_units(CONTRACT.input), **schemas["$defs"]}
 
 
 def _input_tensors() -> Iterator[type[BaseModel] | None]:
     """Yield a model for each kind of input tensor that the contract has: the key, numbers, categories."""
-    key = Annotated[int, Field(ge=0, le=KEY_MAXIMUM)]
-    yield _tensor("KeyTensor", [KEY], ["INT64"], key, "The customers to score: [n] or [n, 1].")
-    for title, kind, datatypes, item in (
-        ("NumericTensor", False, NUMERIC_DATATYPES, float),
+    key = CONTRACT.key_field
+    if key is not None:
+        item: Any = Annotated[int, Field(ge=key.minimum, le=key.maximum)]
+        if key.is_text:
+            item = Annotated[str, Field(min_length=1, max_length=key.longest)]
+        yield _tensor("KeyTensor", [key.name], [key.datatype], item, "The keys of the rows to score: [n] or [n, 1].")
+    number: Any = float | bool
+    if any(feature.nullable for feature in CONTRACT.features):
+        number = number | None
+    for title, kind, datatypes, of in (
+        ("NumericTensor", False, NUMERIC_DATATYPES, number),
         ("CategoryTensor", True, [CATEGORY_DATATYPE], str),
     ):
-        features = [feature for feature in FEATURES if feature.is_category is kind]
+        features = [feature for feature in CONTRACT.features if feature.is_category is kind]
         names = [feature.name for feature in features]
-        yield _tensor(title, names, datatypes, item, _allowed(features)) if names else None
+        yield _tensor(title, names, datatypes, of, _allowed(features)) if names else None
 
 
 def _explained_prediction() -> type[BaseModel]:
@@ -101,7 +111,7 @@ def _explained_prediction() -> type[BaseModel]:
     contribution = create_model(
         "Contribution",
         __doc__="What one feature, with its value, adds to the log-odds.",
-        feature=(_one_of(feature.name for feature in FEATURES), ...),
+        feature=(_one_of(feature.name for feature in CONTRACT.features), ...),
         value=(float | str, ...),
         contribution=number,
     )
@@ -115,7 +125,7 @@ def _explained_prediction() -> type[BaseModel]:
     )
     # Left out where it was not asked for, and never null: the schema shows no default.
     optional = Field(None, json_schema_extra=_drop_default)
-    return create_model("ExplainedPrediction", __base__=ChurnPrediction, explanation=(explanation, optional))
+    return create_model("ExplainedPrediction", __base__=CONTRACT.prediction, explanation=(explanation, optional))
 
 
 def _drop_default(schema: Json) -> None:
@@ -124,23 +134,13 @@ def _drop_default(schema: Json) -> None:
 
 def _with_units(model: type[BaseModel]) -> Json:
     schema = model.model_json_schema()
+    if CONTRACT.key is None:
+        schema["required"] = list(model.model_fields)
     for field in schema["properties"].values():
         # Swagger UI shows descriptions, not keywords of our own: the unit has to stand in both.
         if unit := field.get("unit"):
             field["description"] = f"{field['description']} Unit: {unit}."
     return schema
-
-
-def output_tensors() -> Iterator[tuple[str, str]]:
-    """Yield (name, V2 datatype) of what a batch returns of a prediction: its numbers and its categories.
-
-    Key and version are in other fields of a V2 answer.
-    """
-    for name, field in ChurnPrediction.model_fields.items():
-        if field.annotation is float:
-            yield name, "FP64"
-        elif get_origin(field.annotation) is Literal:
-            yield name, CATEGORY_DATATYPE
 
 
 def reference(schema: str) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from custom_runtime.contract import NAME
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import ServingError
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer, error_answer
@@ -52,7 +52,7 @@ class Pages:
         return Answer(200, b"{}")
 
     def _openapi(self) -> Answer:
-        names = self._models.names() or [NAME]
+        names = self._models.names() or [CONTRACT.name]
         try:
             version = self._models.find().version
         except ServingError:

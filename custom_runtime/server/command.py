@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Ports: MLSERVER_HTTP_PORT (8080), MLSERVER_GRPC_PORT (8081), MLSERVER_METRICS_PORT (8082).\n"
         "Everything else is a SERVING_* variable of custom_runtime/settings.py.\n\n"
-        "Example:\n  SERVING_MISSING_CUSTOMER=default python -m custom_runtime.server --workers 2",
+        "Example:\n  SERVING_MISSING_KEY=default python -m custom_runtime.server --workers 2",
     )
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of models")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the ports")

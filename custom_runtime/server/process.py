@@ -1,13 +1,14 @@
 """One serving process: event loop, log format, the banner at the start, the exit code.
 
 Logged tracebacks have the frames and the class of an exception, never its message: messages often quote a value, and
-that may be a customer's data.
+that may be a person's data.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ import uvloop
 from mlserver.settings import Settings
 from pydantic import ValidationError
 
-from custom_runtime.contract import KEY, NAME, ChurnPrediction
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StartupError
 from custom_runtime.server.logs import configure_logs
 from custom_runtime.server.server import serve
@@ -62,7 +63,10 @@ def _announce(settings: Settings) -> None:
 def banner(settings: Settings) -> str:
     """Return the lines that show the service's addresses and an example request."""
     host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    (example,) = ChurnPrediction.model_fields[KEY].examples or (1,)
+    key = CONTRACT.key_field
+    example = (
+        {feature.name: feature.example for feature in CONTRACT.features} if key is None else {key.name: key.example}
+    )
     serving = ServingSettings()
     rest = f"{'https' if serving.tls_cert else 'http'}://{host}:{settings.http_port}"
     token = ' -H "Authorization: Bearer $SERVING_TOKEN"' if serving.token or serving.token_file else ""
@@ -70,13 +74,13 @@ def banner(settings: Settings) -> str:
         f"REST     {rest}  (docs: {rest}/docs)\n"
         f"gRPC     {host}:{settings.grpc_port}\n"
         f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
-        f"try:     curl -s{token} {rest}/predict -d '{{\"{KEY}\": {example}}}'"
+        f"try:     curl -s{token} {rest}/predict -d '{json.dumps(example)}'"
     )
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return f"{NAME} settings: " + "; ".join(
+        return f"{CONTRACT.name} settings: " + "; ".join(
             f"{'.'.join(map(str, problem['loc']))} is {problem['input']!r}; {problem['msg']}"
             for problem in error.errors()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from mlserver import MLServer
 from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings
 
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StartupError
 from custom_runtime.grpc.listener import grpc_listener
 from custom_runtime.loaded_models import LoadedModels
@@ -168,11 +170,25 @@ async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Sett
     models_settings = await ModelRepositoryFactory.resolve_model_repository(settings).list()
     if not models_settings:
         raise StartupError(f"no model-settings.json below {folder}; give the folder of a model with --models")
+    for model in models_settings:
+        _name_after_contract(model)
     server = TabularServer(settings, serving, lambda: on_ready(settings))
     try:
         await server.start(models_settings)
     except (OSError, RuntimeError) as error:  # grpcio says RuntimeError when its port is taken
         raise StartupError(f"cannot listen on {settings.host}: {error}") from error
+
+
+def _name_after_contract(model: Any) -> None:
+    """Name our model after the contract, where neither its settings nor MLSERVER_MODEL_NAME name it.
+
+    MLServer would take the name of its folder, which is the same for every contract.
+    """
+    is_named = "MLSERVER_MODEL_NAME" in os.environ or (
+        model._source and json.loads(Path(model._source).read_bytes()).get("name")
+    )
+    if not is_named and model.implementation_.endswith(f".{TabularRuntime.__qualname__}"):
+        model.name = CONTRACT.name
 
 
 def _server_settings(folder: Path) -> Settings:

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from custom_runtime.schema import Contract, OutputRole, TaskKind
 from handoff.conversion.columns import Floats, Number
 from handoff.conversion.estimators import Compiler
 from handoff.conversion.graph import GraphBuilder
 from handoff.conversion.inputs import ModelInput
 from handoff.errors import ImportRefused
 
-TaskKind = Literal["binary", "multiclass", "regression"]
 Precision = Literal["float32", "float64"]
 # Tried in this order; the second only matters to what skl2onnx converts.
 PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
@@ -31,17 +31,21 @@ class Target:
 
     output: the graph's output. classes: the contract's labels, in the order of the output's columns (binary: negative,
     positive), empty for regression. spellings: other ways to write a label, in lower case -> its place in classes.
+    has_interval: a regression that answers the lower end, the value and the upper end.
     """
 
     kind: TaskKind
     output: str
     classes: tuple[str, ...] = ()
     spellings: Mapping[str, int] = field(default_factory=dict)
+    has_interval: bool = False
 
     @property
     def columns(self) -> int:
         """How many columns the output has."""
-        return len(self.classes) if self.kind == "multiclass" else 1
+        if self.kind == "multiclass":
+            return len(self.classes)
+        return 3 if self.has_interval else 1
 
     def place_of(self, label: Any) -> int | None:
         """Return which of `classes` a model's label is, None for none."""
@@ -49,6 +53,20 @@ class Target:
         if text in self.classes:
             return self.classes.index(text)
         return self.spellings.get(text.lower().removesuffix(".0"))
+
+
+def target_of(contract: Contract) -> Target:
+    """Return what a contract predicts."""
+    task = contract.task
+    roles: Mapping[TaskKind, OutputRole] = {
+        "binary": "probability",
+        "multiclass": "probabilities",
+        "regression": "value",
+    }
+    output = contract.output(roles[task.kind])
+    spellings = {text: task.classes.index(meant) for text, meant in task.spellings.items()}
+    has_interval = contract.output("interval") is not None
+    return Target(task.kind, output.name if output else task.kind, task.classes, spellings, has_interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +147,13 @@ def answers_of(model: Any, inputs: ModelInput, target: Target, rows: NDArray[np.
     """Return what the registered model itself answers for packed rows, float64 [n, target.columns]."""
     data = inputs.for_model(model, rows)
     if target.kind == "regression":
-        return np.asarray(model.predict(data), dtype=np.float64).reshape(len(rows), 1)
+        answers = np.asarray(model.predict(data), dtype=np.float64).reshape(len(rows), -1)
+        if answers.shape[1] != target.columns:
+            raise ImportRefused(
+                f"the model predicts {answers.shape[1]} values for each row; wanted: {target.columns}"
+                + (" (lower end, value, upper end: the contract has an interval)" if target.has_interval else "")
+            )
+        return answers
     order = class_order(model, target)
     columns: Sequence[int] = order if target.kind == "multiclass" else order[1:]
     return np.asarray(model.predict_proba(data), dtype=np.float64)[:, columns]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from custom_runtime.contract import FEATURES, NAME
+from custom_runtime.active import CONTRACT
 from handoff.conversion.columns import Floats
 from handoff.conversion.convert import answers_of
 from handoff.dataset import read_dataset
@@ -76,7 +76,7 @@ def evaluate_registered(source: ModelSource, registered: RegisteredModel, *, dat
     labelled = _labelled(registered, data)
     return evaluate(
         TARGET,
-        FEATURES,
+        CONTRACT.features,
         labelled.rows,
         labelled.truth,
         labelled.answers,
@@ -192,7 +192,7 @@ def _champion(source: ModelSource, version: ModelVersion, labelled: LabelledRows
     return Champion(current.uri, answers, TRAINED_ON_THEM)
 
 
-def _current(source: ModelSource, name: str = NAME) -> ModelVersion | None:
+def _current(source: ModelSource, name: str = CONTRACT.name) -> ModelVersion | None:
     try:
         return source.resolve(f"models:/{name}@{CHAMPION}")
     except RegistryError:

@@ -13,7 +13,7 @@ SLO_EDGE_MS: Final = 50.0
 """The latency objective unless the gates say otherwise: a bucket edge, so "slower" is counted, never interpolated."""
 SLO_BUCKET: Final = LATENCY_EDGES_MS.index(SLO_EDGE_MS) + 1
 SCORE_BINS: Final = 20
-"""Equal bins of the score over 0..1."""
+"""The bins of a probability. A service says its own in its histogram: one for each class, or those of a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Counts:
     """Cumulative counters of one pod, or of a predictor, since its source's origin; corrected for counter resets.
 
     `rejected` are answers 400-499, `errors` 500 and above, `slow` those slower than the objective; all three are part
-    of `requests`. `scores` [SCORE_BINS] counts scored rows, `latency` [edges + 1] requests; neither is cumulative over
+    of `requests`. `scores` [bins] counts scored rows, `latency` [edges + 1] requests; neither is cumulative over
     its bins. `restarts` and `oom_kills` count containers. The difference of two is a window. A later value smaller than
     an earlier one is a ValueError.
     """
@@ -58,10 +58,10 @@ class Counts:
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be: the wrong number of bins, or fewer than none."""
-        if len(self.scores) != SCORE_BINS or len(self.latency) < 2:
+        if not self.scores or len(self.latency) < 2:
             raise ValueError(
                 f"got {len(self.scores)} score bins and {len(self.latency)} latency buckets; "
-                f"{SCORE_BINS} and 2 or more are wanted"
+                "1 or more and 2 or more are wanted"
             )
         numbers = (self.requests, self.errors, self.slow, self.rejected, self.restarts, self.oom_kills)
         if min(*numbers, *self.scores, *self.latency) < 0:
@@ -80,8 +80,8 @@ class Counts:
             requests=self.requests + sign * other.requests,
             errors=self.errors + sign * other.errors,
             slow=self.slow + sign * other.slow,
-            scores=tuple(a + sign * b for a, b in zip(self.scores, other.scores, strict=True)),
-            latency=tuple(a + sign * b for a, b in zip(*_same_buckets(self.latency, other.latency), strict=True)),
+            scores=tuple(a + sign * b for a, b in zip(*_same_bins(self.scores, other.scores), strict=True)),
+            latency=tuple(a + sign * b for a, b in zip(*_same_bins(self.latency, other.latency), strict=True)),
             rejected=self.rejected + sign * other.rejected,
             restarts=self.restarts + sign * other.restarts,
             oom_kills=self.oom_kills + sign * other.oom_kills,
@@ -143,12 +143,12 @@ class Arm:
         return Arm({pod: counts - earlier.pods.get(pod, ZERO) for pod, counts in self.pods.items()}, mesh)
 
 
-def _same_buckets(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Let counts without any request join those of a service with other buckets."""
+def _same_bins(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Let counts without any request join those of a service with other bins."""
     if len(a) != len(b):
         if not any(a):
             return (0,) * len(b), b
         if not any(b):
             return a, (0,) * len(a)
-        raise ValueError(f"counts with {len(a)} and with {len(b)} latency buckets do not add up")
+        raise ValueError(f"counts with {len(a)} and with {len(b)} bins do not add up")
     return a, b

@@ -58,10 +58,10 @@ def render(
     churn-serving manifest render --version 7 --image churn-serving:7 --namespace churn
     """
     try:
-        version = _version(version, bundle)
+        template = kustomized(overlay)
         objects = rendered_objects(
-            kustomized(overlay),
-            version=version,
+            template,
+            version=_version(version, bundle, model=_model_of(template)),
             image=image,
             model_uri=model_uri,
             namespace=namespace,
@@ -123,8 +123,15 @@ def _name(document: dict[str, Any]) -> str:
     return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
 
 
-def _version(version: str, bundle: Path | None) -> str:
-    imported = bundle_version(bundle, model="churn") if bundle is not None else version
+def _model_of(template: tuple[dict[str, Any], ...]) -> str:
+    """Return the name of the model that the template's deployment serves: that of its first predictor's graph."""
+    deployment = next((one for one in template if one.get("kind") == KIND), {})
+    predictors = deployment.get("spec", {}).get("predictors") or [{}]
+    return str(predictors[0].get("graph", {}).get("name", ""))
+
+
+def _version(version: str, bundle: Path | None, *, model: str) -> str:
+    imported = bundle_version(bundle, model=model) if bundle is not None else version
     if not imported:
         raise ManifestError("no version: give --version 7, or --bundle var/bundle to take it from there")
     if version and version != imported:

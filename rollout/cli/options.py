@@ -14,7 +14,7 @@ LOGS = Path("var/rollouts")
 STATE = Path("var/seldon")
 LEASE_S = 15
 
-Name = Annotated[str, typer.Argument(help="The SeldonDeployment's name, such as churn.")]
+Name = Annotated[str, typer.Argument(help="The SeldonDeployment's name, such as my-model.")]
 
 # The target of a deployment: a cluster, or this machine.
 Target = Annotated[TargetKind, typer.Option("--target", help="Where the deployment lives.")]
@@ -25,7 +25,7 @@ State = Annotated[Path, typer.Option("--state", help="With --target local: the -
 # What is rolled out.
 Version = Annotated[str, typer.Option(help="The new predictor's name, such as v8.")]
 Image = Annotated[str, typer.Option(help="The new image; default: the stable predictor's.")]
-ModelUri = Annotated[str, typer.Option(help="The new bundle, such as s3://models/churn/8.")]
+ModelUri = Annotated[str, typer.Option(help="The new bundle, such as s3://models/my-model/8.")]
 Env = Annotated[list[str] | None, typer.Option(help="NAME=VALUE in the new model container. Repeatable.")]
 
 # Steps and limits; values that are not given come from the config.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rollout.analysis.counts import SCORE_BINS, ZERO, Counts, LatencyScale
+from rollout.analysis.counts import ZERO, Counts, LatencyScale
 from rollout.errors import EvidenceMalformed
 
 REQUESTS: Final = "serving_request_seconds_bucket"
@@ -33,7 +33,6 @@ CLIENT_CLOSED: Final = 499
 GRPC_CANCELLED: Final = 1
 # UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: what REST would answer with 5xx.
 GRPC_ERRORS: Final = frozenset({2, 4, 8, 13, 14, 15})
-_SCORE_EDGES: Final = (*((index + 1) / SCORE_BINS for index in range(SCORE_BINS)), math.inf)
 
 
 class Sample(NamedTuple):
@@ -88,7 +87,8 @@ class Series:
             return Counts(requests=gained[0], errors=gained[0] * is_error, rejected=gained[0] * is_rejected)
         bins = [high - low for low, high in zip([0, *gained], gained, strict=False)]
         if name == SCORES:
-            return Counts(scores=(*bins[: SCORE_BINS - 1], bins[SCORE_BINS - 1] + bins[SCORE_BINS]))
+            # What is beyond the declared range counts as the highest bin.
+            return Counts(scores=(*bins[:-2], bins[-2] + bins[-1]))
         code = int(labels[_OWN_LABELS.index("code")])
         if code == REQUEST_TIMEOUT:
             return ZERO
@@ -151,7 +151,11 @@ def read(
         if edge in buckets:
             raise EvidenceMalformed(_doubled(key, labels, buckets[edge].labels))
         buckets[edge] = sample
-    return [_joined(key, buckets, _edges(key.name, scale), scale.slo_bucket - 1) for key, buckets in found.items()]
+    wanted = {
+        REQUESTS: (*(edge / 1000 for edge in scale.edges_ms), math.inf),
+        SCORES: _score_edges({key: buckets for key, buckets in found.items() if key.name == SCORES}),
+    }
+    return [_joined(key, buckets, wanted[key.name], scale.slo_bucket - 1) for key, buckets in found.items()]
 
 
 def read_mesh(
@@ -193,8 +197,21 @@ def read_mesh(
     return series
 
 
-def _edges(name: str, scale: LatencyScale) -> tuple[float, ...]:
-    return _SCORE_EDGES if name == SCORES else (*(edge / 1000 for edge in scale.edges_ms), math.inf)
+def _score_edges(found: Mapping[Key, Mapping[float, Sample]]) -> tuple[float, ...]:
+    """Return the edges that the predictors' score histograms share: what a score is follows from their contract.
+
+    Its bins are equally wide, and all predictors have the same ones: other scores cannot be compared. Raises
+    EvidenceMalformed.
+    """
+    edges = tuple(sorted({edge for buckets in found.values() for edge in buckets}))
+    finite = [edge for edge in edges if math.isfinite(edge)]
+    widths = [high - low for low, high in pairwise(finite)]
+    if edges and (not finite or edges[-1] != math.inf or (widths and max(widths) > 1.001 * min(widths))):
+        raise EvidenceMalformed(
+            f"{SCORES} has the edges {', '.join(f'{edge:g}' for edge in edges)}; equally wide bins and +Inf are "
+            "wanted, the same for every predictor: bins are missing, or the predictors serve different contracts"
+        )
+    return edges
 
 
 def _check_counts(sample: Sample) -> None:

@@ -145,8 +145,8 @@ def scores(stage: Stage, stable: str, canary: str) -> str:
     outline = f'<path d="M{left},{base} {path} V{base}" fill="none" stroke="{CANARY}" stroke-width="1.8"/>'
     ground = f'<line x1="{left}" x2="{right}" y1="{base}" y2="{base}" class="axis"/>'
     labels = (
-        text(left + at * (right - left), base + 15, f"{at:g}", anchor=anchor)
-        for at, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+        text(left + at * (right - left), base + 15, words, anchor=anchor)
+        for at, words, anchor in ((0.0, "lowest score", "start"), (1.0, "highest score", "end"))
     )
     return svg(base + 20, *bars, outline if any(mine) else "", ground, *labels, width=250)
 

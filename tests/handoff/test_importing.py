@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -14,17 +15,19 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.bundle import read_bundle
 from handoff import importing
 from handoff.conversion.convert import Converted
 from handoff.conversion.parity import compare
 from handoff.dataset import Dataset
 from handoff.errors import ImportRefused
-from handoff.importing import check_model
+from handoff.importing import FEWEST_ROWS, check_model
 from handoff.training import FLAVORS, TrainedModel
 from tests.handoff.conftest import Registered
 from tests.support.model_kinds import RAW, ordinal
+
+FEATURES = CONTRACT.features
 
 
 def perturbed(graph: bytes, by: float) -> bytes:
@@ -127,7 +130,10 @@ def test_columns_in_another_order_are_found_by_name(registered: Registered, data
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda columns: columns[:-1], f"contract's: {FEATURES[-1].name} is missing; allowed, in any order: a column"),
+        (
+            lambda columns: columns[:-1],
+            f"contract's: {FEATURES[-1].name} is missing; allowed, in any order: a column",
+        ),
         (lambda columns: (*columns, ("extra", "float")), "contract's: extra is no feature of the contract; allowed"),
         (lambda columns: (*columns, columns[0]), f"contract's: {FEATURES[0].name} stands there twice"),
         (
@@ -156,21 +162,26 @@ def test_a_signature_that_differs_is_refused_before_the_model_is_loaded(
 def test_a_model_of_another_contract_is_refused(
     registered: Registered, trained: dict[str, TrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handoff.registry.FINGERPRINT", "0" * 64)
+    other = copy.copy(CONTRACT)
+    object.__setattr__(other, "fingerprint", "0" * 64)
+    monkeypatch.setattr("handoff.registry.CONTRACT", other)
     version = registered.registry.register(trained["sklearn"], alias=None)
     with pytest.raises(ImportRefused, match=f"trained for contract {'0' * 64}, this is .* train again"):
         check_model(registered.registry, version.uri)
 
 
-def test_a_run_without_reference_rows_needs_a_file(registered: Registered, tmp_path: Path) -> None:
+def test_a_run_without_reference_rows_is_compared_on_drawn_rows_or_a_file(
+    registered: Registered, tmp_path: Path
+) -> None:
     found = dataclasses.replace(
         registered.registry.download(registered.versions["xgboost"]),
         reference=None,
         defaults=None,
         load_example=lambda: None,
     )
-    with pytest.raises(ImportRefused, match=r"no reference rows to compare on, .* give some with --reference FILE"):
-        check_model(Holding(found), "models:/churn/1")
+    checked = check_model(Holding(found), "models:/churn/1")
+    assert checked.parity.rows == FEWEST_ROWS
+    assert checked.defaults == {feature.name: feature.example for feature in FEATURES}  # drawn rows have no median
     checked = check_model(Holding(found), "models:/churn/1", reference=example_table(tmp_path))
     assert checked.parity.rows == 3
     assert checked.defaults == {feature.name: feature.example for feature in FEATURES}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, KEY
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StoreError
 from custom_runtime.features.adapters import open_load, open_store
 from custom_runtime.features.store import FetchedRows
@@ -22,6 +22,8 @@ from handoff.errors import DataError
 from handoff.loading import ensure_loaded, job_of, load_features
 from tests.support.programs import RedisServer
 
+KEY = "customer_id"
+
 ROWS = 2_500
 FIRST_ID = 10_000
 
@@ -29,7 +31,7 @@ FIRST_ID = 10_000
 def table(rows: int, *, first_id: int = FIRST_ID, seed: int = 1) -> dict[str, list[object]]:
     random = np.random.default_rng(seed)
     columns: dict[str, list[object]] = {KEY: list(range(first_id, first_id + rows))}
-    for feature in FEATURES:
+    for feature in CONTRACT.features:
         if feature.is_category:
             columns[feature.name] = [feature.categories[i] for i in random.integers(0, len(feature.categories), rows)]
         else:
@@ -114,12 +116,12 @@ def test_a_table_without_usable_keys_is_loaded_only_when_row_numbers_are_asked_f
     else:
         columns[KEY] = [keys] * 30
     data = write(tmp_path / "t.parquet", columns)
-    with pytest.raises(DataError, match=f"Name the key column {KEY}, or load them under row numbers with --row-numb"):
+    with pytest.raises(DataError, match=f"Name the key column {KEY}, or load them under row numb"):
         load_features(url, data)
     with pytest.raises(DataError, match="row numbers"):
         load_features(url, data, dry_run=True)
     load_features(url, data, row_numbers=True)
-    assert fetch(url, [1, 30]).rows.shape == (2, len(FEATURES))
+    assert fetch(url, [1, 30]).rows.shape == (2, len(CONTRACT.features))
 
 
 def test_loading_twice_changes_nothing(url: str, tmp_path: Path, in_place: bool) -> None:
@@ -215,7 +217,7 @@ def test_a_bad_row_stops_a_load_and_leaves_what_is_served(url: str, tmp_path: Pa
     good = table(ROWS)
     load_features(url, write(tmp_path / "good.parquet", good), in_place=in_place)
     bad = table(ROWS, first_id=90_000)
-    bad[FEATURES[0].name][1_999] = "Unheard of"
+    bad[CONTRACT.features[0].name][1_999] = "Unheard of"
     with pytest.raises(DataError, match=r"row 2000: .*Unheard of"):
         load_features(url, write(tmp_path / "bad.parquet", bad), batch_rows=5_000, in_place=in_place)
     assert count(url) == ROWS
@@ -258,7 +260,7 @@ def test_a_finished_load_leaves_one_file_without_a_journal(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".parquet") == ["features.db"]
     with sqlite3.connect(tmp_path / "features.db") as connection:
         assert [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")] == [
-            f"churn:{FINGERPRINT}"
+            f"churn:{CONTRACT.fingerprint}"
         ]
     connection.close()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlflow.pyfunc import scoring_server
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from handoff.dataset import Dataset
 from handoff.errors import RegistryError
 from handoff.registry import Registry
@@ -33,8 +33,8 @@ def test_a_downloaded_version_is_what_was_registered(
 ) -> None:
     found = registered.registry.download(registered.versions[flavor])
     assert found.flavor == flavor
-    assert found.signature == tuple((feature.name, "float") for feature in FEATURES)
-    assert found.contract_fingerprint == FINGERPRINT
+    assert found.signature == tuple((feature.name, "float") for feature in CONTRACT.features)
+    assert found.contract_fingerprint == CONTRACT.fingerprint
     assert found.defaults == trained[flavor].defaults
     assert found.reference is not None
     assert found.reference.held_out is not None
@@ -52,7 +52,7 @@ def test_the_run_holds_the_held_out_metrics(registered: Registered, trained: dic
     run = client.get_run(registered.versions["xgboost"].run_id)
     assert run.data.metrics == pytest.approx(trained["xgboost"].metrics)
     assert run.data.params["flavor"] == "xgboost"
-    assert run.data.tags["contract_fingerprint"] == FINGERPRINT
+    assert run.data.tags["contract_fingerprint"] == CONTRACT.fingerprint
 
 
 def test_two_registries_in_one_process_do_not_mix(
@@ -100,7 +100,7 @@ async def test_mlflow_serves_the_registered_model_by_its_signature(
     assert answered.status_code == 200, answered.text
     expected = trained[flavor].model.predict(dataset.rows[: len(example)])
     assert answered.json()["predictions"] == expected.tolist()
-    assert model.metadata.signature.inputs.input_names() == [feature.name for feature in FEATURES]
+    assert model.metadata.signature.inputs.input_names() == [feature.name for feature in CONTRACT.features]
     assert model.metadata.signature.outputs is not None
 
 

@@ -48,7 +48,7 @@ PREDICT = [
     (b"", 422, "invalid_input", "the body is not JSON"),
     (b"[42]", 422, "invalid_input", "the body is [42]; allowed: a JSON object"),
     (b'"\xff"', 422, "invalid_input", "the body is not JSON"),
-    (b'{"customer_id": 987654321}', 404, "unknown_customer", "customer_id 987654321 is not in the feature store"),
+    (b'{"customer_id": 987654321}', 404, "unknown_key", "customer_id 987654321 is not in the feature store"),
     (b" " * 10_000_000, 413, "too_large", "the body has 10000000 bytes; allowed: 65536"),
 ]  # fmt: skip
 
@@ -66,7 +66,7 @@ V2 = [
     ([KEY, tensor("tenure_months", "BYTES", ["1"])], 422, "invalid_input", "INVALID_ARGUMENT", "allowed: FP32 or FP64"),
     ([KEY, tensor("contract", "BYTES", ["Weekly"])], 422, "invalid_input", "INVALID_ARGUMENT", "contract[0] is 'Weekly'"),
     ([KEY, tensor("colour", "BYTES", ["red"])], 422, "invalid_input", "INVALID_ARGUMENT", "unknown input 'colour'"),
-    ([tensor("customer_id", "INT64", [42, 987654321])], 404, "unknown_customer", "NOT_FOUND", "customer_id[1] 987654321 is not in"),
+    ([tensor("customer_id", "INT64", [42, 987654321])], 404, "unknown_key", "NOT_FOUND", "customer_id[1] 987654321 is not in"),
     ([tensor("customer_id", "INT64", [1] * 100_001)], 413, "too_large", "RESOURCE_EXHAUSTED", "the batch has 100001 rows"),
 ]  # fmt: skip
 

@@ -11,11 +11,11 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 import xgboost
 
-from custom_runtime.contract import FEATURES, KEY, PROBABILITY
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH, decode_row
 from tests.support.serving import Server, World, serving
 
-NAMES = [feature.name for feature in FEATURES]
+NAMES = [feature.name for feature in CONTRACT.features]
 INFER = "/v2/models/churn/infer"
 TOP = 5
 
@@ -37,10 +37,10 @@ def of_xgboost(world: World, *, every: int) -> Any:
 
 
 def asked(ids: Any, **body: Any) -> dict[str, Any]:
-    return {"inputs": [{"name": KEY, "shape": [len(ids)], "datatype": "INT64", "data": ids.tolist()}], **body}
+    return {"inputs": [{"name": CONTRACT.key, "shape": [len(ids)], "datatype": "INT64", "data": ids.tolist()}], **body}
 
 
-def shown(value: float | str) -> float | str:
+def shown(value: float | str | None) -> float | str:
     return value if isinstance(value, str) else float(str(np.float32(value)))
 
 
@@ -52,25 +52,25 @@ def outputs(answer: Any) -> dict[str, Any]:
 def test_every_customer_is_explained_as_xgboost_explains_them(client: httpx.Client, world: World, every: int) -> None:
     ids, _, contributions, margins = of_xgboost(world, every=every)
     assert len(ids) == -(-7043 // every)
-    wanted = [{"name": "contributions"}, {"name": "base_value"}, {"name": PROBABILITY}]
+    wanted = [{"name": "contributions"}, {"name": "base_value"}, {"name": CONTRACT.outputs[0].name}]
     for start in range(0, len(ids), 1000):
         part = slice(start, start + 1000)
         answer = client.post(INFER, json=asked(ids[part], outputs=wanted), timeout=60)
         assert answer.status_code == 200, answer.text
         found = outputs(answer)
-        assert list(found) == [PROBABILITY, "contributions", "base_value"]
+        assert list(found) == [CONTRACT.outputs[0].name, "contributions", "base_value"]
         np.testing.assert_allclose(found["contributions"], contributions[part, :-1], atol=1e-6)
         total = found["contributions"].sum(axis=1) + found["base_value"][:, 0]
         np.testing.assert_allclose(total, margins[part], atol=1e-5)
-        np.testing.assert_allclose(1 / (1 + np.exp(-total)), found[PROBABILITY][:, 0], atol=1e-5)
+        np.testing.assert_allclose(1 / (1 + np.exp(-total)), found[CONTRACT.outputs[0].name][:, 0], atol=1e-5)
 
 
 def test_predict_lists_the_largest_contributions_first(client: httpx.Client, expected: Any) -> None:
     ids, rows, contributions, margins = expected
     for place in (0, 17, 200):
-        answer = client.post(f"/predict?explain={TOP}", json={KEY: int(ids[place])})
+        answer = client.post(f"/predict?explain={TOP}", json={CONTRACT.key: int(ids[place])})
         assert answer.status_code == 200, answer.text
-        plain = client.post("/predict", json={KEY: int(ids[place])}).json()
+        plain = client.post("/predict", json={CONTRACT.key: int(ids[place])}).json()
         body = answer.json()
         explanation = body.pop("explanation")
         assert body == plain
@@ -87,7 +87,7 @@ def test_predict_lists_the_largest_contributions_first(client: httpx.Client, exp
 
 
 def test_a_given_feature_is_explained_with_its_given_value(client: httpx.Client) -> None:
-    body = {KEY: 1, "contract": "Two year", "tenure_months": 70}
+    body = {CONTRACT.key: 1, "contract": "Two year", "tenure_months": 70}
     listed = client.post(f"/predict?explain={WIDTH}", json=body).json()["explanation"]
     values = {entry["feature"]: entry["value"] for entry in listed["contributions"]}
     assert len(values) == WIDTH
@@ -102,7 +102,14 @@ def test_v2_by_parameter(client: httpx.Client, plain_server: Server, expected: A
     answer = httpx.post(f"{base}{INFER}", json=asked(ids[:3], parameters={"explain": TOP}), timeout=30)
     assert answer.status_code == 200, answer.text
     found = outputs(answer)
-    assert list(found) == [PROBABILITY, "features", "base_value", "top_features", "top_values", "top_contributions"]
+    assert list(found) == [
+        CONTRACT.outputs[0].name,
+        "features",
+        "base_value",
+        "top_features",
+        "top_values",
+        "top_contributions",
+    ]
     assert found["top_contributions"].shape == (3, TOP)
     for row in range(3):
         order = np.argsort(-np.abs(contributions[row, :-1]))[:TOP]
@@ -113,7 +120,7 @@ def test_v2_by_parameter(client: httpx.Client, plain_server: Server, expected: A
 
 
 def test_predict_is_explained_under_plain_mlserver(plain_server: Server, client: httpx.Client) -> None:
-    body = {KEY: 17}
+    body = {CONTRACT.key: 17}
     answer = httpx.post(f"{plain_server.rest}/predict?explain=3", json=body, timeout=30)
     assert answer.json() == client.post("/predict?explain=3", json=body).json()
 
@@ -124,7 +131,7 @@ def test_triton_clients_read_the_same_numbers_over_http_and_grpc(server: Server,
     http = triton_http.InferenceServerClient(server.rest.removeprefix("http://"))
     grpc = triton_grpc.InferenceServerClient(server.grpc)
     for module, client, many in ((triton_http, http, 40), (triton_grpc, grpc, 40)):
-        given = module.InferInput(KEY, [many, 1], "INT64")
+        given = module.InferInput(CONTRACT.key, [many, 1], "INT64")
         given.set_data_from_numpy(ids[:many].reshape(-1, 1))
         wanted = [module.InferRequestedOutput(name) for name in names]
         answer = client.infer("churn", [given], outputs=wanted, parameters={"explain": 2})
@@ -138,11 +145,11 @@ def test_triton_clients_read_the_same_numbers_over_http_and_grpc(server: Server,
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/predict?explain=0", {KEY: 1}, "'explain' is 0; allowed: an integer from 1 to 19"),
-        ("/predict?explain=20", {KEY: 1}, "'explain' is 20"),
-        ("/predict?explain=", {KEY: 1}, "explain is ''"),
-        ("/predict?explain=%EF%BC%95", {KEY: 1}, "allowed: an integer"),
-        ("/predict?explain=1&explain=2", {KEY: 1}, "['1', '2']"),
+        ("/predict?explain=0", {CONTRACT.key: 1}, "'explain' is 0; allowed: an integer from 1 to 19"),
+        ("/predict?explain=20", {CONTRACT.key: 1}, "'explain' is 20"),
+        ("/predict?explain=", {CONTRACT.key: 1}, "explain is ''"),
+        ("/predict?explain=%EF%BC%95", {CONTRACT.key: 1}, "allowed: an integer"),
+        ("/predict?explain=1&explain=2", {CONTRACT.key: 1}, "['1', '2']"),
         (INFER, asked(np.array([1]), parameters={"explain": True}), "'explain' is True"),
         (INFER, asked(np.array([1]), parameters={"explain": "5"}), "'explain' is '5'"),
         (INFER, asked(np.array([1]), outputs=[{"name": "top_values"}]), "'top_values' needs the parameter 'explain'"),
@@ -157,8 +164,8 @@ def test_a_wrong_question_is_answered_with_what_is_allowed(
     assert message in answer.json()["error"]
 
 
-def test_an_unknown_customer_and_too_many_rows_are_refused_as_ever(client: httpx.Client) -> None:
-    assert client.post("/predict?explain=5", json={KEY: 10**12}).json()["code"] == "unknown_customer"
+def test_an_unknown_key_and_too_many_rows_are_refused_as_ever(client: httpx.Client) -> None:
+    assert client.post("/predict?explain=5", json={CONTRACT.key: 10**12}).json()["code"] == "unknown_key"
     many = np.arange(1, 1002)
     answer = client.post(INFER, json=asked(many, parameters={"explain": 5}))
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
@@ -166,7 +173,7 @@ def test_an_unknown_customer_and_too_many_rows_are_refused_as_ever(client: httpx
 
 def test_explanations_can_be_turned_off(world: World, tmp_path: Any) -> None:
     with serving(world.environment | {"SERVING_EXPLANATIONS": "0"}, tmp_path / "log") as server:
-        answer = httpx.post(f"{server.rest}/predict?explain=5", json={KEY: 1})
+        answer = httpx.post(f"{server.rest}/predict?explain=5", json={CONTRACT.key: 1})
         assert (answer.status_code, answer.json()["code"]) == (422, "not_explainable")
         assert "SERVING_EXPLANATIONS=1" in answer.json()["error"]
-        assert httpx.post(f"{server.rest}/predict", json={KEY: 1}).status_code == 200
+        assert httpx.post(f"{server.rest}/predict", json={CONTRACT.key: 1}).status_code == 200

@@ -15,7 +15,7 @@ from benchmarks.compare.closed_loop import Loop, closed_loop, run_h2load
 from benchmarks.errors import MeasurementError
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import LoadPlan
-from benchmarks.load.target import GRPC_PATH, Protocol, customer_bodies, parse_target, v2_rest_body
+from benchmarks.load.target import GRPC_PATH, Protocol, key_bodies, parse_target, v2_rest_body
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Traffic
 from tests.support.faults import HOST, latency_ms, predict, until, v2_rest
 from tests.support.http_replies import read_reply
@@ -124,7 +124,7 @@ def share_within_50_ms(server: Server) -> float:
 
 def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_path: Path) -> None:
     program("h2load", package="nghttp2-client")
-    (body,) = customer_bodies(Protocol.V2_GRPC, "churn", [42])
+    (body,) = key_bodies(Protocol.V2_GRPC, "churn", [42])
     with serving(world.environment | {"SERVING_MAX_INFLIGHT": "16"}, tmp_path / "log") as server:
         target = parse_target(f"grpc://{server.grpc}")
         flooded = partial(run_h2load, target, GRPC_PATH, body, cpu=1)
@@ -149,7 +149,7 @@ def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_
 
 
 async def test_a_burst_of_calls_over_one_grpc_connection_is_answered(server: Server) -> None:
-    body = next(iter(customer_bodies(Protocol.V2_GRPC, "churn", range(42, 43))))
+    body = next(iter(key_bodies(Protocol.V2_GRPC, "churn", range(42, 43))))
     caller = GrpcCaller(HOST, server.grpc_port)
     for _ in range(10):
         replies = await asyncio.gather(*(caller.ask(body, timeout_s=10) for _ in range(100)))

@@ -26,7 +26,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from tritonclient.grpc import service_pb2 as pb
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -39,7 +39,7 @@ GRPC_ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
 GROWTH_LIMIT_MB = 64
 LONGEST_ERROR_BYTES = 8_192
 
-NAMES = ["customer_id", *(feature.name for feature in FEATURES)]
+NAMES = ["customer_id", *(feature.name for feature in CONTRACT.features)]
 ODD_NUMBERS = [
     0,
     1,

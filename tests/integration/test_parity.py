@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import decode_row
 from tests.support.programs import ROOT, redis_server
 from tests.support.serving import Server, World, serving
@@ -89,7 +89,7 @@ def test_plain_mlserver_start_gives_the_same_scores(plain_server: Server, expect
 def test_the_scores_are_the_same_with_half_of_the_features_given_in_the_request(
     server: Server, expected: Expected
 ) -> None:
-    names = [feature.name for feature in FEATURES][::2]
+    names = [feature.name for feature in CONTRACT.features][::2]
     some = slice(None, None, 20)
     bodies = []
     for customer_id, row in zip(expected.ids[some].tolist(), expected.rows[some], strict=True):
@@ -112,12 +112,12 @@ def test_a_request_with_all_features_needs_no_store(server: Server, expected: Ex
 def test_v2_takes_every_feature_as_an_optional_input(server: Server, expected: Expected, transport: str) -> None:
     library = getattr(tritonclient, transport)
     rows = expected.rows[:300]
-    columns = {feature.name: [decode_row(row)[feature.name] for row in rows] for feature in FEATURES}
+    columns = {feature.name: [decode_row(row)[feature.name] for row in rows] for feature in CONTRACT.features}
     key = library.InferInput("customer_id", [len(rows)], "INT64")
     options = {"binary_data": False} if transport == "http" else {}
     key.set_data_from_numpy(np.full(len(rows), 2**62), **options)  # nobody's id: nothing may be fetched
     inputs = [key]
-    for feature in FEATURES:
+    for feature in CONTRACT.features:
         given = library.InferInput(feature.name, [len(rows), 1], feature.datatype)
         values = np.array(columns[feature.name], dtype=object if feature.is_category else np.float32)
         given.set_data_from_numpy(values.reshape(-1, 1), **options)

@@ -9,8 +9,8 @@ import tritonclient.grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from custom_runtime.contract import FEATURES
-from custom_runtime.metrics import OUTCOMES, SCORE_EDGES
+from custom_runtime.active import CONTRACT
+from custom_runtime.metrics import OUTCOMES
 from tests.support.serving import Server
 
 pytestmark = pytest.mark.integration
@@ -21,7 +21,7 @@ def test_metadata_describes_the_contract_over_rest_and_grpc(client: httpx.Client
     rest = client.get("/v2/models/churn").json()
     with tritonclient.grpc.InferenceServerClient(server.grpc) as over_grpc:
         rpc = over_grpc.get_model_metadata("churn", as_json=True)
-    wanted = [("customer_id", "INT64"), *((feature.name, feature.datatype) for feature in FEATURES)]
+    wanted = [("customer_id", "INT64"), *((feature.name, feature.datatype) for feature in CONTRACT.features)]
     assert [(each["name"], each["datatype"]) for each in rest["inputs"]] == wanted
     assert [(each["name"], each["datatype"]) for each in rpc["inputs"]] == wanted
     assert [(each["name"], each["datatype"]) for each in rest["outputs"]] == [
@@ -133,6 +133,6 @@ def test_the_series_are_those_of_the_design_and_an_unknown_model_adds_none(
     edges = {match[1] for line in ours if (match := re.match(r'serving_request_seconds_bucket\{.*le="([^"]+)"', line))}
     assert edges == {"0.001", "0.002", "0.005", "0.01", "0.02", "0.035", "0.05", "0.075", "0.1", "0.25", "1.0", "+Inf"}
     bins = {match[1] for line in ours if (match := re.match(r'serving_score_bucket\{.*le="([^"]+)"', line))}
-    assert len(bins - {"+Inf"}) == len(SCORE_EDGES) == 20
+    assert len(bins - {"+Inf"}) == len(CONTRACT.score_edges) == 20
     outcomes = {match[1] for line in ours if (match := re.search(r'outcome="(\w+)"', line))}
     assert outcomes == set(OUTCOMES)

@@ -71,7 +71,7 @@ def test_predict_and_v2_answer_alike_below_the_operators_path(runtime: dict[str,
     outputs = {one["name"]: one["data"] for one in inferred.json()["outputs"]}
     assert outputs["churn_probability"] == [pytest.approx(predicted.json()["churn_probability"])]
     assert missing.status_code == 404
-    assert missing.json()["code"] == "unknown_customer"
+    assert missing.json()["code"] == "unknown_key"
 
 
 def test_grpc_goes_through_the_same_port_by_istios_headers(runtime: dict[str, Any]) -> None:

@@ -9,12 +9,12 @@ from types import TracebackType
 
 from benchmarks.load.target import v2_grpc_message, v2_rest_body
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Stream, Traffic
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from tests.support.programs import free_port
 from tests.support.serving import Server
 
 HOST = "127.0.0.1"
-EVERYTHING = {feature.name: feature.example for feature in FEATURES}
+EVERYTHING = {feature.name: feature.example for feature in CONTRACT.features}
 
 
 def customer(number: int) -> int:

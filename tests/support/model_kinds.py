@@ -38,7 +38,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH
 from handoff.conversion.convert import PRECISIONS, Converted, answers_of, convert, convert_last_step
 from handoff.conversion.inputs import ModelInput, match_signature
@@ -47,10 +47,14 @@ from handoff.dataset import read_dataset
 from handoff.errors import ImportRefused
 from handoff.importing import TARGET
 
+FEATURES = CONTRACT.features
+
 CATEGORIES = [feature.name for feature in FEATURES if feature.is_category]
 NUMBERS = [feature.name for feature in FEATURES if not feature.is_category]
 RAW = match_signature(
-    [(feature.name, "string" if feature.is_category else "double") for feature in FEATURES], FEATURES, uri="raw"
+    [(feature.name, "string" if feature.is_category else "double") for feature in FEATURES],
+    FEATURES,
+    uri="raw",
 )
 ENCODED = match_signature([(feature.name, "float") for feature in FEATURES], FEATURES, uri="encoded")
 ONE_HOT = OneHotEncoder(handle_unknown="ignore")

@@ -23,7 +23,7 @@ def rows_of(count: int) -> Matrix:
 
 def batch_of(queries: Sequence[Query], *, at_s: float = AT_S) -> ScoredBatch:
     """Every row scores its key / 1000, and comes from the store."""
-    results = [Prediction([key / 1000 for key in query.customer_ids], [STORE] * query.size) for query in queries]
+    results = [Prediction([int(key) / 1000 for key in query.keys], [STORE] * query.size) for query in queries]
     size = sum(query.size for query in queries)
     fetched = FetchedRows(rows_of(size), np.full(size, STORED_AT_S))
     return ScoredBatch(at_s, queries, rows_of(size), results, fetched)

@@ -44,7 +44,7 @@ def test_an_invalid_run_exits_with_1_and_says_why() -> None:
     ("arguments", "code", "said"),
     [
         (["--url", "ftp://host"], 2, "ftp"),
-        (["--customers", "x"], 2, "1-7043"),
+        (["--keys", "x"], 2, "1-7043"),
         (["--qps", "-1"], 2, "--qps"),
         (["--url", "http://127.0.0.1:9"], 1, "127.0.0.1:9"),
     ],

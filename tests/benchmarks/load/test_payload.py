@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from benchmarks.errors import UsageError
-from benchmarks.load.target import Protocol, customer_bodies, parse_customers, path_of, v2_grpc_message, v2_rest_body
+from benchmarks.load.target import Protocol, key_bodies, parse_keys, path_of, v2_grpc_message, v2_rest_body
 
 
 @given(st.integers(0, 2**63 - 1), st.text("abcdefghij-", min_size=1, max_size=300))
@@ -26,8 +26,8 @@ def test_a_feature_vector_arrives_as_float32(row: list[float]) -> None:
 
 
 def test_rest_bodies_ask_for_one_customer_each() -> None:
-    assert json.loads(customer_bodies(Protocol.PREDICT, "churn", [42])[0]) == {"customer_id": 42}
-    (tensor,) = json.loads(customer_bodies(Protocol.V2_REST, "churn", [42])[0])["inputs"]
+    assert json.loads(key_bodies(Protocol.PREDICT, "churn", [42])[0]) == {"customer_id": 42}
+    (tensor,) = json.loads(key_bodies(Protocol.V2_REST, "churn", [42])[0])["inputs"]
     assert tensor == {"name": "customer_id", "shape": [1, 1], "datatype": "INT64", "data": [42]}
     assert json.loads(v2_rest_body("customer_id", "INT64", [1, 2], rows=2))["inputs"][0]["shape"] == [2, 1]
 
@@ -37,12 +37,12 @@ def test_the_v2_path_names_the_model() -> None:
 
 
 @pytest.mark.parametrize(("text", "first", "count"), [("1-7043", 1, 7043), ("42", 42, 1)])
-def test_customers_are_a_range_of_ids(text: str, first: int, count: int) -> None:
-    customers = parse_customers(text)
-    assert (customers[0], len(customers)) == (first, count)
+def test_keys_are_a_range(text: str, first: int, count: int) -> None:
+    keys = parse_keys(text)
+    assert (keys[0], len(keys)) == (first, count)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-5", "9-1", "1,2"])
 def test_a_range_that_cannot_be_meant_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="customers"):
-        parse_customers(text)
+    with pytest.raises(UsageError, match="keys"):
+        parse_keys(text)

@@ -55,7 +55,7 @@ import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
 table = connection.execute("SELECT name FROM sqlite_schema").fetchone()[0]
-connection.execute(f'DELETE FROM "{table}" WHERE customer_id < 100')
+connection.execute(f'DELETE FROM "{table}" WHERE rowid < 100')
 print("locked", flush=True)
 sys.stdin.read()
 """

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from custom_runtime.contract import FEATURES, FINGERPRINT
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import BundleError, ContractMismatch
 from custom_runtime.model import bundle as bundle_writing
 from custom_runtime.model.bundle import Bundle, Parity, read_bundle, write_bundle
 
-DEFAULTS = {feature.name: feature.example for feature in FEATURES}
+DEFAULTS = {feature.name: feature.example for feature in CONTRACT.features}
 
 
 def write(directory: Path, *, version: str = "7", onnx: bytes = b"graph") -> Bundle:
@@ -29,7 +29,7 @@ def test_a_bundle_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = write(tmp_path / "bundle")
     assert read_bundle(tmp_path / "bundle") == written
     assert written.path("onnx").read_bytes() == b"graph"
-    assert written.contract_fingerprint == FINGERPRINT
+    assert written.contract_fingerprint == CONTRACT.fingerprint
 
 
 def test_an_altered_file_is_named_with_both_hashes(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_bundle_of_another_contract_is_refused_naming_both(tmp_path: Path) -> 
     write(tmp_path)
     manifest = tmp_path / "bundle.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"contract_fingerprint": "0" * 64}))
-    with pytest.raises(ContractMismatch, match=f"{'0' * 64}.*{FINGERPRINT}"):
+    with pytest.raises(ContractMismatch, match=f"{'0' * 64}.*{CONTRACT.fingerprint}"):
         read_bundle(tmp_path)
 
 

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput
 from custom_runtime.model.encoding import WIDTH, decode_row, encode_column, encode_table
 from custom_runtime.schema import Feature, Key, fingerprint_of
 
-BY_NAME = {feature.name: feature for feature in FEATURES}
+BY_NAME = {feature.name: feature for feature in CONTRACT.features}
 
 
 def values_of(feature: Feature) -> st.SearchStrategy[object]:
@@ -17,7 +17,7 @@ def values_of(feature: Feature) -> st.SearchStrategy[object]:
     return st.floats(feature.minimum, feature.maximum, width=32)
 
 
-CUSTOMERS = st.fixed_dictionaries({feature.name: values_of(feature) for feature in FEATURES})
+CUSTOMERS = st.fixed_dictionaries({feature.name: values_of(feature) for feature in CONTRACT.features})
 
 
 @given(st.lists(CUSTOMERS, min_size=1, max_size=5))
@@ -50,14 +50,14 @@ def test_the_fingerprint_follows_what_decides_a_rows_bytes_and_nothing_else() ->
     from dataclasses import replace
 
     key = Key("customer_id", is_text=False, example=42)
-    base = fingerprint_of(FEATURES, key=key)
-    described = (replace(FEATURES[0], description="other", example="Male"), *FEATURES[1:])
+    base = fingerprint_of(CONTRACT.features, key=key)
+    described = (replace(CONTRACT.features[0], description="other", example="Male"), *CONTRACT.features[1:])
     assert fingerprint_of(described, key=key) == base
     for changed in (
-        FEATURES[::-1],
-        FEATURES[:-1],
-        (replace(FEATURES[0], categories=FEATURES[0].categories[::-1]), *FEATURES[1:]),
-        (*FEATURES[:-1], replace(FEATURES[-1], unit="EUR")),
+        CONTRACT.features[::-1],
+        CONTRACT.features[:-1],
+        (replace(CONTRACT.features[0], categories=CONTRACT.features[0].categories[::-1]), *CONTRACT.features[1:]),
+        (*CONTRACT.features[:-1], replace(CONTRACT.features[-1], unit="EUR")),
     ):
         assert fingerprint_of(changed, key=key) != base
-    assert fingerprint_of(FEATURES, key=replace(key, name="account_id")) != base
+    assert fingerprint_of(CONTRACT.features, key=replace(key, name="account_id")) != base

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
-from custom_runtime.errors import DeadlineExceeded, NotExplainable, Overloaded, TooLarge, UnknownCustomer
+from custom_runtime.active import CONTRACT
+from custom_runtime.errors import DeadlineExceeded, NotExplainable, Overloaded, TooLarge, UnknownKey
 from custom_runtime.features.memory import MemoryStore
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import POSITIONS, WIDTH, Matrix, encode_table
@@ -19,7 +19,7 @@ from custom_runtime.prediction.query import Query
 from custom_runtime.settings import ServingSettings
 
 TENURE = POSITIONS["tenure_months"]
-DEFAULTS = {feature.name: feature.example for feature in FEATURES}
+DEFAULTS = {feature.name: feature.example for feature in CONTRACT.features}
 DEFAULT_ROW = encode_table({name: [value] for name, value in DEFAULTS.items()})[0]
 
 
@@ -51,7 +51,7 @@ async def predictor(explainer: Any, rows: int = 100, **settings: Any) -> Predict
     """A predictor over customers 0 to rows - 1, whose tenure is their number."""
     held = np.tile(DEFAULT_ROW, (rows, 1))
     held[:, TENURE] = np.arange(rows)
-    store = MemoryStore(name=NAME, fingerprint=FINGERPRINT)
+    store = MemoryStore(name=CONTRACT.name, fingerprint=CONTRACT.fingerprint)
     await store.put(list(range(rows)), held, updated_at=1_800_000_000.0)
     return Predictor(
         scorer=Scorer(),
@@ -68,7 +68,7 @@ async def test_many_rows_are_explained_in_slices_and_in_order() -> None:
     subject = await predictor(explainer)
     wanted = list(range(40, 90))
     explained = await subject.explain(Query(wanted, {}))
-    assert explained.probabilities == pytest.approx([number / 1000 for number in wanted])
+    assert explained.scores == pytest.approx([number / 1000 for number in wanted])
     assert explained.contributions[:, TENURE].tolist() == wanted
     assert explained.rows[:, TENURE].tolist() == wanted
     assert explained.base == -1.0
@@ -85,7 +85,7 @@ async def test_one_request_above_the_limit_is_rejected_and_the_others_are_answer
         await subject.explain(Query([3], {}))
     # What is not explained does not wait for the explanations.
     plain = await subject.predict(Query([5], {}))
-    assert plain.probabilities == pytest.approx([0.005])
+    assert plain.scores == pytest.approx([0.005])
     explainer.gate.set()
     answers = await asyncio.gather(*accepted)
     assert [answer.contributions[0, TENURE] for answer in answers] == [1, 2]
@@ -106,7 +106,7 @@ async def test_what_is_wrong_is_named() -> None:
     subject = await predictor(TenureExplainer(), max_explained_rows=10)
     with pytest.raises(TooLarge, match=r"11 rows .* allowed: at most 10 \(SERVING_MAX_EXPLAINED_ROWS\)"):
         await subject.explain(Query(list(range(11)), {}))
-    with pytest.raises(UnknownCustomer, match="12345"):
+    with pytest.raises(UnknownKey, match="12345"):
         await subject.explain(Query([12345], {}))
     await subject.close()
     silent = await predictor(NotExplainable("this model has no explanation: it is a test"))

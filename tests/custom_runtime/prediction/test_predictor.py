@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
-from custom_runtime.contract import FEATURES, FINGERPRINT, NAME
-from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge, UnknownCustomer
+from custom_runtime.active import CONTRACT
+from custom_runtime.errors import DeadlineExceeded, Overloaded, StoreUnavailable, TooLarge, UnknownKey
 from custom_runtime.features.memory import MemoryStore
-from custom_runtime.features.store import FetchedRows
+from custom_runtime.features.store import FetchedRows, Keys
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import POSITIONS, WIDTH, Matrix, encode_table
 from custom_runtime.prediction.big_batches import SLICE_ROWS
@@ -20,7 +20,7 @@ from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Prediction,
 from custom_runtime.settings import ServingSettings
 
 TENURE = POSITIONS["tenure_months"]
-DEFAULTS = {feature.name: feature.example for feature in FEATURES}
+DEFAULTS = {feature.name: feature.example for feature in CONTRACT.features}
 DEFAULT_ROW = encode_table({name: [value] for name, value in DEFAULTS.items()})[0]
 HOUR_S = 3600.0
 Store = TypeVar("Store", bound=MemoryStore)
@@ -40,16 +40,16 @@ class SlowStore(MemoryStore):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.gate = asyncio.Event()
-        self.batches: list[list[int]] = []
+        self.batches: list[list[int | str]] = []
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
-        self.batches.append(list(customer_ids))
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
+        self.batches.append(list(keys))
         await self.gate.wait()
-        return await super().fetch(customer_ids, timeout_s=timeout_s)
+        return await super().fetch(keys, timeout_s=timeout_s)
 
 
 class BrokenStore(MemoryStore):
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         raise StoreUnavailable("redis is down")
 
 
@@ -71,7 +71,7 @@ def predictor(
     store: MemoryStore, label: str = "test", *, clock: Callable[[], float] = time.monotonic, **settings: object
 ) -> Predictor:
     """A predictor whose deadline no busy machine misses, unless the test sets another."""
-    metrics = ServingMetrics(model=NAME, version="1", predictor=label, store=store.kind)
+    metrics = ServingMetrics(model=CONTRACT.name, version="1", predictor=label, store=store.kind)
     return Predictor(
         scorer=TenureScorer(),
         store=store,
@@ -84,43 +84,43 @@ def predictor(
 
 
 def memory(kind: type[Store] = MemoryStore) -> Store:  # type: ignore[assignment]
-    return kind(name=NAME, fingerprint=FINGERPRINT)
+    return kind(name=CONTRACT.name, fingerprint=CONTRACT.fingerprint)
 
 
 async def test_stored_features_are_scored_and_given_ones_override_them() -> None:
     service = predictor(await filled(memory()))
     stored = await service.predict(Query([7], {}))
-    assert stored.probabilities == [pytest.approx(0.007)]
+    assert stored.scores == [pytest.approx(0.007)]
     assert stored.sources == [STORE]
     overridden = await service.predict(Query([7, 8], {TENURE: np.array([100, 200], dtype=np.float32)}))
-    assert overridden.probabilities == [pytest.approx(0.1), pytest.approx(0.2)]
+    assert overridden.scores == [pytest.approx(0.1), pytest.approx(0.2)]
 
 
 async def test_all_features_given_means_no_fetch() -> None:
     store = memory(BrokenStore)
     answer = await predictor(store).predict(Query([10**9], dict(enumerate(row_of(300).tolist()))))
-    assert answer.probabilities == [pytest.approx(0.3)]
+    assert answer.scores == [pytest.approx(0.3)]
     assert answer.sources == [REQUEST]
 
 
-async def test_an_unknown_customer_is_an_error_or_scores_the_defaults_by_policy() -> None:
+async def test_an_unknown_key_is_an_error_or_scores_the_defaults_by_policy() -> None:
     store: MemoryStore = await filled(memory())
-    strict, lenient = predictor(store), predictor(store, missing_customer="default")
+    strict, lenient = predictor(store), predictor(store, missing_key="default")
     neighbours = await asyncio.gather(
         strict.predict(Query([3], {})),
         strict.predict(Query([4, 99], {})),
         strict.predict(Query([5], {})),
         return_exceptions=True,
     )
-    assert isinstance(neighbours[1], UnknownCustomer)
+    assert isinstance(neighbours[1], UnknownKey)
     assert str(neighbours[1]).startswith("customer_id[1] 99 is not in the feature store")
-    assert [answer.probabilities[0] for answer in (neighbours[0], neighbours[2]) if isinstance(answer, Prediction)] == [
+    assert [answer.scores[0] for answer in (neighbours[0], neighbours[2]) if isinstance(answer, Prediction)] == [
         pytest.approx(0.003),
         pytest.approx(0.005),
     ]
     answer = await lenient.predict(Query([4, 99], {}))
     assert answer.sources == [STORE, DEFAULT]
-    assert answer.probabilities[1] == pytest.approx(DEFAULT_ROW[TENURE] / 1000)
+    assert answer.scores[1] == pytest.approx(DEFAULT_ROW[TENURE] / 1000)
 
 
 async def test_a_store_that_is_down_is_an_error_or_scores_the_defaults_by_policy() -> None:
@@ -128,7 +128,7 @@ async def test_a_store_that_is_down_is_an_error_or_scores_the_defaults_by_policy
         await predictor(memory(BrokenStore)).predict(Query([1], {}))
     answer = await predictor(memory(BrokenStore), store_failure="default").predict(Query([1], {TENURE: 50.0}))
     assert answer.sources == [DEFAULT]
-    assert answer.probabilities == [pytest.approx(0.05)]
+    assert answer.scores == [pytest.approx(0.05)]
 
 
 async def test_requests_that_wait_share_one_fetch_and_one_scoring_call() -> None:
@@ -141,7 +141,7 @@ async def test_requests_that_wait_share_one_fetch_and_one_scoring_call() -> None
     await asyncio.sleep(0.001)
     store.gate.set()
     answers = await asyncio.gather(first, *rest)
-    assert [answer.probabilities[0] for answer in answers] == [pytest.approx(i / 1000) for i in (1, 2, 3, 4)]
+    assert [answer.scores[0] for answer in answers] == [pytest.approx(i / 1000) for i in (1, 2, 3, 4)]
     assert store.batches == [[1], [2, 3, 4]]
 
 
@@ -184,7 +184,7 @@ async def test_a_big_batch_is_sliced_and_small_requests_take_their_turns() -> No
         await service.predict(Query([1], {}))
         small += 1
     answer = await big
-    np.testing.assert_allclose(answer.probabilities, np.array(ids) % 600 / 1000, rtol=1e-6)
+    np.testing.assert_allclose(answer.scores, np.array(ids) % 600 / 1000, rtol=1e-6)
     assert answer.sources == [STORE] * rows
     assert small >= 3
     await service.close()
@@ -200,18 +200,18 @@ async def _check(rows: int) -> None:
 
 
 async def test_rows_are_counted_by_outcome_and_stale_ones_still_score() -> None:
-    service = predictor(await filled(memory()), label="outcomes", missing_customer="default", max_feature_age_s=60)
+    service = predictor(await filled(memory()), label="outcomes", missing_key="default", max_feature_age_s=60)
     await service.predict(Query([1, 2, 77], {}))
 
     def rows(outcome: str) -> float | None:
-        labels = {"model": NAME, "version": "1", "predictor": "outcomes", "outcome": outcome}
+        labels = {"model": CONTRACT.name, "version": "1", "predictor": "outcomes", "outcome": outcome}
         return REGISTRY.get_sample_value("serving_feature_rows_total", labels)
 
     assert {outcome: rows(outcome) for outcome in ("hit", "stale", "miss")} == {"hit": 0.0, "stale": 2.0, "miss": 1.0}
 
 
 def test_a_row_is_as_wide_as_the_contract() -> None:
-    assert DEFAULT_ROW.shape == (WIDTH,) == (len(FEATURES),)
+    assert DEFAULT_ROW.shape == (WIDTH,) == (len(CONTRACT.features),)
 
 
 async def test_a_request_with_all_features_does_not_wait_for_a_store_that_hangs() -> None:
@@ -230,7 +230,7 @@ async def test_a_big_batch_has_its_own_deadline_and_its_own_work_counts() -> Non
     with pytest.raises(DeadlineExceeded, match="0 of 199 rows were scored within 20 ms"):
         await service.predict(Query(list(range(1, 200)), {}))
     store.gate.set()
-    assert len((await service.predict(Query(list(range(1, 11)), {}))).probabilities) == 10
+    assert len((await service.predict(Query(list(range(1, 11)), {}))).scores) == 10
 
 
 async def test_the_shorter_of_two_big_batches_does_not_wait_for_the_longer_one() -> None:
@@ -239,9 +239,9 @@ async def test_the_shorter_of_two_big_batches_does_not_wait_for_the_longer_one()
     long = asyncio.ensure_future(service.predict(Query(list(range(1, SLICE_ROWS * 20 + 1)), {})))
     await asyncio.sleep(0)
     short = await service.predict(Query(list(range(1, SLICE_ROWS + 1)), {}))
-    assert len(short.probabilities) == SLICE_ROWS
+    assert len(short.scores) == SLICE_ROWS
     assert not long.done()
-    assert len((await long).probabilities) == SLICE_ROWS * 20
+    assert len((await long).scores) == SLICE_ROWS * 20
 
 
 async def test_a_big_batch_whose_caller_left_is_dropped_and_gives_its_turn_back() -> None:
@@ -252,14 +252,14 @@ async def test_a_big_batch_whose_caller_left_is_dropped_and_gives_its_turn_back(
     await asyncio.sleep(0)
     left.cancel()
     store.gate.set()
-    assert len((await stays).probabilities) == len(ids)
+    assert len((await stays).scores) == len(ids)
     assert left.cancelled()
     assert len(store.batches) <= 4 + 1  # one slice of the batch that was dropped, at most
 
 
 async def test_an_error_names_the_row_of_the_request_and_not_of_its_slice() -> None:
     service = predictor(await filled(memory(), SLICE_ROWS * 2))
-    with pytest.raises(UnknownCustomer, match=rf"\[{SLICE_ROWS + 44}\] 999999 is not in"):
+    with pytest.raises(UnknownKey, match=rf"\[{SLICE_ROWS + 44}\] 999999 is not in"):
         await service.predict(Query([*range(1, SLICE_ROWS + 45), 999_999, 1], {}))
 
 
@@ -273,14 +273,14 @@ class PacedStore(MemoryStore):
     def clock(self) -> float:
         return self.now_s
 
-    async def fetch(self, customer_ids: Sequence[int], *, timeout_s: float) -> FetchedRows:
+    async def fetch(self, keys: Keys, *, timeout_s: float) -> FetchedRows:
         self.now_s += self.fetch_s
         await asyncio.sleep(0)
-        return await super().fetch(customer_ids, timeout_s=timeout_s)
+        return await super().fetch(keys, timeout_s=timeout_s)
 
 
 async def test_new_requests_are_shed_while_they_would_wait_too_long_and_no_longer() -> None:
-    store = PacedStore(name=NAME, fingerprint=FINGERPRINT)
+    store = PacedStore(name=CONTRACT.name, fingerprint=CONTRACT.fingerprint)
     await filled(store)
     service = predictor(store, clock=store.clock, coalesce_rows=1)
     store.fetch_s = 0.02  # two requests ahead of a new one are more than the default limit of 30 ms

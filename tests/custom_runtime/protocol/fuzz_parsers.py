@@ -33,7 +33,7 @@ def _decode(tensors: Sequence[v2.Tensor]) -> Query:
         raise TooLarge("as the runtime refuses it, before it touches the data")
     query = v2.decode(tensors)
     assert 1 <= query.size <= MOST_ROWS
-    assert all(0 <= customer_id < 2**63 for customer_id in query.customer_ids)
+    assert all(isinstance(key, int) and 0 <= key < 2**63 for key in query.keys)
     assert all(np.size(values) == query.size for values in query.given.values())
     return query
 

@@ -6,11 +6,12 @@ import sys
 CHECK = """
 import itertools
 from mlserver.grpc import dataplane_pb2 as pb
-from custom_runtime.contract import PROBABILITY
-from custom_runtime.prediction.query import FEATURE_SOURCES, Prediction
-from custom_runtime.protocol.v2 import OUTPUTS
+from custom_runtime.active import CONTRACT
+from custom_runtime.prediction.query import Prediction
+from custom_runtime.schema import FEATURE_SOURCES
 from custom_runtime.protocol.v2_proto import write_response
 
+OUTPUTS = [(output.name, output.datatype) for output in CONTRACT.outputs]
 names = [name for name, _ in OUTPUTS]
 wanted = [tuple(names), *((name,) for name in names)]
 for rows, requested, raw in itertools.product((1, 2, 127, 128, 20_000), wanted, (False, True)):
@@ -26,8 +27,9 @@ for rows, requested, raw in itertools.product((1, 2, 127, 128, 20_000), wanted, 
         assert not any(each.HasField("contents") for each in read.outputs)
     else:
         for each in read.outputs:
-            given = each.contents.fp64_contents if each.name == PROBABILITY else each.contents.bytes_contents
-            assert list(given) == (prediction.probabilities if each.name == PROBABILITY else sources)
+            is_score = each.name == CONTRACT.outputs[0].name
+            given = each.contents.fp64_contents if is_score else each.contents.bytes_contents
+            assert list(given) == (prediction.scores if is_score else sources)
     assert len(read.SerializeToString()) == len(content)
 print("checked")
 """

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from custom_runtime.active import CONTRACT
-from custom_runtime.errors import UnknownCustomer
+from custom_runtime.errors import UnknownKey
 from custom_runtime.features.store import FetchedRows
 from custom_runtime.prediction.challengers import ChallengerScores
 from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Prediction, Query
@@ -82,7 +82,7 @@ def test_a_query_with_an_error_is_no_record_and_shifts_none() -> None:
     given = dict(enumerate(rows_of(1)[0].tolist()))
     queries = [Query((1,), {}), Query((2,), {}), Query((3,), given), Query((4,), {})]
     results: list[Prediction | Exception] = [
-        UnknownCustomer("no row"),
+        UnknownKey("no row"),
         Prediction([0.2], [STORE]),
         Prediction([0.3], [REQUEST]),
         Prediction([0.4], [DEFAULT]),
@@ -125,7 +125,7 @@ def test_the_sample_is_of_keys_and_the_same_everywhere() -> None:
 
 def test_scores_of_several_classes_are_a_list() -> None:
     batch = batch_of_keys(1, 2)
-    results = [Prediction([[0.1, 0.2, 0.7]], [STORE]), Prediction([[0.5, 0.25, 0.25]], [STORE])]  # type: ignore[list-item]
+    results = [Prediction([[0.1, 0.2, 0.7]], [STORE]), Prediction([[0.5, 0.25, 0.25]], [STORE])]
     challenger = ChallengerScores("8", np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32))
     builder = plain_builder()
     first, second = builder.build(builder.sample([batch._replace(results=results)]), [challenger]).to_pylist()

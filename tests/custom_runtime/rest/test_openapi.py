@@ -6,7 +6,8 @@ import jsonschema
 import pytest
 import schemathesis
 
-from custom_runtime.contract import FEATURES, KEY, ChurnInput, ChurnPrediction
+from custom_runtime.active import CONTRACT
+from custom_runtime.contract import ChurnInput, ChurnPrediction
 from custom_runtime.errors import ServingError
 from custom_runtime.rest.openapi import build_openapi, infer_example
 
@@ -33,7 +34,7 @@ def test_document_names_the_model_that_is_served() -> None:
     assert not [path for path in document["paths"] if "churn" in path]
 
 
-@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+@pytest.mark.parametrize("feature", CONTRACT.features, ids=lambda feature: feature.name)
 def test_every_feature_shows_its_unit_range_and_example(feature: Any) -> None:
     described = SCHEMAS["ChurnInput"]["properties"][feature.name]
     assert described["examples"] == [feature.example]
@@ -46,7 +47,7 @@ def test_every_feature_shows_its_unit_range_and_example(feature: Any) -> None:
 
 
 def test_only_the_key_is_required() -> None:
-    assert SCHEMAS["ChurnInput"]["required"] == [KEY]
+    assert SCHEMAS["ChurnInput"]["required"] == [CONTRACT.key]
     assert set(SCHEMAS["ChurnPrediction"]["required"]) == set(ChurnPrediction.model_fields)
 
 
@@ -55,7 +56,7 @@ def test_predict_examples_are_accepted_by_the_contract_and_by_the_schema() -> No
     for example in body["examples"].values():
         ChurnInput.model_validate(example["value"])
         validator("ChurnInput").validate(example["value"])
-    assert set(body["examples"]["request"]["value"]) == {KEY, *(feature.name for feature in FEATURES)}
+    assert set(body["examples"]["request"]["value"]) == {CONTRACT.key, *(feature.name for feature in CONTRACT.features)}
 
 
 def test_answers_shown_as_examples_match_their_schemas() -> None:

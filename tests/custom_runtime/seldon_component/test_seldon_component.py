@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from custom_runtime.contract import FEATURES, KEY
+from custom_runtime.active import CONTRACT
 from tests.custom_runtime.seldon_component.conftest import Microservice
 from tests.support.serving import World
 
@@ -40,14 +40,14 @@ def ask(microservice: Microservice) -> Iterator[Any]:
 
 def test_all_customers_get_the_probabilities_of_the_registered_model(ask: Any, world: World) -> None:
     expected = np.load(world.expected)
-    answer = ask({"data": {"names": [KEY], "ndarray": [[int(one)] for one in expected["ids"]]}})
+    answer = ask({"data": {"names": [CONTRACT.key], "ndarray": [[int(one)] for one in expected["ids"]]}})
     assert answer.json()["data"]["names"] == ["churn_probability"]
     given = np.array(answer.json()["data"]["ndarray"])[:, 0]
     assert np.abs(given - expected["champion"]).max() <= 1e-5
 
 
 def test_same_answer_as_predict_for_json_data_and_for_columns(ask: Any, client: httpx.Client) -> None:
-    body = {KEY: 42, "tenure_months": 12.0, "partner": "Yes"}
+    body = {CONTRACT.key: 42, "tenure_months": 12.0, "partner": "Yes"}
     wanted = client.post("/predict", json=body).json()
     assert ask({"jsonData": body}).json()["jsonData"] == pytest.approx(wanted, abs=1e-6)
     table = {"names": list(body), "ndarray": [list(body.values())]}
@@ -68,7 +68,7 @@ def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice: Micro
     command = [str(microservice.python), "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    wanted = [client.post("/predict", json={KEY: one}).json()["churn_probability"] for one in (42, 43)]
+    wanted = [client.post("/predict", json={CONTRACT.key: one}).json()["churn_probability"] for one in (42, 43)]
     answers = json.loads(done.stdout.splitlines()[-1])
     assert answers["rest"] == pytest.approx(wanted, abs=1e-6)
     assert answers["grpc"] == pytest.approx(wanted, abs=1e-6)
@@ -77,14 +77,14 @@ def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice: Micro
 @pytest.mark.parametrize(
     ("data", "status", "reason", "words"),
     [
-        ({"ndarray": [[99_999_999]]}, 404, "unknown_customer", "99999999 is not in the feature store"),
+        ({"ndarray": [[99_999_999]]}, 404, "unknown_key", "99999999 is not in the feature store"),
         ({"ndarray": [[1.5]]}, 422, "invalid_input", "1.5 is not a whole number"),
         ({"ndarray": [[-1]]}, 422, "invalid_input", "customer_id"),
         ({"ndarray": [["forty-two"]]}, 422, "invalid_input", "forty-two"),
         ({"ndarray": [[42, 1]]}, 422, "invalid_input", "shape [1, 2] for 1 names"),
-        ({"names": [KEY, "shoe_size"], "ndarray": [[42, 43]]}, 422, "invalid_input", "shoe_size"),
-        ({"names": [KEY, "tenure_months"], "ndarray": [[42, -3]]}, 422, "invalid_input", "tenure_months"),
-        ({"names": [KEY, "contract"], "ndarray": [[42, "Ten years"]]}, 422, "invalid_input", "Ten years"),
+        ({"names": [CONTRACT.key, "shoe_size"], "ndarray": [[42, 43]]}, 422, "invalid_input", "shoe_size"),
+        ({"names": [CONTRACT.key, "tenure_months"], "ndarray": [[42, -3]]}, 422, "invalid_input", "tenure_months"),
+        ({"names": [CONTRACT.key, "contract"], "ndarray": [[42, "Ten years"]]}, 422, "invalid_input", "Ten years"),
         ({"names": ["tenure_months"], "ndarray": [[3]]}, 422, "invalid_input", "customer_id"),
     ],
 )
@@ -102,16 +102,16 @@ def test_requests_of_many_threads_each_get_their_own_answer(ask: Any, world: Wor
     wanted = dict(zip(expected["ids"].tolist(), expected["champion"].tolist(), strict=True))
     chosen = expected["ids"][:200].tolist()
     with ThreadPoolExecutor(16) as threads:
-        answers = threads.map(lambda one: ask({"jsonData": {KEY: one}}).json()["jsonData"], chosen)
+        answers = threads.map(lambda one: ask({"jsonData": {CONTRACT.key: one}}).json()["jsonData"], chosen)
         for customer_id, answer in zip(chosen, answers, strict=True):
-            assert answer[KEY] == customer_id
+            assert answer[CONTRACT.key] == customer_id
             assert answer["churn_probability"] == pytest.approx(wanted[customer_id], abs=1e-5)
 
 
 def test_metadata_is_the_contracts(microservice: Microservice) -> None:
     metadata = httpx.get(f"{microservice.url}/metadata").json()
     assert metadata["name"] == "churn"
-    assert metadata["inputs"][0]["schema"]["names"] == [KEY, *(feature.name for feature in FEATURES)]
+    assert metadata["inputs"][0]["schema"]["names"] == [CONTRACT.key, *(feature.name for feature in CONTRACT.features)]
     assert metadata["outputs"][0]["schema"]["names"] == ["churn_probability"]
 
 

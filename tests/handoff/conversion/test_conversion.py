@@ -23,7 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier, XGBRegressor
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH
 from handoff.conversion.convert import Target, answers_of, convert
 from handoff.conversion.inputs import match_signature
@@ -78,7 +78,7 @@ def test_trees_behind_encoders_split_on_the_packed_row_itself(rows: Any, labels:
 
 def test_thresholds_that_float32_cannot_hold_are_exact(dataset: Dataset) -> None:
     """Values equal to a threshold: a rounded threshold, or a rounded value, would send them the other way."""
-    place = next(place for place, feature in enumerate(FEATURES) if not feature.is_category)
+    place = next(place for place, feature in enumerate(CONTRACT.features) if not feature.is_category)
     values = np.array([0.1, 0.2, 0.3, 0.7, 70.35, 70.4, 1.1], dtype=np.float32)
     rows = np.repeat(dataset.rows[:1], 700, axis=0)
     rows[:, place] = np.tile(values, 100)
@@ -90,7 +90,7 @@ def test_thresholds_that_float32_cannot_hold_are_exact(dataset: Dataset) -> None
 
 
 def test_a_category_that_nobody_was_trained_on_scores_as_the_model_does(rows: Any, labels: Any) -> None:
-    place = next(place for place, feature in enumerate(FEATURES) if len(feature.categories) == 3)
+    place = next(place for place, feature in enumerate(CONTRACT.features) if len(feature.categories) == 3)
     seen = rows[:, place] != 1
     model = preprocessed(RandomForestClassifier(10, random_state=0)).fit(RAW.frame(rows[seen]), labels[seen])
     expected = answers_of(model, RAW, TARGET, rows)
@@ -98,17 +98,17 @@ def test_a_category_that_nobody_was_trained_on_scores_as_the_model_does(rows: An
 
 
 def test_an_encoder_that_fails_on_a_category_of_the_contract_is_refused_by_name(rows: Any, labels: Any) -> None:
-    place = next(place for place, feature in enumerate(FEATURES) if len(feature.categories) == 3)
+    place = next(place for place, feature in enumerate(CONTRACT.features) if len(feature.categories) == 3)
     seen = rows[:, place] != 1
     model = preprocessed(LogisticRegression(max_iter=500), OneHotEncoder())
     model.fit(RAW.frame(rows[seen]), labels[seen])
-    missing = FEATURES[place].categories[1]
+    missing = CONTRACT.features[place].categories[1]
     with pytest.raises(ImportRefused, match=rf"the step encode > categories \(OneHotEncoder\) fails .*{missing}"):
         convert(model, RAW, TARGET, width=WIDTH)
 
 
 def test_nan_goes_where_the_model_sends_it(rows: Any, labels: Any) -> None:
-    place = next(place for place, feature in enumerate(FEATURES) if not feature.is_category)
+    place = next(place for place, feature in enumerate(CONTRACT.features) if not feature.is_category)
     rows = rows.copy()
     rows[::7, place] = np.nan
     for model in (
@@ -208,6 +208,19 @@ def test_what_has_no_probabilities_is_refused(model: Any, message: str, rows: An
         convert(fitted, ENCODED, TARGET, width=WIDTH)
 
 
+def test_an_interval_takes_three_values_of_a_row(rows: Any) -> None:
+    target = Target("regression", "value", has_interval=True)
+    ends = np.column_stack([rows[:, 0] - 1, rows[:, 0], rows[:, 0] + 2])
+    fitted = preprocessed(Ridge()).fit(RAW.frame(rows), ends)
+    graph = convert(fitted, RAW, target, width=WIDTH).onnx
+    expected = answers_of(fitted, RAW, target, rows)
+    assert expected.shape == (len(rows), 3)
+    assert compare(graph, expected, rows, relative=True).max_abs_difference <= 1e-5
+    alone = preprocessed(Ridge()).fit(RAW.frame(rows), rows[:, 0])
+    with pytest.raises(ImportRefused, match=r"predicts 1 values for each row; wanted: 3 \(lower end, value, upper end"):
+        answers_of(alone, RAW, target, rows)
+
+
 def test_three_classes_for_a_contract_of_two_are_refused(rows: Any) -> None:
     model = preprocessed(DecisionTreeClassifier(max_depth=3)).fit(RAW.frame(rows), np.arange(len(rows)) % 3)
     with pytest.raises(ImportRefused, match=r"predicts the classes \['0', '1', '2'\]; wanted: those of the contract"):
@@ -237,32 +250,32 @@ def test_origins_name_columns_and_values() -> None:
     """A team that fitted on the source table's own spelling: `female` 0 and 1 for the contract's two genders."""
     place, feature = next(
         (place, feature)
-        for place, feature in enumerate(FEATURES)
+        for place, feature in enumerate(CONTRACT.features)
         if any(origin.column and origin.values for origin in feature.origins)
     )
     origin = next(origin for origin in feature.origins if origin.column and origin.values)
-    signature = [(f.name, "string" if f.is_category else "double") for f in FEATURES]
+    signature = [(f.name, "string" if f.is_category else "double") for f in CONTRACT.features]
     signature[place] = (origin.column or "", "long")
-    column = match_signature(signature, FEATURES, uri="u").columns[place]
+    column = match_signature(signature, CONTRACT.features, uri="u").columns[place]
     written = {category: float(text) for text, category in origin.values.items()}
     assert column.values is not None
     assert column.values.tolist() == [written[category] for category in feature.categories]
 
 
 def test_a_packed_row_and_its_frame_are_the_same_thing(rows: Any) -> None:
-    np.testing.assert_array_equal(RAW.packed(RAW.frame(rows), FEATURES), rows)
+    np.testing.assert_array_equal(RAW.packed(RAW.frame(rows), CONTRACT.features), rows)
     broken = RAW.frame(rows[:3])
     broken[CATEGORIES[0]] = "neither"
     with pytest.raises(ImportRefused, match=f"{CATEGORIES[0]} of the input example is 'neither'; the contract allows"):
-        RAW.packed(broken, FEATURES)
+        RAW.packed(broken, CONTRACT.features)
 
 
 def test_integers_and_booleans_are_columns_too(rows: Any, labels: Any) -> None:
-    binary = next(f for f in FEATURES if set(f.categories) == {"No", "Yes"})
+    binary = next(f for f in CONTRACT.features if set(f.categories) == {"No", "Yes"})
     number = NUMBERS[0]
     kinds = {binary.name: "boolean", number: "long"}
-    signature = [(f.name, kinds.get(f.name, "string" if f.is_category else "double")) for f in FEATURES]
-    inputs = match_signature(signature[::-1], FEATURES, uri="u")
+    signature = [(f.name, kinds.get(f.name, "string" if f.is_category else "double")) for f in CONTRACT.features]
+    inputs = match_signature(signature[::-1], CONTRACT.features, uri="u")
     frame = inputs.frame(rows)
     assert frame[binary.name].dtype == bool
     assert frame[number].dtype == np.int64

@@ -11,7 +11,7 @@ import xgboost
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import NotExplainable
 from custom_runtime.model.encoding import POSITIONS, WIDTH
 from custom_runtime.model.explaining import PLAN, Explainer, ExplanationPlan, build_explainer
@@ -153,7 +153,7 @@ def test_a_linear_contribution_is_the_features_part_against_its_mean(rows: Any, 
     # Nothing else of a row moves the part of a feature.
     changed = rows[:2].copy()
     changed[1] = changed[0]
-    place = next(place for place, feature in enumerate(FEATURES) if feature.name == "contract")
+    place = next(place for place, feature in enumerate(CONTRACT.features) if feature.name == "contract")
     changed[1, place] = (changed[0, place] + 1) % 3
     first, second = explainer.explain(changed).values
     assert np.flatnonzero(np.abs(first - second) > 1e-9).tolist() == [place]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from custom_runtime.contract import FEATURES
+from custom_runtime.active import CONTRACT
 from handoff.conversion.convert import Target
 from handoff.errors import DataError, PromotionRefused
 from handoff.evaluation.comparing import compare_answers
@@ -22,6 +22,8 @@ from handoff.registered import CHAMPION
 from handoff.registry import Registry
 from handoff.training import TrainedModel
 from tests.handoff.conftest import Registered
+
+FEATURES = CONTRACT.features
 
 
 @pytest.fixture(scope="module")
