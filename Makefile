@@ -31,8 +31,15 @@ setup: $(STAMP) ## Make the virtual environment for development from the hashed 
 setup-train: $(VENV)/.train
 setup-deploy: $(VENV)/.deploy
 
-serve: $(SERVING) ## Train, import, load features and serve; whatever exists is not repeated
+# EXAMPLE=credit serves that folder of examples/; its bundle, table and features are under var/credit/.
+serve: $(SERVING) ## Train, import, load features and serve; whatever exists is not repeated. EXAMPLE= for another domain
+ifdef EXAMPLE
+	@SERVING_CONTRACT=examples/$(EXAMPLE)/contract.py SERVING_BUNDLE=var/$(EXAMPLE)/bundle \
+		SERVING_FEATURE_STORE=sqlite:///var/$(EXAMPLE)/features.db \
+		$(BIN)/churn-serving serve --prepare --train examples/$(EXAMPLE)/train.py --data var/$(EXAMPLE)/$(EXAMPLE).csv
+else
 	@$(BIN)/churn-serving serve --prepare
+endif
 
 test: $(STAMP) ## Run the suite, but for what takes long
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix"

@@ -18,6 +18,14 @@ def serve(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="First train, import and load features, where missing.")
     ] = False,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="With --prepare: the script that trains and registers a model, run when there is none."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --prepare: the table to load, and to compare on where the run logged no rows."),
+    ] = None,
 ) -> None:
     """Serve the model over REST and gRPC, in the foreground, until SIGTERM or Ctrl-C.
 
@@ -30,14 +38,14 @@ def serve(
     SERVING_MISSING_KEY=default churn-serving serve --workers 2
     """
     if prepare:
-        prepare_missing()
+        prepare_missing(train, data)
     # A separate process, because training leaves hundreds of megabytes in memory.
     sys.stdout.flush()
     options = ["--models", str(models), "--workers", str(workers)]
     os.execv(sys.executable, [sys.executable, "-m", "custom_runtime.server", *options])  # noqa: S606 (no shell is wanted)
 
 
-def prepare_missing() -> None:
+def prepare_missing(script: Path | None, data: Path | None) -> None:
     """Train, import and load features where something is missing; an error is one line and exit code 1."""
     from custom_runtime.errors import StartupError
     from custom_runtime.settings import ServingSettings
@@ -47,8 +55,8 @@ def prepare_missing() -> None:
 
     settings = ServingSettings()
     try:
-        prepare(settings.bundle)
-        ensure_loaded(settings.feature_store)
+        prepare(settings.bundle, settings.bundle.parent / "stock", script=script, data=data)
+        ensure_loaded(settings.feature_store, data)
     except (HandoffError, StartupError) as error:
         typer.echo(f"churn-serving cannot prepare: {error}", err=True)
         raise typer.Exit(1) from error

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from custom_runtime.schema import EXACT_INTEGER, KEY_LONGEST, KEY_MAXIMUM, VERSION_FIELD
@@ -93,25 +94,25 @@ class Column:
     high: float = -math.inf
     longest: int = 0
 
-    def add(self, values: Iterable[Any]) -> None:
-        """Count one batch of cells."""
-        for value in values:
+    def add(self, values: Iterable[tuple[Any, int]]) -> None:
+        """Count the cells of one batch, given as its different values and how many cells hold each."""
+        for value, cells in values:
             text = "" if value is None else str(value).strip()
-            self.cells += 1
+            self.cells += cells
             if not text:
-                self.blank += 1
+                self.blank += cells
             elif text.lower() in BLANK_MARKS:
-                self.marks[text] += 1
+                self.marks[text] += cells
             else:
-                self._count(text)
+                self._count(text, cells)
 
-    def _count(self, text: str) -> None:
+    def _count(self, text: str, cells: int) -> None:
         self.longest = max(self.longest, len(text))
         if text in self.counts:
-            self.counts[text] += 1
+            self.counts[text] += cells
             return
         if len(self.counts) < MOST_COUNTED:
-            self.counts[text] = 1
+            self.counts[text] = cells
         else:
             self.is_various = True
         if not self.is_number:
@@ -174,10 +175,10 @@ def draft_contract(path: Path, *, key: str | None, label: str, name: str | None 
     repeated = _Repeated()
     for batch in table.batches(list(columns), rows=65_536):
         for column in table.names:
-            values = batch.column(column).to_pylist()
-            columns[column].add(values)
+            found = pc.value_counts(batch.column(column))
+            columns[column].add(zip(*(found.field(part).to_pylist() for part in ("values", "counts")), strict=True))
             if column == key:
-                repeated.add(values)
+                repeated.add(batch.column(column).to_pylist())
     if not columns[label].cells:
         raise DataError(f"{path} has no rows to read types and ranges off")
     writer = _Writer(columns, key, label, name or _snake(path.name.partition(".")[0]) or "model")
@@ -239,7 +240,7 @@ class _Writer:
             name=self.name, source=source, rows=self.columns[self.label].cells, title=title, input_text=text,
             typing=", ".join(sorted(self.typing)), key=None if self.key is None else _quoted(_field_name(self.key)),
             quoted_name=_quoted(self.name), questions="\n".join(map(_listed, self.questions)), alias=self.alias,
-            imports="\n".join(f"    {name}," for name in sorted(self.used, key=lambda name: (name.islower(), name))),
+            imports="\n".join(f"    {name}," for name in sorted(self.used, key=_import_order)),
             fields="\n".join(fields), outputs="\n".join(outputs), label=_quoted(self.label), task=task[1],
         )  # fmt: skip
         if not self.typing:
@@ -273,7 +274,8 @@ class _Writer:
         example = self._example_key(column)
         name = _field_name(column.name)
         if isinstance(example, int):
-            declared = f"{name}: int = Field(ge=0, "
+            self.used.add("KEY_MAXIMUM")
+            declared = f"{name}: int = Field(ge=0, le=KEY_MAXIMUM, "
         else:
             longest = min(KEY_LONGEST, max(16, 2 * column.longest))
             declared = f"{name}: str = Field(max_length={longest}, "
@@ -489,6 +491,11 @@ def _described(column: str) -> str:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _import_order(name: str) -> tuple[bool, bool, str]:
+    """As ruff sorts them: constants, classes, functions."""
+    return not name.isupper(), name.islower(), name
 
 
 def _listed(question: str) -> str:

@@ -5,7 +5,7 @@ The signature is checked before the model is loaded, because loading may run cod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,15 +99,20 @@ def _is_xgboost(model: Any) -> bool:
     return isinstance(model, XGBClassifier) and class_order(model, TARGET) == list(range(len(TARGET.classes)))
 
 
-def check_model(source: ModelSource, uri: str, *, reference: Path | None = None) -> CheckedModel:
+def check_model(
+    source: ModelSource, uri: str, *, reference: Path | None = None, fallback: Callable[[], Matrix] | None = None
+) -> CheckedModel:
     """Resolve, download, check, convert and compare; writes nothing.
 
     reference: a CSV or Parquet file to compare on, in place of the rows that were logged with the run.
+    fallback: reads the rows to compare on where the run has none; without, the model's input example and rows like it.
     Raises RegistryError or ImportRefused (or DataError, for the reference file).
     """
     registered = source.download(source.resolve(uri))
     inputs = check_signature(registered)
-    rows = _reference_rows(registered, inputs, reference)
+    given = _given_rows(registered, reference, fallback)
+    example = _example_rows(registered, inputs) if given is None else given
+    rows = _drawn(example) if given is None else given  # drawn rows have no say in the defaults
     model = registered.load()
     converted, parity = _convert(model, inputs, rows)
     graphs = {"served": converted.onnx}
@@ -115,8 +120,9 @@ def check_model(source: ModelSource, uri: str, *, reference: Path | None = None)
     last = convert_last_step(model, inputs, rows)
     if last is not None:
         costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
-    defaults = dict(registered.defaults or _defaults(registered, inputs, reference, rows))
-    profile = build_profile(CONTRACT.fingerprint, FEATURES, rows, answers_of(model, inputs, TARGET, rows)[:, 0])
+    defaults = dict(registered.defaults or _defaults(example))
+    scores = answers_of(model, inputs, TARGET, rows)[:, 0] if TARGET.kind == "binary" else None
+    profile = build_profile(CONTRACT.fingerprint, FEATURES, rows, scores)
     explanation = explanation_files(model, inputs, TARGET, rows)
     return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation, profile)
 
@@ -151,27 +157,28 @@ def _convert(model: Any, inputs: ModelInput, rows: Matrix) -> tuple[Converted, P
     raise AssertionError("unreachable: the last precision returns or raises")
 
 
-def _reference_rows(registered: RegisteredModel, inputs: ModelInput, reference: Path | None) -> Matrix:
+def _given_rows(
+    registered: RegisteredModel, reference: Path | None, fallback: Callable[[], Matrix] | None
+) -> Matrix | None:
+    """Return rows that somebody gave: a file, the run's own, the fallback's; None where there are none."""
     if reference is not None:
         return np.concatenate([rows for _, rows in iter_chunks(reference)])
     if registered.reference is not None:
         return registered.reference.rows
+    return None if fallback is None else fallback()
+
+
+def _example_rows(registered: RegisteredModel, inputs: ModelInput) -> Matrix:
+    """Return the model's input example as packed rows, [0, WIDTH] where it has none."""
     example = registered.load_example()
     if example is None or not len(example):
-        return _drawn(np.empty((0, WIDTH), dtype=np.float32))
-    return _drawn(inputs.packed(example, FEATURES))
+        return np.empty((0, WIDTH), dtype=np.float32)
+    return inputs.packed(example, FEATURES)
 
 
-def _defaults(
-    registered: RegisteredModel, inputs: ModelInput, reference: Path | None, rows: Matrix
-) -> Mapping[str, Value]:
-    """Return medians and modes of the rows that somebody gave, or the contract's examples: drawn rows say nothing."""
-    if reference is not None or registered.reference is not None:
-        return defaults_of(rows)
-    example = registered.load_example()
-    if example is not None and len(example):
-        return defaults_of(inputs.packed(example, FEATURES))
-    return {feature.name: feature.example for feature in FEATURES}
+def _defaults(rows: Matrix) -> Mapping[str, Value]:
+    """Return the rows' medians and modes; of no rows, the contract's examples."""
+    return defaults_of(rows) if len(rows) else {feature.name: feature.example for feature in FEATURES}
 
 
 def _drawn(rows: Matrix) -> Matrix:

@@ -80,16 +80,20 @@ def load_features(
     )
 
 
-def ensure_loaded(store_url: str, *, say: Callable[[str], None] = print) -> bool:
-    """Load the reference table into a store that has no rows for this contract; return whether it did.
+def ensure_loaded(store_url: str, data: Path | None = None, *, say: Callable[[str], None] = print) -> bool:
+    """Load a table into a store that has no rows for this contract; return whether it did.
 
-    say: receives one line when it did. Raises DataError, StoreError. A contract without a key has no store.
+    data: None for the reference table. say: receives one line when it did. Raises DataError, StoreError.
+    A contract without a key has no store.
     """
-    if CONTRACT.key is None:
+    if CONTRACT.key is None or asyncio.run(_is_loaded(store_url)):
         return False
-    if asyncio.run(_is_loaded(store_url)):
-        return False
-    loaded = load_features(store_url)
+    if data is None and CONTRACT.reference_table is None:
+        raise DataError(
+            f"{without_credentials(store_url)} has no rows for the contract {CONTRACT.name}; load a table: "
+            "churn-serving features load --data FILE"
+        )
+    loaded = load_features(store_url, data)
     say(f"loaded {loaded.rows:,} feature rows of {loaded.source} into {loaded.store}")
     return True
 

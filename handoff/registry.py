@@ -126,6 +126,18 @@ class Registry:
                 found = self._client.get_model_version(wanted.name, wanted.version)
         return ModelVersion(found.name, str(found.version), str(found.run_id or ""))
 
+    def newest(self, name: str) -> ModelVersion | None:
+        """Return the version with the highest number, None where there is none."""
+        with _translated(self.uri):
+            found = self._client.search_model_versions(f"name = '{name}'")
+        versions = [ModelVersion(name, str(each.version), str(each.run_id or "")) for each in found]
+        return max(versions, key=lambda version: int(version.version), default=None)
+
+    def ensure_experiment(self, name: str) -> None:
+        """Make the experiment of a model where it is missing; its artifacts stand beside a database file."""
+        with self._current():
+            self._experiment(name)
+
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         """Point an alias at a version; whatever it pointed at before stays registered."""
         with _translated(self.uri, wanted=version.uri):

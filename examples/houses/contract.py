@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from custom_runtime.schema import (
+    KEY_MAXIMUM,
     Contract,
     FeatureSource,
     category,
@@ -19,7 +20,7 @@ class HouseInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="HouseInput", json_schema_extra=remove_null_defaults)
 
-    parcel_id: int = Field(ge=0, description="The parcel's number.", examples=[42])
+    parcel_id: int = Field(ge=0, le=KEY_MAXIMUM, description="The parcel's number.", examples=[42])
     neighborhood: Literal[
         "Bloomington_Heights",
         "Blueste",

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from custom_runtime.schema import (
+    KEY_MAXIMUM,
     Contract,
     FeatureSource,
     category,
@@ -21,7 +22,7 @@ class PenguinInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="PenguinInput", json_schema_extra=remove_null_defaults)
 
-    penguin_id: int = Field(ge=0, description="The penguin's number.", examples=[42])
+    penguin_id: int = Field(ge=0, le=KEY_MAXIMUM, description="The penguin's number.", examples=[42])
     island: Literal["Biscoe", "Dream", "Torgersen"] = category("Where it was found.", example="Dream")
     bill_length_mm: float | None = numeric("Length of its bill.", unit="mm", minimum=10, maximum=100, example=43.9)
     bill_depth_mm: float | None = numeric("Depth of its bill.", unit="mm", minimum=5, maximum=50, example=17.2)

