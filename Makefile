@@ -70,7 +70,12 @@ clean: ## Remove everything that was generated (environment, models, features)
 
 # docker where its daemon answers, else buildah; BUNDLE= leaves the model to a mount.
 BUILDER = $(shell docker info >/dev/null 2>&1 && echo docker || command -v buildah)
-IMAGE ?= churn-serving:latest
+# The tag is the model version of var/bundle, as seldon/base names it.
+BUNDLED = $(shell sed -nE 's/.*"version": *"([^"]+)".*/\1/p' var/bundle/bundle.json 2>/dev/null)
+IMAGE ?= churn-serving:$(or $(BUNDLED),latest)
+# Such as --build-arg BASE_IMAGE=... where another base is wanted, and --tls-verify=false for buildah and a registry without TLS.
+BUILD_OPTIONS ?=
+PUSH_OPTIONS ?=
 # The version has one place: pyproject.toml.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
@@ -78,7 +83,7 @@ BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 LOCK ?= image.txt
 TARGET ?=
 CONTROLLER_IMAGE ?= rollout-controller:latest
-.PHONY: image image-seldon image-controller image-test version
+.PHONY: image push image-seldon image-controller image-test version
 
 version:
 	@echo $(VERSION)
@@ -86,7 +91,10 @@ version:
 image: ## Build the container image, with the model of var/bundle baked in where there is one
 	BUILDAH_FORMAT=docker $(or $(BUILDER),$(error start docker, or run: apt-get install buildah)) build --tag $(IMAGE) --build-arg BUNDLE=$(BUNDLE) \
 		$(if $(TARGET),--target $(TARGET)) --build-arg LOCK=$(LOCK) --build-arg REVISION=$(shell git rev-parse HEAD) \
-		--build-arg VERSION=$(VERSION) .
+		--build-arg VERSION=$(VERSION) $(BUILD_OPTIONS) .
+
+push: ## Push the image: IMAGE=registry.example/churn-serving:1
+	$(or $(BUILDER),$(error start docker, or run: apt-get install buildah)) push $(PUSH_OPTIONS) $(IMAGE)
 
 image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-protocol)
 	$(MAKE) image IMAGE=churn-serving-seldon:latest LOCK=seldon.txt

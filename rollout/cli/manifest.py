@@ -50,6 +50,10 @@ def render(
     namespace: Annotated[str, typer.Option(help="Default: the overlay's.")] = "",
     overlay: Annotated[Path, typer.Option(help="The kustomization that is filled in.")] = BASE,
     everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the one alone.")] = False,
+    surroundings: Annotated[
+        bool,
+        typer.Option("--surroundings", help="All objects but the SeldonDeployment, which belongs to the rollouts."),
+    ] = False,
     output: Annotated[Literal["yaml", "json"], typer.Option("--output", "-o", help="What is printed.")] = "yaml",
 ) -> None:
     """Write the deployment of one model version to standard output. Exit code 1 when it would be refused.
@@ -57,11 +61,14 @@ def render(
     Example:
     churn-serving manifest render --version 7 --image churn-serving:7 --namespace churn
     """
+    if everything and surroundings:
+        raise typer.BadParameter("--all and --surroundings exclude each other; give one of them")
     try:
         template = kustomized(overlay)
         objects = rendered_objects(
             template,
-            version=_version(version, bundle, model=_model_of(template)),
+            # The surroundings carry no version.
+            version=_version(version or ("1" if surroundings else ""), bundle, model=_model_of(template)),
             image=image,
             model_uri=model_uri,
             namespace=namespace,
@@ -72,9 +79,9 @@ def render(
     refused = [str(problem) for problem in find_problems(deployment) if problem.severity == "error"]
     if refused:
         raise _failed("\n".join(refused))
-    chosen = list(objects) if everything else [deployment]
+    chosen = list(objects) if everything else [one for one in objects if (one is deployment) is not surroundings]
     if output == "json":
-        typer.echo(json.dumps(chosen if everything else deployment, indent=2))
+        typer.echo(json.dumps(chosen if everything or surroundings else deployment, indent=2))
     else:
         typer.echo(yaml.safe_dump_all(chosen, sort_keys=False, width=120), nl=False)
 

@@ -83,3 +83,13 @@ def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words
 def test_capacity_prints_what_the_overlay_must_say() -> None:
     done = manifest("capacity", "-o", "json")
     assert set(json.loads(done.stdout)) == {"usable_rps_per_pod", "minReplicas", "maxReplicas", "averageUtilization"}
+
+
+@pytest.mark.usefixtures("built")
+def test_the_surroundings_are_everything_but_the_deployment_and_need_no_version() -> None:
+    overlay = ("render", "--overlay", "seldon/overlays/production")
+    everything = read_documents(manifest(*overlay, "--version", "7", "--all").stdout)
+    surroundings = read_documents(manifest(*overlay, "--surroundings").stdout)
+    assert surroundings == tuple(one for one in everything if one["kind"] != "SeldonDeployment")
+    refused = manifest(*overlay, "--surroundings", "--all")
+    assert (refused.returncode, "exclude each other" in refused.stderr) == (2, True)

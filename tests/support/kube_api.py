@@ -158,9 +158,9 @@ def _merged(stored: Any, patch: Any) -> Any:
 
 
 @contextmanager
-def kube_api(directory: Path) -> Iterator[tuple[KubeApi, Path]]:
-    """Serve on a free port in a thread; gives the server and a KUBECONFIG for it."""
-    api = KubeApi()
+def kube_api(directory: Path, api: KubeApi | None = None) -> Iterator[tuple[KubeApi, Path]]:
+    """Serve on a free port in a thread; gives the server and a KUBECONFIG for it. api: in place of a new one."""
+    api = KubeApi() if api is None else api
     loop = api.loop
     for resource, kind in (
         ("machinelearning.seldon.io/v1/seldondeployments", "SeldonDeployment"),

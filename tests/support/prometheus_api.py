@@ -68,8 +68,8 @@ def _sample(name: str, labels: dict[str, str], value: int, at_s: float) -> dict[
 
 
 @contextmanager
-def prometheus_api(traffic: Traffic) -> Iterator[str]:
-    """Serve on a free port; gives the URL."""
+def prometheus_api(traffic: Traffic, *, port: int = 0) -> Iterator[str]:
+    """Serve on a port, 0: a free one; gives the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -85,7 +85,7 @@ def prometheus_api(traffic: Traffic) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -126,10 +126,9 @@ def run_of(name: str) -> str:
 
 
 def deploy_step(tmp_path: Path, name: str, *, kubectl: str) -> subprocess.CompletedProcess[str]:
-    """Run a step of deploy.yml as the runner does, with programs in place of kubectl, yq and the project's own."""
+    """Run a step of deploy.yml as the runner does, with programs in place of kubectl and the project's own."""
     programs = {
         "kubectl": kubectl,
-        "yq": "cat",
         ".venv/bin/python": "true",
         ".venv/bin/churn-serving": "true",
     }
