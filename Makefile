@@ -65,6 +65,21 @@ lock: $(STAMP) ## Renew the hashed locks under requirements/
 	UV=$(BIN)/uv requirements/lock.sh
 	UV=$(BIN)/uv requirements/peers/lock.sh
 
+.PHONY: reference docs
+
+reference: $(STAMP) ## Write docs/reference from the code
+	$(BIN)/python -m commands.reference docs/reference
+
+# An environment of its own: mkdocs imports nothing of this project.
+DOCS := $(VENV)-docs
+$(DOCS)/.made: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	touch $@
+
+docs: $(DOCS)/.made ## Build the documentation as a site in var/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
 clean: ## Remove everything that was generated (environment, models, features)
 	rm -rf $(VENV) var build dist *.egg-info
 

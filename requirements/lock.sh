@@ -25,6 +25,8 @@ python=3.12 compile seldon.txt $upgrade --overrides requirements/seldon-override
     --extra serve --extra seldon pyproject.toml - <<<"xgboost-cpu==$xgboost"
 # What a newcomer's `make serve` needs: training, importing and serving.
 compile quickstart.txt $upgrade --constraint requirements/dev.txt --extra serve --extra train pyproject.toml
+# The documentation's site, for an environment of its own.
+compile docs.txt $upgrade - <<<'mkdocs-material>=9.6'
 # What installs the others, and this project into their environment without fetching a build tool.
 compile bootstrap.txt $upgrade --constraint requirements/dev.txt - <<<$'uv\nsetuptools'
 if grep -nE '://|^nvidia' requirements/*.txt; then

@@ -162,6 +162,7 @@ def main() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         stack.enter_context(redis())
+        os.environ["PYTHONPATH"] = task["directory"]  # the copy's code, not that which the environment was made for
         if task["cluster"]:
             stack.enter_context(cluster(Path(scratch)))
         json.dump(list(run_all(task["blocks"], task["directory"])), sys.stdout)

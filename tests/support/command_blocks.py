@@ -31,6 +31,7 @@ CANNOT_RUN = {
 FOREGROUND = {
     "make serve": "http://localhost:8080/v2/models/churn/ready",
     "churn-serving serve": "http://localhost:8080/v2/models/churn/ready",
+    "churn-serving load-test --url http://localhost:8080/seldon/": "http://localhost:8080/seldon/default/churn/v2/health/ready",
 }
 
 

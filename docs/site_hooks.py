@@ -1,0 +1,90 @@
+"""What mkdocs does beside rendering: it draws the flowcharts of the pages as SVG, so that no page loads a script.
+
+A picture is layered: a node stands one layer below the lowest of those that point at it. Colours are CSS variables of
+the theme, for both schemes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+FENCE = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
+ADR = Path(__file__).parent / "adr"
+WIDTH, HEIGHT, GAP_X, GAP_Y = 132, 34, 18, 44
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
+    """Replace each flowchart of a page by its drawing; list the decisions on their own page."""
+    if page.file.src_uri == "adr/index.md":
+        markdown += "".join(f"- [{_title(file)}]({file.name})\n" for file in sorted(ADR.glob("0*.md")))
+    return FENCE.sub(lambda found: drawing(found[1]), markdown)
+
+
+def _title(file: Path) -> str:
+    return file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+def drawing(text: str) -> str:
+    """Return the SVG of a flowchart whose lines are `a & b --> c & d`."""
+    edges: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        if "-->" in line:
+            sources, targets = line.split("-->")
+            edges += product(re.findall(r"\w+", sources), re.findall(r"\w+", targets))
+    layers = _layers(edges)
+    columns = max(len(layer) for layer in layers)
+    width = columns * (WIDTH + GAP_X) + GAP_X
+    height = len(layers) * (HEIGHT + GAP_Y) - GAP_Y + 2 * GAP_X
+    places = {
+        node: (
+            (width - len(layer) * (WIDTH + GAP_X) + GAP_X) / 2 + column * (WIDTH + GAP_X) + WIDTH / 2,
+            GAP_X + row * (HEIGHT + GAP_Y) + HEIGHT / 2,
+        )
+        for row, layer in enumerate(layers)
+        for column, node in enumerate(layer)
+    }
+    parts = [_edge(*places[source], *places[target]) for source, target in edges]
+    parts += [_node(node, *place) for node, place in places.items()]
+    names = html.escape(", ".join(f"{source} imports {target}" for source, target in edges), quote=True)
+    return (
+        f'<div class="drawing"><svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{names}" '
+        f'style="width: {width:g}px; min-width: min({width:g}px, 34rem)" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg></div>'
+    )
+
+
+def _layers(edges: list[tuple[str, str]]) -> list[list[str]]:
+    nodes = list(dict.fromkeys(node for edge in edges for node in edge))
+    depth = dict.fromkeys(nodes, 0)
+    for _ in nodes:
+        for source, target in edges:
+            depth[target] = max(depth[target], depth[source] + 1)
+    layers = [[node for node in nodes if depth[node] == level] for level in range(max(depth.values()) + 1)]
+    for above, layer in pairwise(layers):
+        order = {node: place for place, node in enumerate(above)}
+        means = {
+            node: _mean([order[source] for source, target in edges if target == node and source in order])
+            for node in layer
+        }
+        layer.sort(key=means.__getitem__)
+    return layers
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _edge(x1: float, y1: float, x2: float, y2: float) -> str:
+    top, bottom = y1 + HEIGHT / 2, y2 - HEIGHT / 2
+    middle = (top + bottom) / 2
+    line = f"M{x1:g},{top:g} C{x1:g},{middle:g} {x2:g},{middle:g} {x2:g},{bottom - 5:g}"
+    head = f"M{x2 - 4:g},{bottom - 7:g} L{x2:g},{bottom:g} L{x2 + 4:g},{bottom - 7:g} Z"
+    return f'<path class="line" d="{line}"/><path class="head" d="{head}"/>'
+
+
+def _node(name: str, x: float, y: float) -> str:
+    box = f'<rect x="{x - WIDTH / 2:g}" y="{y - HEIGHT / 2:g}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
+    return f'{box}<text x="{x:g}" y="{y + 4.5:g}">{html.escape(name)}</text>'

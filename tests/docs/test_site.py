@@ -1,0 +1,73 @@
+"""The documentation as a site: built strictly, every page in its navigation, and no request to another host."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.programs import ROOT
+
+NAVIGATION = re.sub(r"!!python/name:\S+", "''", (ROOT / "mkdocs.yml").read_text())
+# What a browser fetches by itself when it shows a page, unlike a link that a reader follows.
+FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
+NOT_FETCHED = {"canonical", "alternate", "next", "prev", "edit"}
+
+
+class Fetches(HTMLParser):
+    """The addresses that a page makes a browser fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in FETCHED and given.get("rel") not in NOT_FETCHED and (address := given.get(FETCHED[tag])):
+            self.found.append(address)
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    done = subprocess.run(
+        ["make", "--silent", "docs"], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return ROOT / "var" / "site"
+
+
+def pages(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    members = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+    return [page for member in members for page in pages(member)]
+
+
+def test_no_page_fetches_anything_from_another_host(site: Path) -> None:
+    built = list(site.rglob("*.html"))
+    assert len(built) > 30
+    for page in built:
+        parser = Fetches()
+        parser.feed(page.read_text())
+        assert len(parser.found) > 3, page
+        assert [one for one in parser.found if "//" in one] == [], page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text()), style
+
+
+def test_a_flowchart_is_a_drawing_and_needs_no_script(site: Path) -> None:
+    page = (site / "architecture.html").read_text()
+    assert page.count('<div class="drawing"><svg') == 3
+    assert "mermaid" not in page
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(pages(yaml.safe_load(NAVIGATION)["nav"]))
+    written = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    decisions = {page for page in written if page.startswith("adr/0")}
+    assert written - decisions - listed == set(), "add it to nav in mkdocs.yml"
+    assert listed <= written
