@@ -125,6 +125,14 @@ image-test: $(STAMP) ## Build the image where no registry can be reached, run it
 audit: $(STAMP) ## Look the pod's packages up in the advisory database; what cannot be looked up is a failure
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements/serve.txt
 
+.PHONY: kind-up kind-down
+
+kind-up: $(STAMP) ## A kind cluster with Istio, Prometheus, Seldon Core and version 1 (10 minutes); DRY_RUN=1 prints the steps
+	@seldon/kind/up.sh
+
+kind-down: ## Delete it
+	@seldon/kind/down.sh
+
 .PHONY: canary-demo
 
 canary-demo: $(STAMP) ## Promote a good version and roll back two bad ones, under load, on this machine

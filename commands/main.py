@@ -14,6 +14,7 @@ from commands.lazy import LazyCommand, LazyGroup, group
 PROGRAM = "churn-serving"
 READER_GONE = 128 + 13
 """The exit code when nobody reads the output: a shell gives it to a program that SIGPIPE has ended."""
+INTERRUPTED = 130  # 128 + SIGINT: Typer's exit code after Ctrl-C
 
 # Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {
@@ -127,10 +128,15 @@ def churn_serving(
 
 def main(*command: str) -> None:
     """Run the command of this process's arguments; command: the fixed first words of a file under scripts/."""
-    if command:
-        app([*command, *sys.argv[1:]], prog_name=PROGRAM)
-    else:
-        app()
+    try:
+        if command:
+            app([*command, *sys.argv[1:]], prog_name=PROGRAM)
+        else:
+            app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("interrupted", err=True)
+        raise
 
 
 if __name__ == "__main__":

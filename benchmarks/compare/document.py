@@ -183,7 +183,7 @@ def _bars(axes: Axes, measured: Results, measure: str, title: str) -> None:
 
 
 def _search(axes: Axes, measured: Results) -> None:
-    for wanted, colour, label in ((True, OURS, "VALID"), (False, BAD, "INVALID")):
+    for wanted, colour, label in ((True, OURS, "PASSED"), (False, BAD, "FAILED")):
         chosen = [(qps, p99_ms) for qps, p99_ms, valid in measured.slo_trials if valid is wanted]
         axes.plot([qps for qps, _ in chosen], [p99_ms for _, p99_ms in chosen], "o", color=colour, label=label)
     axes.axhline(BOUND_MS, color="#7f8c8d", linestyle="--", label=f"bound: {BOUND_MS:g} ms")

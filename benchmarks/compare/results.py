@@ -38,7 +38,7 @@ class Results:
     notes: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     largest_difference: dict[str, float] = field(default_factory=dict)
-    slo_trials: list[tuple[float, float, bool]] = field(default_factory=list)  # rate, P99 in ms, VALID
+    slo_trials: list[tuple[float, float, bool]] = field(default_factory=list)  # rate, P99 in ms, passed
     repeated: list[str] = field(default_factory=list)  # what was measured again, and why
 
     def add(self, server: str, measure: str, value: float) -> None:

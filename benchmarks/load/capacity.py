@@ -1,4 +1,4 @@
-"""SLO capacity: the highest arrival rate at which a load test is still VALID."""
+"""SLO capacity: the highest arrival rate at which a load test still passes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trial(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Capacity(Generic[V]):
-    """The search's outcome. peak: the confirmed trial, None: no rate was VALID; at_least: the client was the limit."""
+    """The search's outcome. peak: the confirmed trial, None: no rate passed; at_least: the client was the limit."""
 
     peak: Trial[V] | None
     trials: tuple[Trial[V], ...]
@@ -55,8 +55,8 @@ def find_peak(
 
     A rate that fails is tried once more: what else a machine does only ever makes a server look slower.
     step: by what a rate is multiplied or divided until the peak is between two of them. precision: how far apart, as a
-    share, the highest VALID and the lowest INVALID rate may stay. A rate at which the client was the bottleneck bounds
-    the search as an INVALID one does, and says nothing about the server.
+    share, the highest rate that passed and the lowest that failed may stay. A rate at which the client was the
+    bottleneck bounds the search as a failed one does, and says nothing about the server.
     """
     trials: list[Trial[V]] = []
     by_client: set[float] = set()

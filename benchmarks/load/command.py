@@ -34,7 +34,7 @@ def load_test(
     qps: Annotated[float, typer.Option(help="Arrival rate; with --find-peak, where the search starts.", min=1)] = 1000,
     duration: Annotated[float, typer.Option(help="Seconds measured, more where 512 requests take more.", min=1)] = 15,
     find_peak_: Annotated[
-        bool, typer.Option("--find-peak", help="Search the highest rate that is VALID: the SLO capacity.")
+        bool, typer.Option("--find-peak", help="Search the highest rate that passes: the SLO capacity.")
     ] = False,
     precision: Annotated[
         float, typer.Option(help="How close --find-peak comes: 0.05 is 5 %.", min=0.005, max=1)
@@ -56,7 +56,8 @@ def load_test(
     r"""Send requests for random rows at a given rate and report the latency percentiles.
 
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
-    are answered, and each latency counts from the scheduled arrival. Exit code 0: VALID; 1: INVALID; 2: wrong usage.
+    are answered, and each latency counts from the scheduled arrival. PASSED means that P99 is within the bound and no
+    request failed. Exit code 0: PASSED; 1: FAILED; 2: wrong usage.
 
     Example:
     churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \
@@ -128,8 +129,8 @@ def _run(plan: LoadPlan) -> LoadResult:
             bar.update(task, completed=progress.elapsed_s, figures=figures)
 
         result = run_load(plan, show)
-    verdict = "VALID" if result.valid else "INVALID"
-    screen.print(f"{plan.qps:10,.1f} requests/s  P99 {result.summary.p99_ms:9.2f} ms  {verdict}", highlight=False)
+    line = f"{plan.qps:10,.1f} requests/s  P99 {result.summary.p99_ms:9.2f} ms  {result.verdict}"
+    screen.print(line, highlight=False)
     return result
 
 

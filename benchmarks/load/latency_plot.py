@@ -25,8 +25,7 @@ def draw(path: Path, title: str, result: LoadResult, trials: Sequence[LoadResult
     """Write a PNG: the latency curve, and beside it latency over time, or, after a search, P99 at each rate tried."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    verdict = "VALID" if result.valid else "INVALID"
-    figure.suptitle(f"{title} at {result.summary.scheduled_qps:,.0f} requests/s: {verdict}")
+    figure.suptitle(f"{title} at {result.summary.scheduled_qps:,.0f} requests/s: {result.verdict}")
     _curve(left, result, bound_ms)
     if trials:
         _rates(right, trials, bound_ms)
@@ -76,7 +75,7 @@ def _timeline(axes: Axes, result: LoadResult, bound_ms: float) -> None:
 
 
 def _rates(axes: Axes, trials: Sequence[LoadResult], bound_ms: float) -> None:
-    for valid, colour, label in ((True, GOOD, "P99, VALID"), (False, BAD, "P99, INVALID")):
+    for valid, colour, label in ((True, GOOD, "P99, PASSED"), (False, BAD, "P99, FAILED")):
         chosen = [trial for trial in trials if trial.valid is valid]
         rates = [trial.summary.scheduled_qps for trial in chosen]
         axes.plot(rates, [trial.summary.p99_ms for trial in chosen], "o", color=colour, label=label)

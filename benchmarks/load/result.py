@@ -78,8 +78,13 @@ class LoadResult:
         return self.summary.valid and not self.failures
 
     @property
+    def verdict(self) -> str:
+        """What is shown: PASSED or FAILED."""
+        return "PASSED" if self.valid else "FAILED"
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is INVALID; empty when it is VALID."""
+        """Why it has failed; empty when it has passed."""
         share = f"{self.failures} of {self.requests} requests failed"
         return ((share,) if self.failures else ()) + self.summary.reasons
 
@@ -150,9 +155,8 @@ def as_table(plan: LoadPlan, result: LoadResult) -> Table:
     errors = ", ".join(f"{count:,} x {label}" for label, count in result.errors.items())
     table.add_row("errors", escape(f"{errors} (the first: {result.example})") if errors else "none")
     table.add_row("client", f"{result.client_cpu:.0%} of a core, {result.lag_mean_ms:.2f} ms late on average")
-    table.add_row(
-        "verdict", "[green]VALID[/]" if result.valid else f"[red]INVALID[/]: {escape('; '.join(result.reasons))}"
-    )
+    why = f"P99 is within {plan.bound_ms:g} ms, no request failed" if result.valid else "; ".join(result.reasons)
+    table.add_row("verdict", f"[{'green' if result.valid else 'red'}]{result.verdict}[/]: {escape(why)}")
     return table
 
 

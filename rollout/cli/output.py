@@ -28,7 +28,10 @@ def print_state(state: RolloutState, output: Format, **more: Any) -> None:
     console = Console()
     console.print(picture(state))
     for key, value in more.items():
-        console.print(f"{key}: {value}", markup=False, soft_wrap=True)
+        if not isinstance(value, bool):
+            console.print(f"{key}: {value}", markup=False, soft_wrap=True)
+        elif value:
+            console.print(f"{key}: go on with `churn-serving rollout resume`", markup=False, soft_wrap=True)
 
 
 def print_plan(plan: Plan, output: Format) -> None:

@@ -40,8 +40,10 @@ def row() -> dict[str, str]:
     return {"kubernetes": kubernetes, "istio": istio, "operator": operator, "stack": stack, "seldon": seldon}
 
 
-def test_the_row_is_what_the_e2e_workflow_runs_on(row: dict[str, str]) -> None:
-    pins = yaml.safe_load((ROOT / ".github/workflows/e2e.yml").read_text())["env"]
+def test_the_row_is_what_kind_up_installs_and_the_e2e_workflow_calls_it(row: dict[str, str]) -> None:
+    pins = dict(re.findall(r"^(\w+)=(\S+)$", (ROOT / "seldon/kind/versions.sh").read_text(), re.MULTILINE))
+    steps = yaml.safe_load((ROOT / ".github/workflows/e2e.yml").read_text())["jobs"]["canary"]["steps"]
+    assert "make kind-up" in [step.get("run") for step in steps]
     assert pins["KUBERNETES_VERSION"] == f"v{row['kubernetes']}"
     assert pins["ISTIO_VERSION"] == row["istio"]
     assert pins["SELDON_VERSION"] == row["seldon"]

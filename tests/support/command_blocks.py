@@ -24,6 +24,11 @@ CANNOT_RUN = {
     ("README.md", "make bench"): "takes fifteen minutes alone on the machine; tests/benchmarks runs the harness",
     ("CONTRIBUTING.md", "make setup"): "installs from a package index, and runs this very test suite",
     ("SECURITY.md", "cosign verify"): "cosign, and a signature that a release workflow wrote",
+    ("docs/tutorials/cluster.md", "make kind-up"): "docker, kind and helm; tests/seldon runs DRY_RUN=1",
+    ("docs/tutorials/cluster.md", "make kind-down"): "docker and kind; tests/seldon runs DRY_RUN=1",
+    ("docs/tutorials/cluster.md", "kubectl --namespace"): "a port-forward needs pods that listen",
+    ("docs/tutorials/cluster.md", "load-test"): "the cluster of make kind-up; e2e.yml runs it",
+    ("docs/tutorials/cluster.md", "rollout"): "the cluster of make kind-up; the runbook's blocks run the same commands",
     ("docs/runbook.md", "helm install"): "helm, its charts, a cluster; `make kind-up` does it at the tested versions",
 }  # fmt: skip
 

@@ -117,7 +117,7 @@ def test_commands_have_the_options_that_the_workflows_give_them(call: list[str])
 
 
 def test_calls_were_found() -> None:
-    assert {call[0] for call in calls()} >= {"import", "manifest", "rollout", "features", "load-test"}
+    assert {call[0] for call in calls()} >= {"import", "manifest", "rollout", "load-test"}
 
 
 def run_of(name: str) -> str:

@@ -1,0 +1,66 @@
+"""Ctrl-C ends a command with one line and no traceback; colours go to terminals only, and not with NO_COLOR set."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.support.answering import answering, ok
+from tests.support.programs import ROOT
+
+PROGRAM = str(Path(sys.executable).parent / "churn-serving")
+COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
+def test_an_interrupted_load_test_says_so_in_one_line() -> None:
+    asked = threading.Event()
+
+    def answer(number: int) -> bytes:
+        asked.set()
+        return ok()
+
+    with answering(answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        process = subprocess.Popen(
+            [PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert asked.wait(60), "no request came"
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.split()) == (130, "", ["interrupted"])
+
+
+# A command that prints in red: nothing listens there.
+REFUSED = ("load-test", "--url", "http://127.0.0.1:9", "--no-plot")
+
+
+def on_a_terminal(*command: str, **environment: str) -> bytes:
+    """Return what a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
+    given = {**plain, "TERM": "xterm", **environment}
+    process = subprocess.Popen([PROGRAM, *command], cwd=ROOT, stdout=theirs, stderr=theirs, env=given)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is closed: the command has ended
+        while chunk := os.read(ours, 65_536):
+            said += chunk
+    os.close(ours)
+    process.wait(30)
+    return said
+
+
+def test_colours_are_for_terminals_and_no_color_is_honoured() -> None:
+    assert COLOUR.search(on_a_terminal(*REFUSED))
+    assert not COLOUR.search(on_a_terminal(*REFUSED, NO_COLOR="1"))
+    piped = subprocess.run([PROGRAM, *REFUSED], cwd=ROOT, capture_output=True, check=False)
+    assert piped.returncode == 1
+    assert not COLOUR.search(piped.stdout + piped.stderr)
