@@ -17,6 +17,22 @@ ADR = Path(__file__).parent / "adr"
 WIDTH, HEIGHT, GAP_X, GAP_Y = 132, 34, 18, 44
 
 
+def on_config(config: Any) -> Any:
+    """Put pages that `nav` does not name behind it, so that none is out of reach."""
+    named = set(_pages(config.nav))
+    written = (str(file.relative_to(ADR.parent)) for file in sorted(ADR.parent.rglob("*.md")))
+    more = [page for page in written if page not in named and not page.startswith("adr/")]
+    config.nav = [*config.nav, *([{"More": more}] if more else [])]
+    return config
+
+
+def _pages(entry: Any) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    members = entry.values() if isinstance(entry, dict) else entry or ()
+    return [page for member in members for page in _pages(member)]
+
+
 def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
     """Replace each flowchart of a page by its drawing; list the decisions on their own page."""
     if page.file.src_uri == "adr/index.md":
