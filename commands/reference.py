@@ -187,8 +187,9 @@ def _metric_table(found: list[Any]) -> str:
     return _table(("Metric", "Kind", "Labels", "Meaning"), rows)
 
 
-def _kinds(base: type) -> list[Any]:
-    return [found for kind in base.__subclasses__() for found in (kind, *_kinds(kind))]
+def _kinds(base: Any) -> list[Any]:
+    below: list[Any] = base.__subclasses__()
+    return [found for kind in below for found in (kind, *_kinds(kind))]
 
 
 def _first_line(kind: type) -> str:
@@ -202,8 +203,10 @@ def _field_row(name: str, model: Any) -> tuple[str, str, str]:
 
 def _keys(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str, str]]:
     for name, found in schema["properties"].items():
-        options = [found, *found.get("anyOf", []), *found.get("allOf", [])]
-        nested = next((definitions[one["$ref"].rpartition("/")[2]] for one in options if "$ref" in one), {})
+        options: list[Any] = [found, *found.get("anyOf", []), *found.get("allOf", [])]
+        nested: Mapping[str, Any] = next(
+            (definitions[one["$ref"].rpartition("/")[2]] for one in options if "$ref" in one), {}
+        )
         if "properties" in nested:
             yield f"`{prefix}{name}`", "settings" + (", or null: off" if "anyOf" in found else ""), ""
             yield from _keys(nested, definitions, f"{prefix}{name}.")

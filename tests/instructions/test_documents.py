@@ -91,7 +91,7 @@ def run_document(document: Path, directory: Path, environment: dict[str, str]) -
     for name, body in STAND_INS.items():
         (stand_ins / name).write_text(f"#!/bin/sh\n{body}")
         (stand_ins / name).chmod(0o755)
-    task = {
+    task: dict[str, Any] = {
         "directory": str(directory),
         "cluster": any("kubectl" in block.text for block in running),
         "blocks": [
