@@ -65,7 +65,10 @@ lock: $(STAMP) ## Renew the hashed locks under requirements/
 	UV=$(BIN)/uv requirements/lock.sh
 	UV=$(BIN)/uv requirements/peers/lock.sh
 
-.PHONY: reference docs
+.PHONY: reference docs screenshots
+
+screenshots: $(STAMP) ## Make the pictures of docs/pictures from the running software (five minutes; needs chromium)
+	$(BIN)/python docs/screenshots.py
 
 reference: $(STAMP) ## Write docs/reference from the code
 	$(BIN)/python -m commands.reference docs/reference

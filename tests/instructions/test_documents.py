@@ -28,6 +28,7 @@ FROM_NOTHING = {"README.md", "docs/quickstart.md"}
 # A rollout in seconds: the documents' rollout.yaml waits for minutes.
 QUICK = {
     "step_defaults": {"min_duration_s": 0.2, "max_duration_s": 60, "min_requests": 300},
+    "gates": {"warm_up_s": 0.0},
     "bake_s": 0.2,
     "interval_s": 0.2,
     "evidence": "prometheus=http://localhost:9090",
