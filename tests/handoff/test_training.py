@@ -52,7 +52,7 @@ def test_shuffled_labels_are_refused_with_the_auc(dataset: Dataset) -> None:
 
 def test_a_table_of_one_class_is_refused(dataset: Dataset) -> None:
     labels = np.zeros_like(dataset.labels)
-    with pytest.raises(TrainingRefused, match="0 positive and 7043 negative rows; at least 5 of each"):
+    with pytest.raises(TrainingRefused, match="7043 'No', 0 'Yes' rows; at least 5 of each"):
         train(dataclasses.replace(dataset, labels=labels), "xgboost")
 
 
