@@ -73,10 +73,6 @@ COPY --from=build /opt/serving/python /opt/serving/python
 COPY --from=build /opt/serving/custom_runtime /opt/serving/custom_runtime
 COPY model-settings/settings.json model-settings/settings.json
 COPY model-settings/churn model-settings/churn
-COPY model-settings/graph-features model-settings/graph-features
-COPY model-settings/graph-join model-settings/graph-join
-COPY model-settings/graph-route model-settings/graph-route
-COPY model-settings/graph-branch model-settings/graph-branch
 COPY scripts/serve.py scripts/serve.py
 # A COPY has to copy something: without BUNDLE the folder holds the licence alone.
 ARG BUNDLE

@@ -19,7 +19,7 @@ from mlserver.types import Parameters as MessageParameters
 from pydantic import Field, ImportString, TypeAdapter, ValidationError
 
 from custom_runtime.errors import StartupError
-from custom_runtime.graph.node import NodeParameters, read_parameters
+from custom_runtime.graph.parameters import NodeParameters, read_parameters
 from custom_runtime.graph.tensors import UNAVAILABLE
 
 log = structlog.get_logger()

@@ -18,7 +18,8 @@ from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, 
 
 from custom_runtime.errors import Internal, ServingError
 from custom_runtime.features.adapters import open_store
-from custom_runtime.graph.node import NodeParameters, read_parameters
+from custom_runtime.graph.parameters import NodeParameters, read_parameters
+from custom_runtime.graph.tensors import FEATURES
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import read_bundle
 from custom_runtime.model.encoding import WIDTH, Matrix
@@ -30,8 +31,6 @@ from custom_runtime.protocol.mlserver_messages import RefusedRequest, tensor_of
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
-
-OUTPUT = "features"
 
 
 class FeatureParameters(NodeParameters):
@@ -52,7 +51,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
             settings.parameters = ModelParameters()
         settings.parameters.version = self.bundle.version
         super().__init__(settings)
-        self.outputs = [MetadataTensor(name=OUTPUT, datatype="FP32", shape=[-1, WIDTH])]
+        self.outputs = [MetadataTensor(name=FEATURES, datatype="FP32", shape=[-1, WIDTH])]
 
     async def load(self) -> bool:
         """Open the store. Raises StartupError."""
@@ -92,7 +91,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
             raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
         finally:
             self.metrics.observe_request("v2_rest", status, time.perf_counter() - started)
-        output = ResponseOutput(name=OUTPUT, datatype="FP32", shape=list(rows.shape), data=rows.ravel().tolist())
+        output = ResponseOutput(name=FEATURES, datatype="FP32", shape=list(rows.shape), data=rows.ravel().tolist())
         return InferenceResponse(id=payload.id, model_name=self.name, model_version=self.version, outputs=[output])
 
     async def _rows(self, query: Query) -> Matrix:

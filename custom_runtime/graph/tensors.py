@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from custom_runtime.errors import BadRequest, InvalidInput, quoted
 
+# What the node `features` answers: FP32 [n, width], in the contract's encoding.
+FEATURES = "features"
 # A branch that could not score says so in its response's parameters; see branch.py.
 UNAVAILABLE = "unavailable"
 

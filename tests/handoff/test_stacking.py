@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from custom_runtime.graph.join import JoinParameters, Stack, combine
+from custom_runtime.graph.joining import JoinParameters, Stack, combine
 from custom_runtime.graph.tensors import BranchScores
 from handoff.errors import DataError
 from handoff.registered import ModelVersion, Reference, RegisteredModel

@@ -24,7 +24,7 @@ from local_seldon.ports import free_ports
 from local_seldon.process import identity
 from rollout.manifest.rendering import kustomized
 from tests.support.programs import ROOT, eventually, program
-from tests.support.serving import World
+from tests.support.serving import World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -154,7 +154,7 @@ def test_with_a_fallback_a_late_branch_is_left_out_and_named(world: World, tmp_p
         (container,) = (
             one for one in predictor["componentSpecs"][0]["spec"]["containers"] if one["name"] == "churn-sklearn"
         )
-        container["command"] = ["mlserver", "start", "model-settings/graph-branch"]
+        container["command"] = ["mlserver", "start", "custom_runtime/graph/settings/branch"]
 
     stored = np.load(world.expected)
     with running(world, tmp_path, guarded) as graph:
@@ -162,3 +162,57 @@ def test_with_a_fallback_a_late_branch_is_left_out_and_named(world: World, tmp_p
     assert answer["parameters"] == {"missing_branches": "churn-sklearn"}
     by_branch = {"xgboost": "champion", "sklearn": "challenger"}
     np.testing.assert_allclose(answer["outputs"][0]["data"], stored[by_branch["xgboost"]][:50], rtol=0, atol=TOLERANCE)
+
+
+@contextmanager
+def node(kind: str, parameters: dict[str, str], log: Path) -> Iterator[str]:
+    """Run one node under `mlserver start`, and yield the URL of its model."""
+    given = [{"name": name, "type": "STRING", "value": value} for name, value in parameters.items()]
+    environment = {
+        "MLSERVER_MODEL_NAME": "n",
+        "MLSERVER_PARALLEL_WORKERS": "0",
+        "PREDICTIVE_UNIT_PARAMETERS": json.dumps(given),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = (str(Path(sys.executable).parent / "mlserver"), "start", f"custom_runtime/graph/settings/{kind}")
+    with serving(environment, log, command=command, model="n") as server:
+        yield f"{server.rest}/v2/models/n"
+
+
+def test_the_combiners_route_answers_a_v2_response_and_errors_of_the_table(tmp_path: Path) -> None:
+    with node("join", {"output": "probability", "when_missing": "others"}, tmp_path / "log") as url:
+        tensor = {"name": "predict", "datatype": "FP32", "shape": [1, 1], "data": [0.2]}
+        missing = {"model_name": "b", "outputs": [], "parameters": {"unavailable": "late"}}
+        answer = httpx.post(f"{url}/aggregate", json=[{"model_name": "a", "id": "7", "outputs": [tensor]}, missing])
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "model_name": "n",
+            "id": "7",
+            "outputs": [{"name": "probability", "datatype": "FP64", "shape": [1, 1], "data": [0.2]}],
+            "parameters": {"missing_branches": "b"},
+        }
+        for body in (b"{", b"[]", b"[1]"):
+            refused = httpx.post(f"{url}/aggregate", content=body)
+            assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+        assert httpx.post(f"{url}/aggregate", json=[{"outputs": []}]).status_code == 422
+        assert httpx.post(f"{url}/aggregate", json=[missing]).status_code == 503
+        assert "is a combiner" in httpx.post(f"{url}/infer", json={"inputs": [tensor]}).text
+
+
+def test_the_routers_route_answers_a_bare_number(tmp_path: Path) -> None:
+    parameters = {"route": "share", "children": '["a", "b"]', "shares": "[0, 1]"}
+    with node("route", parameters, tmp_path / "log") as url:
+        assert httpx.post(f"{url}/route", json={"inputs": []}).json() == [1]
+
+
+def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing(tmp_path: Path) -> None:
+    parameters = {"implementation": "tests.support.slow_runtime.SlowRuntime", "timeout_ms": "500"}
+    with node("branch", parameters, tmp_path / "log") as url:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.2]}
+        answers = {
+            one: httpx.post(f"{url}/infer", json={"id": one, "inputs": [tensor]}, timeout=30).json()
+            for one in ("good", "raise", "hang")
+        }
+    assert answers["good"]["outputs"][0]["data"] == [0.5]
+    assert (answers["raise"]["outputs"], answers["raise"]["parameters"]["unavailable"]) == ([], "ZeroDivisionError")
+    assert (answers["hang"]["id"], answers["hang"]["parameters"]["unavailable"]) == ("hang", "no answer within 500 ms")

@@ -149,7 +149,7 @@ def graph_predictor() -> dict[str, Any]:
     pod = document["componentSpecs"][0]["spec"]
     template = pod["containers"][0]
     pod["containers"] = [
-        {**template, "name": name, "command": ["mlserver", "start", f"model-settings/graph-{name}"]}
+        {**template, "name": name, "command": ["mlserver", "start", f"custom_runtime/graph/settings/{name}"]}
         for name in ("features", "join")
     ]
     pod["containers"].append({"name": "sk", "env": [{"name": "MLSERVER_MODEL_EXTRA", "value": "{}"}]})
@@ -180,7 +180,7 @@ def test_a_graphs_pod_has_a_process_for_each_node_with_the_operators_variables(t
     )
     assert (pod.port, [one.name for one in pod.containers]) == (8000, ["features", "join", "xgb", "sk"])
     features, join, xgb, sk = pod.containers
-    assert features.argv[1:] == ("start", "model-settings/graph-features")
+    assert features.argv[1:] == ("start", "custom_runtime/graph/settings/features")
     assert features.env["MLSERVER_MODEL_URI"] == "/bundle"
     assert features.env["MLSERVER_METRICS_PORT"] == "8002"  # where the predictor's evidence is scraped
     assert "MLSERVER_MODEL_URI" not in join.env

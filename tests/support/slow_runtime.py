@@ -1,28 +1,25 @@
-"""An MLServer runtime that answers, raises or does not answer, as its test says."""
+"""An MLServer runtime that answers, raises or does not answer, as the id of the request says."""
 
 from __future__ import annotations
 
-import threading
+import time
 
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
+HANG_S = 2.0
+
 
 class SlowRuntime(MLModel):  # type: ignore[misc]
-    """mode: "answer", "raise", or "hang" until `released` is set."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        self.mode = "answer"
-        self.released = threading.Event()
+    """Raises for the id "raise", and takes HANG_S for "hang"."""
 
     async def load(self) -> bool:
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        if self.mode == "raise":
+        if payload.id == "raise":
             raise ZeroDivisionError
-        if self.mode == "hang":
-            self.released.wait(30)
+        if payload.id == "hang":
+            time.sleep(HANG_S)  # noqa: ASYNC251 (as runtimes do: they compute in their coroutine)
         output = ResponseOutput(name="predict", datatype="FP32", shape=[1, 1], data=[0.5])
         return InferenceResponse(id=payload.id, model_name=self.name, outputs=[output])

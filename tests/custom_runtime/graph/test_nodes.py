@@ -1,28 +1,21 @@
-"""Nodes of an inference graph without a server: joining, routing, their parameters, and what they refuse."""
+"""Nodes of an inference graph without MLServer: joining, routing, their parameters, and what they refuse."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from mlserver.settings import ModelParameters, ModelSettings
-from mlserver.types import InferenceRequest
-from starlette.applications import Starlette
-from starlette.routing import Route
 
 from custom_runtime.errors import BadRequest, InvalidInput, Overloaded, StartupError
-from custom_runtime.graph.branch import Branch
-from custom_runtime.graph.features import FeatureNode
-from custom_runtime.graph.join import JoinNode, JoinParameters, Stack, combine
-from custom_runtime.graph.node import PARAMETERS, read_parameters
-from custom_runtime.graph.route import Counts, RouteNode, RouteParameters, choose
+from custom_runtime.graph.joining import JoinParameters, Stack, combine, read_stack
+from custom_runtime.graph.parameters import PARAMETERS, NodeParameters, read_parameters
+from custom_runtime.graph.routing import Counts, Rewards, RouteParameters, choose
 from custom_runtime.graph.tensors import BranchScores, read_branch, read_matrix, tensors_of
 from custom_runtime.model.encoding import POSITIONS, WIDTH
 
@@ -165,56 +158,35 @@ def test_thompson_sampling_goes_where_the_labels_were_good_and_still_tries_the_r
     assert 100 < sum(choose({}, parameters, few, generator) for _ in range(2_000)) < 900
 
 
-def test_rewards_are_read_again_when_the_file_changes_and_a_broken_file_keeps_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rewards_are_read_again_when_the_file_changes_and_a_broken_file_keeps_the_last(tmp_path: Path) -> None:
     file = tmp_path / "rewards.json"
-    file.write_text('{"a": {"good": 1000, "bad": 0}, "b": {"good": 0, "bad": 1000}}')
-    node = client(RouteNode, {"route": "thompson", "children": CHILDREN, "rewards": str(file)}, "route")
-    assert [node.post("/v2/models/n/route", json={}).json() for _ in range(5)] == [[0]] * 5
 
     def write(text: str, at_ns: int) -> None:
         file.write_text(text)
         os.utime(file, ns=(at_ns, at_ns))
 
-    write('{"a": {"good": 0, "bad": 1000}, "b": {"good": 1000, "bad": 0}}', 2_000_000_000)
-    assert node.post("/v2/models/n/route", json={}).json() == [1]
+    write('{"a": {"good": 3, "bad": 1}}', 1_000_000_000)
+    rewards = Rewards(file, ["a", "b"])
+    assert rewards.refresh() == {"a": Counts(good=3, bad=1), "b": Counts()}
+    write('{"b": {"good": 5}}', 2_000_000_000)
+    last = {"a": Counts(), "b": Counts(good=5)}
+    assert rewards.refresh() == last
     write('{"a": {"good": ', 3_000_000_000)
-    assert node.post("/v2/models/n/route", json={}).json() == [1]
+    assert rewards.refresh() == last
     file.unlink()
-    assert node.post("/v2/models/n/route", json={}).json() == [1]
-    with pytest.raises(StartupError, match=r"rewards .*rewards.json cannot be read"):
-        client(RouteNode, {"route": "thompson", "children": CHILDREN, "rewards": str(file)}, "route")
+    assert rewards.refresh() == last
+    with pytest.raises(StartupError, match=r"rewards .*rewards\.json cannot be read"):
+        Rewards(file, ["a", "b"])
     write('{"c": {"good": 1, "bad": 1}}', 4_000_000_000)
     with pytest.raises(StartupError, match="no child is named c; allowed: a, b"):
-        client(RouteNode, {"route": "thompson", "children": CHILDREN, "rewards": str(file)}, "route")
+        Rewards(file, ["a", "b"])
 
 
-# Parameters and routes.
+# Parameters.
 
 
-def settings(extra: dict[str, Any] | None = None) -> ModelSettings:
-    return ModelSettings(name="n", implementation=JoinNode, parameters=ModelParameters(extra=extra or {}))
-
-
-class Calls:
-    """Calls the custom route of a node."""
-
-    def __init__(self, app: Starlette) -> None:
-        self._app = app
-
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        async def call() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
-                return await client.post(path, **body)
-
-        return asyncio.run(call())
-
-
-def client(kind: type[Any], extra: dict[str, Any], handler: str) -> Calls:
-    node = kind(settings(extra))
-    return Calls(Starlette(routes=[Route(f"/v2/models/{{node}}/{handler}", getattr(node, handler), methods=["POST"])]))
+def settings(extra: dict[str, Any] | None = None) -> Any:
+    return SimpleNamespace(name="n", parameters=SimpleNamespace(extra=extra))
 
 
 def test_parameters_come_from_the_graph_and_an_unknown_or_wrong_one_stops_the_start(
@@ -283,50 +255,7 @@ def test_parameters_that_contradict_each_other_stop_the_start(
 
 def test_a_missing_stacked_model_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"stacked model .*nothing\.json cannot be read"):
-        JoinNode(settings({"join": "stacked", "model": str(tmp_path / "nothing.json")}))
-
-
-def test_the_combiners_route_answers_a_v2_response_and_errors_of_the_table() -> None:
-    join = client(JoinNode, {"output": "probability", "when_missing": "others"}, "aggregate")
-    responses = [
-        response("a", [0.2], id="7"),
-        {"model_name": "b", "outputs": [], "parameters": {"unavailable": "late"}},
-    ]
-    answer = join.post("/v2/models/n/aggregate", json=responses)
-    assert answer.status_code == 200
-    assert answer.json() == {
-        "model_name": "n",
-        "id": "7",
-        "outputs": [{"name": "probability", "datatype": "FP64", "shape": [1, 1], "data": [0.2]}],
-        "parameters": {"missing_branches": "b"},
-    }
-    for body, status, code in ((b"{", 400, "bad_request"), (b"[]", 400, "bad_request"), (b"[1]", 400, "bad_request")):
-        refused = join.post("/v2/models/n/aggregate", content=body)
-        assert (refused.status_code, refused.json()["code"]) == (status, code)
-    assert join.post("/v2/models/n/aggregate", json=[{"outputs": []}]).status_code == 422
-
-
-async def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing() -> None:
-    with pytest.raises(StartupError, match=r"implementation is 'nothing\.here'"):
-        Branch(settings({"implementation": "nothing.here"}))
-    made = settings({"implementation": "tests.support.slow_runtime.SlowRuntime", "timeout_ms": 200})
-    branch = Branch(made)
-    assert await branch.load()
-    request = InferenceRequest(id="7", inputs=[])
-    good = await branch.predict(request)
-    assert (good.outputs[0].name, good.parameters) == ("predict", None)
-    branch._wrapped.mode = "raise"
-    failed = await branch.predict(request)
-    assert (failed.id, failed.outputs) == ("7", [])
-    assert failed.parameters is not None
-    assert failed.parameters.model_dump()["unavailable"] == "ZeroDivisionError"
-    branch._wrapped.mode = "hang"
-    late = await branch.predict(request)
-    assert late.parameters is not None
-    assert late.parameters.model_dump()["unavailable"] == "no answer within 200 ms"
-    branch._wrapped.released.set()
-    assert read_branch(json.loads(late.model_dump_json()), 0).reason == "no answer within 200 ms"
-    await branch.unload()
+        read_stack(tmp_path / "nothing.json")
 
 
 def test_tensors_are_found_in_requests_and_responses() -> None:
@@ -339,6 +268,6 @@ def test_tensors_are_found_in_requests_and_responses() -> None:
     assert read_matrix({"shape": [2], "data": [1, 2]}, "x").tolist() == [[1.0], [2.0]]
 
 
-def test_the_feature_node_refuses_parameters() -> None:
+def test_a_node_without_parameters_refuses_them() -> None:
     with pytest.raises(StartupError, match="speed is 1: Extra inputs are not permitted"):
-        FeatureNode(settings({"speed": 1}))
+        read_parameters(NodeParameters, settings({"speed": 1}))

@@ -1,40 +1,24 @@
-"""The node `join` (COMBINER): the scores of several branches -> one score.
+"""What the node `join` (COMBINER) computes: the scores of several branches -> one score. Pure.
 
-Seldon's executor posts the array of the branches' V2 responses, in the graph's order, to `/v2/models/<node>/aggregate`,
-which MLServer does not have: a custom route adds it. The executor calls a combiner only when every branch has answered
-with 200. A branch that can be down without failing the request runs in `branch.Branch`, which answers "unavailable".
-
-    mean       the mean of the branches' probabilities
-    weighted   sum(w_i p_i) / sum(w_i)
-    stacked    1 / (1 + exp(-(b + sum(c_i logit(p_i))))), a logistic regression on the branches' log-odds (Wolpert 1992,
-               "Stacked generalization"); coefficients in a JSON file that `churn-serving stack` writes
+mean       the mean of the branches' probabilities
+weighted   sum(w_i p_i) / sum(w_i)
+stacked    1 / (1 + exp(-(b + sum(c_i logit(p_i))))), a logistic regression on the branches' log-odds (Wolpert 1992,
+"Stacked generalization"); coefficients in a JSON file that `churn-serving stack` writes
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import structlog
-from mlserver import MLModel
-from mlserver.errors import InferenceError
-from mlserver.handlers import custom_handler
-from mlserver.settings import ModelSettings
-from mlserver.types import InferenceRequest, InferenceResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
-from starlette.requests import Request
-from starlette.responses import Response
 
-from custom_runtime.errors import BadRequest, InvalidInput, Overloaded, StartupError
-from custom_runtime.graph.node import NodeParameters, answer_json, read_parameters
-from custom_runtime.graph.tensors import BranchScores, read_branch
-from custom_runtime.settings import ServingSettings
-
-log = structlog.get_logger()
+from custom_runtime.errors import InvalidInput, Overloaded, StartupError
+from custom_runtime.graph.parameters import NodeParameters
+from custom_runtime.graph.tensors import BranchScores
 
 # A probability of exactly 0 or 1 has no log-odds.
 _LEAST = 1e-7
@@ -76,52 +60,6 @@ class Stack(BaseModel):
     coefficients: dict[str, float] = Field(min_length=1)
     intercept: float
     source: str = ""
-
-
-class JoinNode(MLModel):  # type: ignore[misc]
-    """Combines the responses of its children."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self.parameters = read_parameters(JoinParameters, settings)
-        self._stack = None if self.parameters.model is None else read_stack(self.parameters.model)
-        self._limit_bytes = ServingSettings().max_body_bytes
-        super().__init__(settings)
-
-    async def load(self) -> bool:
-        """Nothing is loaded: parameters and coefficients were read at the start."""
-        return True
-
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Refuse: a combiner is called at its own route."""
-        raise InferenceError(f"{self.name} is a combiner; POST the responses to /v2/models/{self.name}/aggregate")
-
-    @custom_handler(rest_path="/v2/models/{node}/aggregate")  # type: ignore[untyped-decorator]
-    async def aggregate(self, request: Request) -> Response:
-        """Join the responses of the children."""
-        return await answer_json(request, self._limit_bytes, self._join)
-
-    async def _join(self, responses: Any) -> dict[str, Any]:
-        if not isinstance(responses, list) or not responses:
-            raise BadRequest("the body is no array of V2 responses; Seldon's executor sends one for a combiner")
-        started = time.perf_counter()
-        branches = [read_branch(response, position) for position, response in enumerate(responses)]
-        scores, missing = combine(branches, self.parameters, self._stack)
-        log.debug("joined", branches=len(branches), missing=missing, seconds=time.perf_counter() - started)
-        answer: dict[str, Any] = {
-            "model_name": self.name,
-            "id": next((one["id"] for one in responses if isinstance(one, Mapping) and one.get("id")), None),
-            "outputs": [
-                {
-                    "name": self.parameters.output,
-                    "datatype": "FP64",
-                    "shape": list(scores.shape),
-                    "data": scores.ravel().tolist(),
-                }
-            ],
-        }
-        if missing:
-            answer["parameters"] = {"missing_branches": ", ".join(missing)}
-        return {key: value for key, value in answer.items() if value is not None}
 
 
 def read_stack(path: Path) -> Stack:

@@ -1,27 +1,23 @@
-"""What every node shares: its parameters, as Seldon hands them to the container, and its answers over HTTP.
+"""The parameters of a node, as Seldon hands them to its container.
 
 A node's parameters stand in the graph of the SeldonDeployment (`parameters: [{name, value, type}]`). The operator
 gives them to the container as PREDICTIVE_UNIT_PARAMETERS, JSON; without Seldon, `parameters.extra` of
-model-settings.json holds them. The executor passes a node's error on to the caller as it is.
+model-settings.json holds them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-from mlserver.settings import ModelSettings
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.requests import Request
-from starlette.responses import Response
 
-from custom_runtime.errors import BadRequest, Internal, ServingError, StartupError
-from custom_runtime.protocol.mlserver_messages import body_of, render
+from custom_runtime.errors import StartupError
 
-log = structlog.get_logger()
+if TYPE_CHECKING:  # importing it takes MLServer, whose protobuf types no other client may share a process with
+    from mlserver.settings import ModelSettings
 
 PARAMETERS = "PREDICTIVE_UNIT_PARAMETERS"
 _CONVERSIONS: Mapping[str, Callable[[str], Any]] = {
@@ -63,21 +59,3 @@ def read_parameters(kind: type[Parameters], settings: ModelSettings) -> Paramete
             for problem in error.errors(include_url=False)
         )
         raise StartupError(f"node {settings.name!r}: {problems}") from error
-
-
-async def answer_json(request: Request, limit_bytes: int, work: Callable[[Any], Awaitable[Any]]) -> Response:
-    """Answer a custom route: JSON body -> `work` -> JSON body; an error becomes its status and {"error", "code"}."""
-    headers: dict[str, str] = {}
-    try:
-        body = await body_of(request, limit_bytes)
-        try:
-            payload = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is not JSON ({error})") from error
-        content, status = json.dumps(await work(payload)).encode(), 200
-    except ServingError as error:
-        content, status, headers = render(error)
-    except Exception:
-        log.exception("request_failed", route=request.url.path)
-        content, status, headers = render(Internal())
-    return Response(content, status, headers, "application/json")

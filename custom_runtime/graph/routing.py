@@ -1,4 +1,4 @@
-"""The node `route` (ROUTER): chooses one child for a request.
+"""What the node `route` (ROUTER) decides: one child for a request.
 
 Seldon's executor posts the message to `/v2/models/<node>/route` (a custom route; MLServer has none) and reads a bare
 `[n]`: the number of the child. A whole request goes to one child. The message is the caller's request where the router
@@ -18,21 +18,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import structlog
-from mlserver import MLModel
-from mlserver.errors import InferenceError
-from mlserver.handlers import custom_handler
-from mlserver.settings import ModelSettings
-from mlserver.types import InferenceRequest, InferenceResponse
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
-from starlette.requests import Request
-from starlette.responses import Response
 
 from custom_runtime.errors import InvalidInput, StartupError, quoted
-from custom_runtime.graph.features import OUTPUT
-from custom_runtime.graph.node import NodeParameters, answer_json, read_parameters
-from custom_runtime.graph.tensors import read_matrix, tensors_of
+from custom_runtime.graph.parameters import NodeParameters
+from custom_runtime.graph.tensors import FEATURES, read_matrix, tensors_of
 from custom_runtime.model.encoding import POSITIONS
-from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()
 
@@ -116,35 +107,6 @@ def _read_counts(path: Path, children: Sequence[str]) -> dict[str, Counts]:
     return {name: counts.get(name, Counts()) for name in children}
 
 
-class RouteNode(MLModel):  # type: ignore[misc]
-    """Chooses a child."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self.parameters = read_parameters(RouteParameters, settings)
-        rewards = self.parameters.rewards
-        self._rewards = None if rewards is None else Rewards(rewards, self.parameters.children)
-        self._random = random.Random()  # noqa: S311 (a share of the traffic, no secret)
-        self._limit_bytes = ServingSettings().max_body_bytes
-        super().__init__(settings)
-
-    async def load(self) -> bool:
-        """Nothing is loaded: parameters were read at the start."""
-        return True
-
-    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Refuse: a router is called at its own route."""
-        raise InferenceError(f"{self.name} is a router; POST the message to /v2/models/{self.name}/route")
-
-    @custom_handler(rest_path="/v2/models/{node}/route")  # type: ignore[untyped-decorator]
-    async def route(self, request: Request) -> Response:
-        """Answer `[n]`, the number of the child."""
-        return await answer_json(request, self._limit_bytes, self._choose)
-
-    async def _choose(self, message: Any) -> list[int]:
-        counts = {} if self._rewards is None else self._rewards.refresh()
-        return [choose(message, self.parameters, counts, self._random)]
-
-
 def choose(message: Any, parameters: RouteParameters, counts: Mapping[str, Counts], generator: random.Random) -> int:
     """Return the number of the child. Raises InvalidInput when the message does not determine it."""
     if parameters.shares is not None:
@@ -159,11 +121,11 @@ def _by_value(message: Any, feature: str, limits: Sequence[float]) -> int:
     tensors = tensors_of(message)
     if feature in tensors:
         values = read_matrix(tensors[feature], f"input {quoted(feature)}")[:, 0]
-    elif OUTPUT in tensors:
-        values = read_matrix(tensors[OUTPUT], OUTPUT)[:, POSITIONS[feature]]
+    elif FEATURES in tensors:
+        values = read_matrix(tensors[FEATURES], FEATURES)[:, POSITIONS[feature]]
     else:
         raise InvalidInput(
-            f"the message has no tensor {feature!r} and no {OUTPUT!r}; it has: {quoted(', '.join(tensors))}. "
+            f"the message has no tensor {feature!r} and no {FEATURES!r}; it has: {quoted(', '.join(tensors))}. "
             "Put the router below the node that fetches the features"
         )
     children = {sum(value >= limit for limit in limits) for value in values.tolist()}
