@@ -11,6 +11,7 @@ of one feature are added up. No file is a pickle. What has no explanation says w
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -102,7 +103,25 @@ def build_explainer(plan: ExplanationPlan, read: ReadFile) -> Explainer:
         raise NotExplainable(f"this model has no explanation: {plan.reason}")
     if plan.kind == "linear":
         return LinearExplainer(plan)
-    return TreeExplainer(plan, _LIBRARIES[plan.kind](read(plan.kind)))
+    package = "xgboost" if plan.kind == "encoded_xgboost" else plan.kind
+    if importlib.util.find_spec(package) is None:
+        raise _not_installed(package)
+    return TreeExplainer(plan, _OpenedAtFirstUse(_LIBRARIES[plan.kind], read(plan.kind)))
+
+
+class _OpenedAtFirstUse:
+    """A model in its library, which takes some 50 MB and is loaded by the first explanation that is asked for."""
+
+    def __init__(self, open_model: Callable[[bytes], Contribute], content: bytes) -> None:
+        self._open = open_model
+        self._content = content
+        self._contribute: Contribute | None = None
+
+    def __call__(self, matrix: Any) -> Any:
+        """Return the contributions. Raises NotExplainable when the library refuses the model."""
+        if self._contribute is None:  # explanations run on one thread
+            self._contribute = self._open(self._content)
+        return self._contribute(matrix)
 
 
 class TreeExplainer:
@@ -171,10 +190,12 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise NotExplainable(
-            f"this model is explained by the package {name}, which is not installed here; "
-            f"install the extra: pip install churn-serving[{EXTRAS[name]}]"
-        ) from error
+        raise _not_installed(name) from error
+
+
+def _not_installed(name: str) -> NotExplainable:
+    how = f"; install the extra: pip install churn-serving[{EXTRAS[name]}]" if name in EXTRAS else ""
+    return NotExplainable(f"this model is explained by the package {name}, which is not installed here{how}")
 
 
 _LIBRARIES: Mapping[str, Callable[[bytes], Contribute]] = {

@@ -126,7 +126,6 @@ def _predict() -> Json:
                 "description": "Explain the score: so many features are listed with their values and what they add to "
                 "the log-odds, the largest contribution first.",
                 "schema": {"type": "integer", "minimum": 1, "maximum": WIDTH},
-                "example": 5,
                 "allowEmptyValue": False,
             }
         ],

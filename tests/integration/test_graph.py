@@ -172,7 +172,7 @@ def node(kind: str, parameters: dict[str, str], log: Path) -> Iterator[str]:
         "MLSERVER_MODEL_NAME": "n",
         "MLSERVER_PARALLEL_WORKERS": "0",
         "PREDICTIVE_UNIT_PARAMETERS": json.dumps(given),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests/support"))),
     }
     command = (str(Path(sys.executable).parent / "mlserver"), "start", f"custom_runtime/graph/settings/{kind}")
     with serving(environment, log, command=command, model="n") as server:
@@ -206,7 +206,7 @@ def test_the_routers_route_answers_a_bare_number(tmp_path: Path) -> None:
 
 
 def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing(tmp_path: Path) -> None:
-    parameters = {"implementation": "tests.support.slow_runtime.SlowRuntime", "timeout_ms": "500"}
+    parameters = {"implementation": "slow_runtime.SlowRuntime", "timeout_ms": "500"}
     with node("branch", parameters, tmp_path / "log") as url:
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.2]}
         answers = {
