@@ -245,7 +245,7 @@ def test_a_pipeline_over_raw_columns_is_imported_as_mlflow_logs_it(
     assert checked.parity.rows == importing.FEWEST_ROWS
     assert checked.costs_us.keys() == {"served", "encoded"}
     bundle = checked.write(tmp_path)
-    assert bundle.files.keys() == {"onnx"}
+    assert {"onnx"} <= bundle.files.keys() <= {"onnx", "explanation", "profile"}
     scores = onnxruntime.InferenceSession(bundle.path("onnx")).run(None, {"features": dataset.rows[::-1].copy()})[0]
     np.testing.assert_allclose(scores[:, 0], model.predict_proba(frame)[:, 1], atol=1e-5)
 
