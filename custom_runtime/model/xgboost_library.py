@@ -1,8 +1,8 @@
 """XGBoost's own C library, without its Python package: TreeSHAP for one model file.
 
 Importing the package brings scipy, and scikit-learn and pandas where they are installed: 219 MB and seconds of start-up
-in a development environment. The library alone takes 30 MB and 5 ms, and a call holds the interpreter's lock for some
-20 us, which the event loop needs (docs/adr/0020-explanations.md). The C API that is used here is documented and stable:
+in a development environment. The library alone takes 30 MB and 5 ms, and ctypes releases the interpreter's lock, which
+the event loop needs, while it computes (docs/adr/0020-explanations.md). The C API used here is documented and stable:
 https://xgboost.readthedocs.io/en/stable/c.html
 """
 
