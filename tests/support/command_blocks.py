@@ -35,8 +35,8 @@ CANNOT_RUN = {
 
 # What serves until it is interrupted -> the URL that answers when it is ready.
 FOREGROUND = {
-    "make serve": "http://localhost:8080/v2/models/churn/ready",
-    "churn-serving serve": "http://localhost:8080/v2/models/churn/ready",
+    "make serve": "http://localhost:8080/v2/health/ready",
+    "churn-serving serve": "http://localhost:8080/v2/health/ready",
     "churn-serving load-test --url http://localhost:8080/seldon/": "http://localhost:8080/seldon/default/churn/v2/health/ready",
 }
 
