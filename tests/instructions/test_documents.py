@@ -21,7 +21,7 @@ from tests.support.command_blocks import Block, blocks_of, documents
 from tests.support.programs import ROOT, program
 from tests.support.serving import World
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(1200)]
 
 # Documents that begin with nothing trained; the others find var/ as `make serve` leaves it.
 FROM_NOTHING = {"README.md", "docs/quickstart.md"}
@@ -110,7 +110,7 @@ def run_document(document: Path, directory: Path, environment: dict[str, str]) -
     command += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     done = subprocess.run(
         [*command, sys.executable, "-c", RUN, str(ROOT / "tests")],
-        cwd=ROOT, input=json.dumps(task), capture_output=True, text=True, check=False, timeout=580,
+        cwd=ROOT, input=json.dumps(task), capture_output=True, text=True, check=False, timeout=1150,
         env={
             **os.environ, **environment, "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120",

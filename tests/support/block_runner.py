@@ -26,7 +26,7 @@ from tests.support.documented_cluster import documented_cluster
 from tests.support.prometheus_api import Traffic, prometheus_api
 from tests.support.seldon_operator import SeldonOperator
 
-BLOCK_LIMIT_S = 240.0  # training takes ten seconds on an idle machine
+BLOCK_LIMIT_S = 500.0  # training takes ten seconds on an idle machine
 READY_LIMIT_S = 240.0
 STOP_LIMIT_S = 30.0
 NAMESPACE = "churn"
