@@ -83,6 +83,7 @@ def test_replicas_of_a_predictor_share_its_part(local: Begin, client: httpx.Clie
     assert running.weights() == {"v1": 50, "v2": 50}
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_weights_change_and_predictors_come_and_go(local: Begin) -> None:
     running = local(predictor("v1", 100))
     load = Load(f"{running.url}{BASE}/predict", lambda _: b"{}", per_s=500)
@@ -380,6 +381,7 @@ def test_a_predictor_that_scales_up_freezes_the_weights_until_its_new_pod_is_rea
     eventually(lambda: running.weights() == {"v1": 50, "v2": 50})
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_predictors_scale(local: Begin) -> None:
     running = local(predictor("v1", 50, scale=(1, 3)), predictor("v2", 50))
     load = Load(f"{running.url}{BASE}/predict", lambda _: b"{}", per_s=400)
