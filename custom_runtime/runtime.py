@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from custom_runtime.active import CONTRACT
-from custom_runtime.errors import Internal, NotExplainable, NotReady, ServingError, StartupError
+from custom_runtime.errors import NotExplainable, NotReady, StartupError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import MANIFEST, read_bundle
@@ -37,7 +38,7 @@ from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol import predict_json as predict_body
-from custom_runtime.protocol.mlserver_messages import RefusedRequest, body_of, render, route_of, tensor_of
+from custom_runtime.protocol.mlserver_messages import body_of, refusing, respond, route_of, tensor_of
 from custom_runtime.protocol.v2_json import timeout_s_of
 from custom_runtime.records.opening import open_recorder
 from custom_runtime.settings import ServingSettings
@@ -160,9 +161,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Answer a V2 request that came through MLServer's own routes."""
-        started = time.perf_counter()
-        status = 200
-        try:
+        with refusing(partial(self._observe, route_of(payload))):
             explain = explanations.count_of(getattr(payload.parameters, explanations.PARAMETER, None))
             requested = v2.check_outputs([output.name for output in payload.outputs or ()], explain)
             prediction = await self.infer(
@@ -171,16 +170,6 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
                 timeout_s=timeout_s_of(getattr(payload.parameters, "timeout", None)),
                 is_explained=explain is not None or explanations.is_asked(requested),
             )
-        except ServingError as error:
-            status = error.status
-            raise RefusedRequest(error) from None
-        except Exception as error:
-            status = 500
-            log.exception("request_failed", route="v2")
-            raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
-        finally:
-            if not self.observed_at_edge:
-                self.metrics.observe_request(route_of(payload), status, time.perf_counter() - started)
         return InferenceResponse(
             id=payload.id,
             model_name=self.name,
@@ -192,20 +181,19 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
     async def predict_route(self, request: Request) -> Response:
         """POST /predict under plain `mlserver start`; a raw request, so that FastAPI parses nothing twice."""
         started = time.perf_counter()
-        status, headers = 200, None
-        try:
-            if not self.ready:  # MLServer mounts handlers before load() has ended
-                raise NotReady(f"model {self.name!r} is loading; retry later")
-            body = await body_of(request, self.serving.max_predict_bytes)
-            content = await self.answer(body, request.url.query.encode())
-        except ServingError as error:
-            content, status, headers = render(error)
-        except Exception:
-            log.exception("request_failed", route="predict")
-            content, status, headers = render(Internal())
-        if self.ready and not self.observed_at_edge:
-            self.metrics.observe_request("predict", status, time.perf_counter() - started)
-        return Response(content, status, headers, "application/json")
+        response = await respond(self._answer_request(request), "predict")
+        if self.ready:
+            self._observe("predict", response.status_code, time.perf_counter() - started)
+        return response
+
+    async def _answer_request(self, request: Request) -> bytes:
+        if not self.ready:  # MLServer mounts handlers before load() has ended
+            raise NotReady(f"model {self.name!r} is loading; retry later")
+        return await self.answer(await body_of(request, self.serving.max_predict_bytes), request.url.query.encode())
+
+    def _observe(self, route: str, status: int, seconds: float) -> None:
+        if not self.observed_at_edge:
+            self.metrics.observe_request(route, status, seconds)
 
 
 def _bundle_directory(settings: ModelSettings, serving: ServingSettings) -> Path:

@@ -8,21 +8,20 @@ and the pod reads its coefficients from a JSON file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from custom_runtime.graph.joining import Stack, log_odds
 from handoff.errors import DataError
 from handoff.registered import ModelVersion, Reference, RegisteredModel
 
-# A probability of exactly 0 or 1 has no log-odds; the pod clips at the same place.
-_LEAST = 1e-7
 # The inverse of the penalty: next to none for two coefficients and thousands of rows.
 _INVERSE_PENALTY = 1e4
 
@@ -51,9 +50,8 @@ class Stacked:
     def to_json(self) -> bytes:
         """Return the file that the node reads."""
         source = ", ".join(f"{name}={uri}" for name, uri in self.sources.items())
-        return json.dumps(
-            {"coefficients": dict(self.coefficients), "intercept": self.intercept, "source": source}, indent=1
-        ).encode()
+        written = Stack(coefficients=dict(self.coefficients), intercept=self.intercept, source=source)
+        return written.model_dump_json(indent=1).encode()
 
 
 def stack(source: Branches, branches: Mapping[str, str]) -> Stacked:
@@ -78,17 +76,16 @@ def fit(
     answers: Mapping[str, NDArray[np.float64]], labels: NDArray[np.int8], sources: Mapping[str, str] | None = None
 ) -> Stacked:
     """Fit on the branches' probabilities of class 1 (float64 [n] each) and the labels (0 or 1, [n])."""
-    clipped = {name: np.clip(answer, _LEAST, 1 - _LEAST) for name, answer in answers.items()}
-    log_odds = np.column_stack([np.log(each / (1 - each)) for each in clipped.values()])
-    model = LogisticRegression(C=_INVERSE_PENALTY).fit(log_odds, labels)
-    losses = {name: float(log_loss(labels, answer)) for name, answer in clipped.items()}
+    columns = np.column_stack([log_odds(answer) for answer in answers.values()])
+    model = LogisticRegression(C=_INVERSE_PENALTY).fit(columns, labels)
+    losses = {name: float(log_loss(labels, expit(column))) for name, column in zip(answers, columns.T, strict=True)}
     return Stacked(
         model=model,
         coefficients=dict(zip(answers, model.coef_[0].tolist(), strict=True)),
         intercept=float(model.intercept_[0]),
         sources=dict(sources or {}),
         rows=len(labels),
-        log_loss={"": float(log_loss(labels, model.predict_proba(log_odds))), **losses},
+        log_loss={"": float(log_loss(labels, model.predict_proba(columns))), **losses},
     )
 
 

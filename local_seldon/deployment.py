@@ -23,8 +23,8 @@ APPLIED = "applied.sha256"
 """The file with the digest of the manifest that the live object was made from."""
 TERMINATION_GRACE_S = 20.0
 """The operator's value for a pod without terminationGracePeriodSeconds."""
-# Prepackaged servers whose MLServer runtime is installed here.
-RUNS_HERE = ("SKLEARN_SERVER", "XGBOOST_SERVER")
+PREPACKAGED = {"SKLEARN_SERVER": "mlserver_sklearn.SKLearnModel", "XGBOOST_SERVER": "mlserver_xgboost.XGBoostModel"}
+"""Prepackaged servers that run here under the V2 protocol, and the runtime that the operator names to MLServer."""
 # These change without a new pod: the operator applies them to the mesh, the HPA or the number of replicas.
 NOT_IN_THE_POD = ("traffic", "replicas", "name")
 
@@ -41,10 +41,10 @@ def check_supported(deployment: SeldonDeployment) -> None:
     """Raise Unsupported for what needs a cluster. Sidecars are ignored without a message: they serve no requests."""
     for predictor in deployment.predictors:
         for unit in predictor.graph.nodes():
-            if unit.implementation and unit.implementation not in RUNS_HERE:
+            if unit.implementation and unit.implementation not in PREPACKAGED:
                 raise Unsupported(
                     f"predictor {predictor.name} uses the prepackaged server {unit.implementation}; here run "
-                    f"{', '.join(RUNS_HERE)}, and containers of their own"
+                    f"{', '.join(PREPACKAGED)}, and containers of their own"
                 )
         root = predictor.graph
         if root.implementation and not root.children:

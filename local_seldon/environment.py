@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from local_seldon.deployment import PREPACKAGED
 from local_seldon.errors import MissingArtifact, Unsupported
 from local_seldon.replica import Ports
 from rollout.manifest.predictor import Container, Predictor, Unit
@@ -18,8 +19,6 @@ from rollout.manifest.seldon import SeldonDeployment
 ARTIFACTS = "local-seldon/artifacts"
 """Annotation of the deployment: a JSON object, image or modelUri -> directory on this machine."""
 METRICS_ENDPOINT = "/prometheus"
-PREPACKAGED = {"SKLEARN_SERVER": "mlserver_sklearn.SKLearnModel", "XGBOOST_SERVER": "mlserver_xgboost.XGBoostModel"}
-"""Prepackaged servers that run here under the V2 protocol, and the runtime that the operator names to MLServer."""
 FILE_SCHEME = "file://"
 # A pod starts with an empty environment; a process needs these to find programs, its home and its language.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -28,6 +28,7 @@ import yaml
 
 from benchmarks.errors import BenchmarkError
 from local_seldon.ports import free_ports
+from rollout.manifest.rendering import kustomized
 
 ROOT = Path(__file__).resolve().parents[2]
 BRANCHES = {"churn-xgboost": "churn-xgboost.ubj", "churn-sklearn": "churn-sklearn.joblib"}
@@ -111,10 +112,7 @@ def _server() -> Iterator[tuple[str, int]]:
 @contextmanager
 def _graph(folder: Path) -> Iterator[tuple[str, dict[str, int], dict[str, int]]]:
     """Run the graph; yield its URL, and the port and pid of each node (and of the executor)."""
-    built = subprocess.run(
-        ["kubectl", "kustomize", "seldon/overlays/graph"], cwd=ROOT, check=True, capture_output=True
-    ).stdout
-    (document,) = (one for one in yaml.safe_load_all(built) if one["kind"] == "SeldonDeployment")
+    (document,) = (one for one in kustomized(ROOT / "seldon/overlays/graph") if one["kind"] == "SeldonDeployment")
     document["spec"]["predictors"][0]["componentSpecs"][0]["hpaSpec"]["minReplicas"] = 1
     file = folder / "graph.yaml"
     file.write_text(yaml.safe_dump(document))

@@ -9,14 +9,13 @@ a store that is down are handled as in the one-model service, with the same sett
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
-import structlog
 from mlserver import MLModel
 from mlserver.settings import ModelParameters, ModelSettings
 from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, ResponseOutput
 
-from custom_runtime.errors import Internal, ServingError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.graph.parameters import NodeParameters, read_parameters
 from custom_runtime.graph.tensors import FEATURES
@@ -27,21 +26,15 @@ from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.predictor import Lookup
 from custom_runtime.prediction.query import Query
 from custom_runtime.protocol import v2
-from custom_runtime.protocol.mlserver_messages import RefusedRequest, tensor_of
+from custom_runtime.protocol.mlserver_messages import refusing, tensor_of
 from custom_runtime.settings import ServingSettings
-
-log = structlog.get_logger()
-
-
-class FeatureParameters(NodeParameters):
-    """No parameters: the store and its policies are SERVING_* settings."""
 
 
 class FeatureNode(MLModel):  # type: ignore[misc]
     """Fetches feature rows for the keys of a request."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        read_parameters(FeatureParameters, settings)
+        read_parameters(NodeParameters, settings)  # it has none: the store and its policies are SERVING_* settings
         self.serving = ServingSettings()
         uri = settings.parameters.uri if settings.parameters else None
         # The bundle has the training defaults and the contract's fingerprint; no model of it is loaded here.
@@ -65,11 +58,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
         self._fetch = Lookup(
             self.store, settings=self.serving, metrics=self.metrics, clock=time.monotonic, wall_clock=time.time
         ).fetch
-        self._assembler = Assembler(
-            self.bundle.defaults,
-            when_missing=self.serving.missing_key == "default",
-            when_down=self.serving.store_failure == "default",
-        )
+        self._assembler = Assembler.of(self.bundle.defaults, self.serving)
         return True
 
     async def unload(self) -> bool:
@@ -79,18 +68,8 @@ class FeatureNode(MLModel):  # type: ignore[misc]
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Answer with the feature matrix of the request's keys."""
-        started, status = time.perf_counter(), 200
-        try:
+        with refusing(partial(self.metrics.observe_request, "v2_rest")):
             rows = await self._rows(v2.decode([tensor_of(given) for given in payload.inputs]))
-        except ServingError as error:
-            status = error.status
-            raise RefusedRequest(error) from None
-        except Exception as error:
-            status = 500
-            log.exception("request_failed", route="v2")
-            raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
-        finally:
-            self.metrics.observe_request("v2_rest", status, time.perf_counter() - started)
         output = ResponseOutput(name=FEATURES, datatype="FP32", shape=list(rows.shape), data=rows.ravel().tolist())
         return InferenceResponse(id=payload.id, model_name=self.name, model_version=self.version, outputs=[output])
 

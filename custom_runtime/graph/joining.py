@@ -117,11 +117,16 @@ def _stacked(present: Mapping[str, NDArray[np.float64]], stack: Stack) -> NDArra
             f"the branches are {', '.join(sorted(present))}; "
             f"the stacked model knows {', '.join(sorted(stack.coefficients))}"
         )
-    log_odds = np.full_like(next(iter(present.values())), stack.intercept)
+    total = np.full_like(next(iter(present.values())), stack.intercept)
     for name, coefficient in stack.coefficients.items():
         scores = present[name]
         if scores.shape[1] != 1 or scores.min() < 0 or scores.max() > 1:
             raise InvalidInput(f"branch {name!r} answered no probabilities of one class; a stacked model needs them")
-        clipped = np.clip(scores, _LEAST, 1 - _LEAST)
-        log_odds += coefficient * np.log(clipped / (1 - clipped))
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
+        total += coefficient * log_odds(scores)
+    return np.asarray(1 / (1 + np.exp(-total)))
+
+
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(p / (1 - p)) of probabilities, kept off 0 and 1."""
+    clipped = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(clipped / (1 - clipped)))

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import structlog
 from mlserver import MLModel
 from mlserver.errors import InferenceError
 from mlserver.handlers import custom_handler
@@ -22,15 +20,13 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from custom_runtime.errors import BadRequest, Internal, ServingError
+from custom_runtime.errors import BadRequest
 from custom_runtime.graph.joining import JoinParameters, combine, read_stack
 from custom_runtime.graph.parameters import read_parameters
 from custom_runtime.graph.routing import Rewards, RouteParameters, choose
 from custom_runtime.graph.tensors import read_branch
-from custom_runtime.protocol.mlserver_messages import body_of, render
+from custom_runtime.protocol.mlserver_messages import body_of, respond
 from custom_runtime.settings import ServingSettings
-
-log = structlog.get_logger()
 
 
 class JoinNode(MLModel):  # type: ignore[misc]
@@ -42,10 +38,6 @@ class JoinNode(MLModel):  # type: ignore[misc]
         self._limit_bytes = ServingSettings().max_body_bytes
         super().__init__(settings)
 
-    async def load(self) -> bool:
-        """Nothing is loaded: parameters and coefficients were read at the start."""
-        return True
-
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Refuse: a combiner is called at its own route."""
         raise InferenceError(f"{self.name} is a combiner; POST the responses to /v2/models/{self.name}/aggregate")
@@ -53,15 +45,13 @@ class JoinNode(MLModel):  # type: ignore[misc]
     @custom_handler(rest_path="/v2/models/{node}/aggregate")  # type: ignore[untyped-decorator]
     async def aggregate(self, request: Request) -> Response:
         """Join the responses of the children."""
-        return await _answer(request, self._limit_bytes, self._join)
+        return await respond(_answer(request, self._limit_bytes, self._join), request.url.path)
 
     async def _join(self, responses: Any) -> dict[str, Any]:
         if not isinstance(responses, list) or not responses:
             raise BadRequest("the body is no array of V2 responses; Seldon's executor sends one for a combiner")
-        started = time.perf_counter()
         branches = [read_branch(response, position) for position, response in enumerate(responses)]
         scores, missing = combine(branches, self.parameters, self._stack)
-        log.debug("joined", branches=len(branches), missing=missing, seconds=time.perf_counter() - started)
         answer: dict[str, Any] = {
             "model_name": self.name,
             "id": next((one["id"] for one in responses if isinstance(one, Mapping) and one.get("id")), None),
@@ -90,10 +80,6 @@ class RouteNode(MLModel):  # type: ignore[misc]
         self._limit_bytes = ServingSettings().max_body_bytes
         super().__init__(settings)
 
-    async def load(self) -> bool:
-        """Nothing is loaded: parameters were read at the start."""
-        return True
-
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Refuse: a router is called at its own route."""
         raise InferenceError(f"{self.name} is a router; POST the message to /v2/models/{self.name}/route")
@@ -101,26 +87,18 @@ class RouteNode(MLModel):  # type: ignore[misc]
     @custom_handler(rest_path="/v2/models/{node}/route")  # type: ignore[untyped-decorator]
     async def route(self, request: Request) -> Response:
         """Answer `[n]`, the number of the child."""
-        return await _answer(request, self._limit_bytes, self._choose)
+        return await respond(_answer(request, self._limit_bytes, self._choose), request.url.path)
 
     async def _choose(self, message: Any) -> list[int]:
         counts = {} if self._rewards is None else self._rewards.refresh()
         return [choose(message, self.parameters, counts, self._random)]
 
 
-async def _answer(request: Request, limit_bytes: int, work: Callable[[Any], Awaitable[Any]]) -> Response:
-    """Answer a custom route: JSON body -> `work` -> JSON body; an error becomes its status and {"error", "code"}."""
-    headers: dict[str, str] = {}
+async def _answer(request: Request, limit_bytes: int, work: Callable[[Any], Awaitable[Any]]) -> bytes:
+    """Return what `work` makes of a JSON body, as JSON. Raises BadRequest, or what `work` raises."""
+    body = await body_of(request, limit_bytes)
     try:
-        body = await body_of(request, limit_bytes)
-        try:
-            payload = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is not JSON ({error})") from error
-        content, status = json.dumps(await work(payload)).encode(), 200
-    except ServingError as error:
-        content, status, headers = render(error)
-    except Exception:
-        log.exception("request_failed", route=request.url.path)
-        content, status, headers = render(Internal())
-    return Response(content, status, headers, "application/json")
+        payload = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON ({error})") from error
+    return json.dumps(await work(payload)).encode()

@@ -13,6 +13,7 @@ from custom_runtime.features.store import FetchedRows
 from custom_runtime.model.encoding import WIDTH, Matrix, encode_table
 from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Query
 from custom_runtime.schema import Value
+from custom_runtime.settings import ServingSettings
 
 _NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
 
@@ -28,6 +29,15 @@ class Assembler:
         self._default_row = encode_table({feature.name: [defaults[feature.name]] for feature in CONTRACT.features})[0]
         self._default_when_missing = when_missing
         self._default_when_down = when_down
+
+    @classmethod
+    def of(cls, defaults: Mapping[str, Value], settings: ServingSettings) -> Assembler:
+        """Return the assembler with the policies of the settings."""
+        return cls(
+            defaults,
+            when_missing=settings.missing_key == "default",
+            when_down=settings.store_failure == "default",
+        )
 
     def assemble(
         self, queries: Sequence[Query], fetched: FetchedRows | StoreUnavailable | None

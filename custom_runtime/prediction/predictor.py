@@ -53,11 +53,7 @@ class Predictor:
         self._clock = clock
         # The bound method: one call less for each batch.
         self._fetch = Lookup(store, settings=settings, metrics=metrics, clock=clock, wall_clock=wall_clock).fetch
-        self._assembler = Assembler(
-            defaults,
-            when_missing=settings.missing_key == "default",
-            when_down=settings.store_failure == "default",
-        )
+        self._assembler = Assembler.of(defaults, settings)
         self._deadline_s = settings.deadline_ms / 1000
         self._batch_deadline_s = settings.batch_deadline_ms / 1000
         self._max_inflight = settings.max_inflight

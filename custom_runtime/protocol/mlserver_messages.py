@@ -6,13 +6,21 @@ HTTP response.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
 from mlserver.errors import MLServerError
 from mlserver.types import InferenceRequest, RequestInput
 from starlette.requests import Request
+from starlette.responses import Response
 
-from custom_runtime.errors import ServingError, TooLarge
+from custom_runtime.errors import Internal, ServingError, TooLarge
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
+
+log = structlog.get_logger()
 
 
 async def body_of(request: Request, limit_bytes: int) -> bytes:
@@ -44,6 +52,35 @@ class RefusedRequest(MLServerError):  # type: ignore[misc]
     def __init__(self, error: ServingError) -> None:
         super().__init__(str(error), error.status)
         self.error = error
+
+
+@contextmanager
+def refusing(observe: Callable[[int, float], None]) -> Iterator[None]:
+    """Turn what a V2 call raises into what MLServer's routes answer with; observe its status and its seconds."""
+    started, status = time.perf_counter(), 200
+    try:
+        yield
+    except ServingError as error:
+        status = error.status
+        raise RefusedRequest(error) from None
+    except Exception as error:
+        status = 500
+        log.exception("request_failed", route="v2")
+        raise RefusedRequest(Internal("internal error; the server's log has the cause")) from error
+    finally:
+        observe(status, time.perf_counter() - started)
+
+
+async def respond(content: Awaitable[bytes], route: str) -> Response:
+    """Answer a custom route with JSON, or with an error as `render` shows it; route: for the log."""
+    try:
+        return Response(await content, media_type="application/json")
+    except ServingError as error:
+        refusal = render(error)
+    except Exception:
+        log.exception("request_failed", route=route)
+        refusal = render(Internal())
+    return Response(*refusal, media_type="application/json")
 
 
 def render(error: ServingError) -> tuple[bytes, int, dict[str, str]]:

@@ -10,7 +10,6 @@ start on the directory finishes it. Several processes, and pods on a shared volu
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import socket
@@ -30,6 +29,7 @@ import structlog
 from custom_runtime.errors import RecordsError
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.records.record import CONTRACT_METADATA, SCHEMA, utc
+from custom_runtime.records.spool import take_lock
 
 log = structlog.get_logger()
 
@@ -145,7 +145,7 @@ class SegmentSink:
         """Finish the segments of processes that died, and delete what they were writing beside them."""
         for path in sorted(self._directory.glob(f"{_PREFIX}*{OPEN}")):
             with suppress(OSError), path.open("rb") as stream:
-                if _lock(stream):
+                if take_lock(stream):
                     rows = finish(path)
                     log.info("records_recovered", file=path.name, rows=rows)
         for path in self._directory.glob(f"{_PREFIX}*{UNFINISHED}"):
@@ -173,7 +173,7 @@ class _OpenSegment:
         self.path = path
         self.began = began
         self._stream: IO[bytes] = path.open("xb", buffering=0)
-        _lock(self._stream)
+        take_lock(self._stream)
         self._writer = pa.ipc.new_stream(self._stream, SCHEMA, options=_STREAM_OPTIONS)
         self.size_bytes = 0
 
@@ -283,12 +283,3 @@ def _listed(directory: Path) -> Iterator[tuple[Path, int, float]]:
         with suppress(FileNotFoundError):
             status = path.stat()
             yield path, status.st_size, status.st_mtime
-
-
-def _lock(stream: IO[bytes]) -> bool:
-    """Take the lock of a segment; False: a living process has it."""
-    try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

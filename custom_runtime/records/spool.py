@@ -42,7 +42,7 @@ class Spool:
         try:
             self._own.mkdir(parents=True, exist_ok=True)
             self._lock = (self._own / _LOCK).open("wb")
-            _take(self._lock)
+            take_lock(self._lock)
         except OSError as error:
             raise RecordsError(
                 f"records cannot wait in {directory}: {error.strerror}; mount a volume there, or change "
@@ -90,7 +90,7 @@ class Spool:
     def _adopt(self, other: Path) -> None:
         """Take the files of a process that died over, as far as there is room; the others are deleted."""
         with suppress(OSError), (other / _LOCK).open("rb") as lock:
-            if not _take(lock):
+            if not take_lock(lock):
                 return
             for path in sorted(other.glob("*.json")):
                 size, rows = path.stat().st_size, path.stem.partition("-")[2]
@@ -104,8 +104,8 @@ class Spool:
             other.rmdir()
 
 
-def _take(stream: IO[bytes]) -> bool:
-    """Take a lock; False: a living process has it."""
+def take_lock(stream: IO[bytes]) -> bool:
+    """Take a file's lock; False: a living process has it."""
     try:
         fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

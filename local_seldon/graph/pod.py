@@ -18,8 +18,8 @@ from pathlib import Path
 import uvicorn
 from pydantic import BaseModel, ConfigDict
 
-from local_seldon.deployment import grace_s
-from local_seldon.environment import INHERITED, PREPACKAGED, Overrides, container_of, environment
+from local_seldon.deployment import PREPACKAGED, grace_s
+from local_seldon.environment import INHERITED, Overrides, container_of, environment
 from local_seldon.graph.executor import HOST, Executor, Node
 from local_seldon.process import Command, Process
 from local_seldon.replica import Ports

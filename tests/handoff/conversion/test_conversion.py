@@ -48,16 +48,6 @@ from tests.support.model_kinds import (
 VALUE = Target("regression", "value")
 
 
-@pytest.fixture(scope="module")
-def rows(dataset: Dataset) -> Any:
-    return dataset.rows[::5]
-
-
-@pytest.fixture(scope="module")
-def labels(dataset: Dataset) -> Any:
-    return dataset.labels[::5]
-
-
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in REFUSED])
 def test_a_kind_of_model_imports_within_the_tolerance(name: str, rows: Any, labels: Any, dataset: Dataset) -> None:
     kind = KINDS[name]

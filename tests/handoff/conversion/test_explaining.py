@@ -37,16 +37,6 @@ EXPLAINED = {
 }
 
 
-@pytest.fixture(scope="module")
-def rows(dataset: Dataset) -> Any:
-    return dataset.rows[::5]
-
-
-@pytest.fixture(scope="module")
-def labels(dataset: Dataset) -> Any:
-    return dataset.labels[::5]
-
-
 def opened(files: dict[str, bytes]) -> tuple[ExplanationPlan, Explainer]:
     plan = ExplanationPlan.model_validate_json(files[PLAN])
     return plan, build_explainer(plan, files.__getitem__)

@@ -165,14 +165,8 @@ def test_20_seconds_of_403_delay_a_way_back_and_do_not_end_it(world: World) -> N
     assert world.target.mesh_weights == {"v7": 100}
 
 
-def kill_operator(world: World) -> Callable[[], None]:
-    return lambda: setattr(world.target, "operator_alive", False)
-
-
-def test_with_a_dead_operator_the_mesh_is_written_at_once_and_the_message_says_what_is_left(world: World) -> None:
-    world.start()
-    began: list[float] = []
-    goes_bad_at(world, 30, then=kill_operator(world))
+def times_of_routing(world: World) -> list[float]:
+    """Return a list that gets the time of each write to the mesh."""
     routed: list[float] = []
     route = world.target.route
 
@@ -181,6 +175,18 @@ def test_with_a_dead_operator_the_mesh_is_written_at_once_and_the_message_says_w
         route(weights)
 
     world.target.route = note_time
+    return routed
+
+
+def kill_operator(world: World) -> Callable[[], None]:
+    return lambda: setattr(world.target, "operator_alive", False)
+
+
+def test_with_a_dead_operator_the_mesh_is_written_at_once_and_the_message_says_what_is_left(world: World) -> None:
+    world.start()
+    began: list[float] = []
+    goes_bad_at(world, 30, then=kill_operator(world))
+    routed = times_of_routing(world)
     world.target.before = lambda method: began.append(world.clock.now_s) if not world.target.operator_alive else None
     with pytest.raises(Unavailable, match=r"All requests go to v7 again.*run `abort` until it succeeds"):
         drive(world)
@@ -220,14 +226,7 @@ def test_an_operator_that_refuses_and_takes_the_mesh_back_is_answered_each_secon
     """Nobody can win against it; but it is written again and again, and the end says what is left to do."""
     world.start()
     goes_bad_at(world, 30, then=refuse(world))
-    routed: list[float] = []
-    route = world.target.route
-
-    def note_time(weights: Mapping[str, int]) -> None:
-        routed.append(world.clock.now_s)
-        route(weights)
-
-    world.target.route = note_time
+    routed = times_of_routing(world)
     with pytest.raises(Rejected, match="send everything to v7 in the VirtualService"):
         drive(world)
     assert len(routed) > 30
