@@ -121,8 +121,8 @@ def check_model(
     if last is not None:
         costs = costs_us(graphs, rows, COST_ROWS) | costs_us({"encoded": last[0]}, last[1], COST_ROWS)
     defaults = dict(registered.defaults or _defaults(example))
-    scores = answers_of(model, inputs, TARGET, rows)[:, 0] if TARGET.kind == "binary" else None
-    profile = build_profile(CONTRACT.fingerprint, FEATURES, rows, scores)
+    answers = answers_of(model, inputs, TARGET, rows)
+    profile = build_profile(CONTRACT.fingerprint, FEATURES, rows, answers, task=CONTRACT.task)
     explanation = explanation_files(model, inputs, TARGET, rows)
     return CheckedModel(registered, model, inputs, converted.onnx, parity, defaults, costs, explanation, profile)
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import structlog
 from mlserver import MLServer
+from mlserver.errors import ModelNotFound
+from mlserver.handlers import ModelRepositoryHandlers
+from mlserver.repository import ModelRepository
 from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.settings import ModelSettings, Settings
 
@@ -35,8 +38,15 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 class TabularServer(MLServer):  # type: ignore[misc]
     """MLServer with our REST, gRPC and metrics listeners; everything else is MLServer's own."""
 
-    def __init__(self, settings: Settings, serving: ServingSettings, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        serving: ServingSettings,
+        on_ready: Callable[[], None],
+        repository: NamedRepository,
+    ) -> None:
         self.serving = serving
+        self._repository = repository
         self._on_ready = on_ready
         self.models = LoadedModels()
         self._stopping: asyncio.Task[None] | None = None
@@ -53,6 +63,8 @@ class TabularServer(MLServer):  # type: ignore[misc]
         take_over_mlserver_log()
 
     def _create_servers(self) -> None:
+        self._model_repository = self._repository
+        self._model_repository_handlers = ModelRepositoryHandlers(self._repository, self._model_registry)
         shared = (self._settings, self._data_plane, self._model_repository_handlers, self.models, self.serving)
         observed = (*shared, self._observer)
         self._rest_server = RestListener(*observed)
@@ -161,18 +173,41 @@ def _is_tabular_runtime(model: Any) -> bool:
     return any(kind.__qualname__ == TabularRuntime.__qualname__ for kind in type(model).__mro__)
 
 
+Found = list[ModelSettings]
+
+
+class NamedRepository(ModelRepository):  # type: ignore[misc]
+    """MLServer's repository, in which our model has its contract's name: at the start, and in the repository API."""
+
+    def __init__(self, repository: ModelRepository) -> None:
+        self._repository = repository
+
+    async def list(self) -> Found:
+        """Return the settings of every model in the folder."""
+        found: Found = await self._repository.list()
+        for model in found:
+            _name_after_contract(model)
+        return found
+
+    async def find(self, name: str) -> Found:
+        """Return the settings of the models of a name. Raises ModelNotFound."""
+        found = [model for model in await self.list() if model.name == name]
+        if not found:
+            raise ModelNotFound(name)
+        return found
+
+
 async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Settings], None]) -> None:
     """Serve the models below `folder` until a signal; `on_ready` is called once, when every port answers.
 
     Raises StartupError when a model cannot be loaded or a port is taken.
     """
     settings = _server_settings(folder)
-    models_settings = await ModelRepositoryFactory.resolve_model_repository(settings).list()
+    repository = NamedRepository(ModelRepositoryFactory.resolve_model_repository(settings))
+    models_settings = await repository.list()
     if not models_settings:
         raise StartupError(f"no model-settings.json below {folder}; give the folder of a model with --models")
-    for model in models_settings:
-        _name_after_contract(model)
-    server = TabularServer(settings, serving, lambda: on_ready(settings))
+    server = TabularServer(settings, serving, lambda: on_ready(settings), repository)
     try:
         await server.start(models_settings)
     except (OSError, RuntimeError) as error:  # grpcio says RuntimeError when its port is taken

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from custom_runtime.schema import Feature
+from custom_runtime.schema import Feature, Task
 
 ROLE = "profile"  # in the bundle
 SCORE_BINS = 20
@@ -49,7 +49,12 @@ class InputProfile(BaseModel):
 
 
 class TrainingProfile(BaseModel):
-    """What the bundle's file `profile` holds: every input, and the score, of the rows that the model was checked on."""
+    """What the bundle's file `profile` holds: every input, and the answers, of the rows that the model was checked on.
+
+    score: of two classes the probability of the positive one, in equal bins from 0 to 1; of a regression the value, in
+    bins of equal share. Of several classes it is None: classes counts the most probable class (its categories are the
+    contract's classes, in their order), and probabilities has each class's probability, under the class's name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +62,8 @@ class TrainingProfile(BaseModel):
     rows: int
     inputs: tuple[InputProfile, ...]
     score: InputProfile | None
+    classes: InputProfile | None = None
+    probabilities: tuple[InputProfile, ...] = ()
 
 
 class Drift(BaseModel):
@@ -74,22 +81,36 @@ class Drift(BaseModel):
 
 
 def build_profile(
-    contract: str, features: Sequence[Feature], rows: NDArray[np.float32], scores: Values | None
+    contract: str, features: Sequence[Feature], rows: NDArray[np.float32], answers: Values, *, task: Task
 ) -> TrainingProfile:
-    """Return the profile of packed rows [n, WIDTH] and their scores [n] (None: the contract has several)."""
+    """Return the profile of packed rows [n, WIDTH] and the answers for them.
+
+    answers: of two classes the positive one's probability, [n] or [n, 1]; of several [n, classes]; of a regression [n],
+    [n, 1], or with an interval [n, 3] (lower end, value, upper end).
+    """
     inputs = []
     for feature, column in zip(features, rows.T, strict=True):
         present = column[~np.isnan(column)].astype(np.float64)
         missing = len(column) - len(present)
         if feature.is_category:
-            counts = np.bincount(present.astype(np.int64), minlength=len(feature.categories))
-            inputs.append(
-                InputProfile(name=feature.name, categories=feature.categories, counts=(*map(int, counts), missing))
-            )
+            inputs.append(_counted(feature.name, feature.categories, present.astype(np.int64), missing))
         else:
             inputs.append(_number(feature.name, present, missing))
-    score = None if scores is None else _binned("score", np.linspace(0, 1, SCORE_BINS + 1)[1:-1], scores, 0)
-    return TrainingProfile(contract=contract, rows=len(rows), inputs=tuple(inputs), score=score)
+    profile = TrainingProfile(contract=contract, rows=len(rows), inputs=tuple(inputs), score=None)
+    columns = np.asarray(answers, dtype=np.float64).reshape(len(rows), -1)
+    if task.kind == "regression":
+        value = columns[:, columns.shape[1] // 2]
+        return profile.model_copy(update={"score": _number("score", value, 0)})
+    if task.kind == "binary":
+        return profile.model_copy(update={"score": _probability("score", columns[:, 0])})
+    return profile.model_copy(
+        update={
+            "classes": _counted("class", task.classes, columns.argmax(axis=1), 0),
+            "probabilities": tuple(
+                _probability(name, column) for name, column in zip(task.classes, columns.T, strict=True)
+            ),
+        }
+    )
 
 
 def drift_of(profile: InputProfile, values: Values) -> Drift:
@@ -120,6 +141,15 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
         "moved" if psi >= MOVED_PSI else "watch" if psi >= WATCH_PSI else "steady"
     )
     return Drift(name=profile.name, rows=rows, psi=psi, effect=effect, moved=moved, missing=missing, verdict=verdict)
+
+
+def _counted(name: str, categories: tuple[str, ...], codes: Values, missing: int) -> InputProfile:
+    counts = np.bincount(codes, minlength=len(categories))
+    return InputProfile(name=name, categories=categories, counts=(*map(int, counts), missing))
+
+
+def _probability(name: str, values: Values) -> InputProfile:
+    return _binned(name, np.linspace(0, 1, SCORE_BINS + 1)[1:-1], values, 0)
 
 
 def _number(name: str, present: Values, missing: int) -> InputProfile:

@@ -48,6 +48,10 @@ def render(
     model_uri: Annotated[str, typer.Option(help="s3://..., where the bundle is fetched from; none: baked in.")] = "",
     bundle: Annotated[Path | None, typer.Option(help="A bundle directory, to take or check the version.")] = None,
     namespace: Annotated[str, typer.Option(help="Default: the overlay's.")] = "",
+    model: Annotated[
+        str, typer.Option(help="Another contract's model: names container, graph and probes. Default: the overlay's.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="The SeldonDeployment's name. Default: the overlay's.")] = "",
     overlay: Annotated[Path, typer.Option(help="The kustomization that is filled in.")] = BASE,
     everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the one alone.")] = False,
     surroundings: Annotated[
@@ -63,15 +67,22 @@ def render(
     """
     if everything and surroundings:
         raise typer.BadParameter("--all and --surroundings exclude each other; give one of them")
+    if name and (everything or surroundings):
+        raise typer.BadParameter(
+            "--name renames the SeldonDeployment alone, and policies and budgets select its pods by name; make an "
+            "overlay with their new names, and leave --name out"
+        )
     try:
         template = kustomized(overlay)
         objects = rendered_objects(
             template,
             # The surroundings carry no version.
-            version=_version(version or ("1" if surroundings else ""), bundle, model=_model_of(template)),
+            version=_version(version or ("1" if surroundings else ""), bundle, model=model or _model_of(template)),
             image=image,
             model_uri=model_uri,
             namespace=namespace,
+            model=model,
+            name=name,
         )
     except ManifestError as wrong:
         raise _failed(str(wrong)) from wrong

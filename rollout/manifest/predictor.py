@@ -12,6 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from rollout.errors import ManifestError
 
+DEPLOYMENT_LABEL = "seldon-deployment-id"  # of every pod, by the operator
+
 
 class Part(BaseModel):
     """A frozen object of the API with camelCase aliases; unknown fields are kept."""
@@ -28,6 +30,11 @@ class EnvVar(Part):
 
     name: str
     value: str | None = None
+
+
+def ready_path(model: str) -> str:
+    """Return the path by which MLServer says whether a model takes requests."""
+    return f"/v2/models/{model}/ready"
 
 
 class Port(Part):
@@ -49,6 +56,12 @@ class Probe(Part):
 
     http_get: HttpGet | None = None
 
+    def for_model(self, old: str, new: str) -> Probe:
+        """Return the probe; one of the readiness of model `old` asks for `new`."""
+        if self.http_get is None or self.http_get.path != ready_path(old):
+            return self
+        return self.but(http_get=self.http_get.but(path=ready_path(new)))
+
 
 class Container(Part):
     """One container of a pod."""
@@ -60,6 +73,15 @@ class Container(Part):
     readiness_probe: Probe | None = None
     liveness_probe: Probe | None = None
     startup_probe: Probe | None = None
+
+    def for_model(self, name: str) -> Container:
+        """Return the container under another name, which the operator makes the model's, with its probes."""
+        probes = {
+            field: probe.for_model(self.name, name)
+            for field in ("readiness_probe", "liveness_probe", "startup_probe")
+            if (probe := getattr(self, field)) is not None
+        }
+        return self.but(name=name, **probes)
 
 
 class PodSpec(Part):
@@ -166,10 +188,43 @@ class Predictor(Part):
         graph = self.graph.but(model_uri=model_uri) if model_uri else self.graph
         return self.but(name=name, graph=graph, component_specs=tuple(components), traffic=traffic)
 
+    def for_model(self, model: str) -> Predictor:
+        """Return this predictor for another model: container, graph node and probes have the model's name."""
+        old = self.model_container
+        components = tuple(
+            component.but(
+                spec=component.spec.but(
+                    containers=tuple(
+                        container.for_model(model) if container is old else container
+                        for container in component.spec.containers
+                    )
+                )
+            )
+            for component in self.component_specs
+        )
+        return self.but(graph=self.graph.but(name=model), component_specs=components)
 
-def _reselect(constraint: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    def for_deployment(self, old: str, new: str) -> Predictor:
+        """Return this predictor in a deployment of another name, which spread constraints select by."""
+        components = tuple(
+            component.but(
+                spec=component.spec.but(
+                    topology_spread_constraints=tuple(
+                        _reselect(one, old, new, label=DEPLOYMENT_LABEL)
+                        for one in component.spec.topology_spread_constraints
+                    )
+                )
+            )
+            if component.spec.topology_spread_constraints
+            else component
+            for component in self.component_specs
+        )
+        return self.but(component_specs=components)
+
+
+def _reselect(constraint: dict[str, Any], old: str, new: str, *, label: str = "version") -> dict[str, Any]:
     selector = constraint.get("labelSelector") or {}
     labels = selector.get("matchLabels") or {}
-    if labels.get("version") != old:
+    if labels.get(label) != old:
         return constraint
-    return constraint | {"labelSelector": selector | {"matchLabels": labels | {"version": new}}}
+    return constraint | {"labelSelector": selector | {"matchLabels": labels | {label: new}}}

@@ -45,23 +45,39 @@ def bundle_version(directory: Path, *, model: str) -> str:
             f"--output {directory}"
         ) from error
     if name != model:
-        raise ManifestError(f"{directory} is a bundle of {name!r}; the deployment serves {model!r}")
+        raise ManifestError(
+            f"{directory} is a bundle of {name!r}; the deployment serves {model!r}; render one for it: --model {name}, "
+            f"and --name, or it takes the place of the deployment of {model!r}"
+        )
     return version
 
 
 def render(
-    template: SeldonDeployment, *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
+    template: SeldonDeployment,
+    *,
+    version: str,
+    image: str = "",
+    model_uri: str = "",
+    namespace: str = "",
+    model: str = "",
+    name: str = "",
 ) -> SeldonDeployment:
     """Return the template with one predictor, which has the version's name and gets all traffic.
 
     image: empty uses the template's image with the version as its tag. model_uri: where the storage initializer finds
-    the bundle; empty means that the image contains it. namespace: empty keeps the template's namespace. Raises
-    ManifestError when the template has no predictor.
+    the bundle; empty means that the image contains it. namespace: empty keeps the template's namespace. model: of
+    another contract; container, graph node and probes get its name. name: the deployment's; empty keeps the template's.
+    Raises ManifestError when the template has no predictor.
     """
     image = image or tagged(template.stable.image, version)
     predictor = template.stable.for_version(f"v{version}", image=image, model_uri=model_uri, traffic=100)
+    if model:
+        predictor = predictor.for_model(model)
+    if name:
+        predictor = predictor.for_deployment(template.name, name)
     rendered = template.but(spec=template.spec.but(predictors=(predictor,)))
-    return rendered.but(metadata=rendered.metadata.but(namespace=namespace)) if namespace else rendered
+    renamed = {field: value for field, value in (("namespace", namespace), ("name", name)) if value}
+    return rendered.but(metadata=rendered.metadata.but(**renamed)) if renamed else rendered
 
 
 def tagged(image: str, tag: str) -> str:
@@ -73,7 +89,14 @@ def tagged(image: str, tag: str) -> str:
 
 
 def rendered_objects(
-    objects: tuple[dict[str, Any], ...], *, version: str, image: str = "", model_uri: str = "", namespace: str = ""
+    objects: tuple[dict[str, Any], ...],
+    *,
+    version: str,
+    image: str = "",
+    model_uri: str = "",
+    namespace: str = "",
+    model: str = "",
+    name: str = "",
 ) -> tuple[dict[str, Any], ...]:
     """Return a kustomization's objects: its SeldonDeployment is rendered, the others are unchanged.
 
@@ -88,5 +111,7 @@ def rendered_objects(
             f"the overlay is for namespace {template.namespace!r}, not {namespace!r}; set `namespace:` in its "
             "kustomization.yaml, so that the accounts and policies move with it"
         )
-    deployment = render(template, version=version, image=image, model_uri=model_uri, namespace=namespace)
+    deployment = render(
+        template, version=version, image=image, model_uri=model_uri, namespace=namespace, model=model, name=name
+    )
     return tuple(to_dict(deployment) if one is found[0] else one for one in objects)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollout.manifest.predictor import Container, Predictor, Probe
+from rollout.manifest.predictor import Container, Predictor, Probe, ready_path
 from rollout.manifest.problems import Problem, error, field_errors, warning
 from rollout.manifest.seldon import API_VERSION, KIND, NAME_MAX_CHARS, NO_ENGINE, SERVICE_NAME, SeldonDeployment
 from rollout.manifest.webhook_rules import runs_in_own_container, webhook
@@ -31,6 +31,7 @@ OPERATORS_ENV = (
 )
 """Constraints that the operator searches for before it adds its own. If it finds one, it replaces the whole list."""
 REGISTRY_SCHEMES = ("models:", "mlflow:", "runs:")
+READY = re.compile(r"/v2/models/([^/]+)/ready")
 LIVE_PATH = "/v2/health/live"
 V2_PROTOCOLS = ("v2", "kfserving")
 
@@ -173,7 +174,7 @@ def _ports(container: Container, path: str) -> Iterator[Problem]:
 
 
 def _probes(container: Container, path: str) -> Iterator[Problem]:
-    ready = f"/v2/models/{container.name}/ready"
+    ready = ready_path(container.name)
     yield from _probe(container.readiness_probe, f"{path}/readinessProbe", ready, "Ready before the model is loaded")
     yield from _probe(container.liveness_probe, f"{path}/livenessProbe", LIVE_PATH, "alive while the loop hangs")
     if container.startup_probe is not None:
@@ -187,7 +188,21 @@ def _probe(probe: Probe | None, path: str, allowed: str, otherwise: str) -> Iter
         kind = "missing" if probe is None else "not HTTP"
         yield error(path, f"{kind}: the pod would be {otherwise}; allowed: httpGet {allowed}")
     elif probe.http_get.path != allowed:
-        yield error(f"{path}/httpGet/path", f"{probe.http_get.path!r}; allowed: {allowed}")
+        yield error(
+            f"{path}/httpGet/path",
+            f"{probe.http_get.path!r}{_other_model(probe.http_get.path, allowed)}; allowed: {allowed}",
+        )
+
+
+def _other_model(path: str, allowed: str) -> str:
+    """Return what is wrong with a probe of another model's readiness: the operator names the model as its container."""
+    asked, wanted = READY.fullmatch(path), READY.fullmatch(allowed)
+    if asked is None or wanted is None:
+        return ""
+    return (
+        f" asks for the model {asked[1]!r}, and this container's model is {wanted[1]!r}: the operator sets "
+        "MLSERVER_MODEL_NAME to the container's name, so the pod would never be Ready"
+    )
 
 
 def find_problems(document: Mapping[str, Any]) -> tuple[Problem, ...]:

@@ -4,6 +4,7 @@ Trees: a text key, three classes, a feature that may be missing. Prices: no key,
 is compared with what the fitted scikit-learn model itself answers.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def running(contract: str, directory: Path) -> Iterator[Other]:
         "SERVING_BUNDLE": str(directory / "bundle"),
         "SERVING_FEATURE_STORE": f"sqlite:///{directory / 'features.db'}",
         "SERVING_DRAIN_DELAY_S": "0",
+        "SERVING_ADMIN_API": "1",
     }
     program = ROOT / "tests" / "support" / "contract_bundle.py"
     made = subprocess.run(
@@ -285,3 +287,36 @@ def test_metadata_and_openapi_describe_the_contract(trees: Other, prices: Other)
         assert not list(Draft202012Validator(schemas[f"{name}Input"]).iter_errors(row))
         assert not list(Draft202012Validator(schemas[f"{name}Prediction"]).iter_errors(other.predict(row).json()))
         assert list(Draft202012Validator(schemas[f"{name}Input"]).iter_errors({}))
+
+
+def test_the_repository_api_names_the_model_as_its_contract_does(trees: Other) -> None:
+    with httpx.Client(base_url=trees.server.rest, timeout=30) as client:
+        (listed,) = client.post("/v2/repository/index", json={}).json()
+        assert (listed["name"], listed["state"]) == ("trees", "READY")
+        assert client.post("/v2/repository/models/churn/load").status_code == 404  # the folder of its settings
+        assert client.post("/v2/repository/models/trees/load").status_code == 200
+        assert client.post("/v2/repository/models/trees/unload").status_code == 200
+        (listed,) = client.post("/v2/repository/index", json={}).json()
+        assert (listed["name"], listed["state"]) == ("trees", "UNAVAILABLE")
+        assert image_health(trees.server).returncode == 1  # no model is loaded
+        assert client.post("/v2/repository/models/trees/load").status_code == 200
+        assert client.get("/v2/models/trees/ready").status_code == 200
+        assert client.post("/predict", json={"tag": "plot-1"}).status_code == 200
+
+
+def image_health(server: Server) -> subprocess.CompletedProcess[str]:
+    """Run the HEALTHCHECK of the image against a server."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (check,) = [line for line in text.splitlines() if line.startswith("HEALTHCHECK") and "CMD" in line]
+    _, *arguments = json.loads(check.partition("CMD ")[2])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"MLSERVER_HTTP_PORT": str(server.http_port)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+def test_the_images_health_check_asks_for_the_model_that_is_loaded(trees: Other, prices: Other) -> None:
+    for other in (trees, prices):
+        checked = image_health(other.server)
+        assert checked.returncode == 0, checked.stderr

@@ -93,3 +93,18 @@ def test_the_surroundings_are_everything_but_the_deployment_and_need_no_version(
     assert surroundings == tuple(one for one in everything if one["kind"] != "SeldonDeployment")
     refused = manifest(*overlay, "--surroundings", "--all")
     assert (refused.returncode, "exclude each other" in refused.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("built")
+def test_another_models_bundle_is_rendered_for_it_and_valid(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "credit", "version": "7"}))
+    refused = manifest("render", "--bundle", str(tmp_path))
+    assert (refused.returncode, "render one for it: --model credit" in refused.stderr) == (1, True)
+    done = manifest("render", "--bundle", str(tmp_path), "--model", "credit", "--name", "credit")
+    assert done.returncode == 0, done.stderr
+    assert parse(done.stdout).stable.model_container.name == "credit"
+    checked = manifest("validate", "-", stdin=done.stdout)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "0 errors, 0 warnings\n")
+    overlay = ("--overlay", "seldon/overlays/production", "--all")
+    refused = manifest("render", "--version", "7", "--model", "credit", "--name", "credit", *overlay)
+    assert (refused.returncode, "select its pods by name" in " ".join(refused.stderr.split())) == (2, True)

@@ -233,7 +233,10 @@ def main() -> None:
             f"| {name} | yes | {difference:.1e} | {costs[1]:.0f} | {encoded} | {costs[16]:.0f} | {costs[1000]:,.0f} |"
         )
         print(lines[-1], flush=True)
-    options.output.write_text(PAGE.format(table="\n".join(lines), rows=len(dataset.rows), trees=options.trees))
+    # Sections below the table are written by hand.
+    _, heading, below = options.output.read_text().partition("\n## ") if options.output.exists() else ("", "", "")
+    page = PAGE.format(table="\n".join(lines), rows=len(dataset.rows), trees=options.trees)
+    options.output.write_text(page + heading + below)
 
 
 PAGE = """# Which models can be imported

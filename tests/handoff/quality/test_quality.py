@@ -154,7 +154,9 @@ def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshn
     frame["challengers"] = challengers
     labels = pd.DataFrame({"request_id": frame["request_id"], "churn": np.where(truth, "Yes", "No")})
     joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
-    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, frame["score"].to_numpy())
+    profile = build_profile(
+        CONTRACT.fingerprint, CONTRACT.features, dataset.rows[:600], frame["score"].to_numpy(), task=CONTRACT.task
+    )
     quality = measure_quality(frame, joined, profile=profile, made=datetime(2026, 11, 1, tzinfo=UTC))
     assert [version.version for version in quality.versions] == ["7", "8"]
     assert [len(version.periods) for version in quality.versions] == [4, 4]
@@ -184,7 +186,8 @@ def test_too_few_labels_are_no_measurement(tmp_path: Path) -> None:
 
 
 def test_drift_tells_a_moved_input_from_a_steady_one(dataset: Dataset) -> None:
-    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, None)
+    scores = np.zeros(len(dataset.rows))
+    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, dataset.rows, scores, task=CONTRACT.task)
     inputs = {found.name: found for found in profile.inputs}
     half = [decode_row(row) for row in dataset.rows[::2]]
     for name, given in inputs.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from custom_runtime.active import load_contract
 from rollout.errors import ManifestError
 from rollout.manifest.parsing import parse, to_dict
 from rollout.manifest.rendering import bundle_version, render, rendered_objects, tagged
@@ -79,3 +80,44 @@ def test_a_bundle_tells_the_version(tmp_path: Path) -> None:
         bundle_version(tmp_path, model="fraud")
     with pytest.raises(ManifestError, match=r"make it: churn-serving import models:/churn@champion"):
         bundle_version(tmp_path / "none", model="churn")
+
+
+@pytest.fixture
+def credit() -> str:
+    """The name of the model of another contract."""
+    return load_contract(str(BASE.parents[2] / "examples/credit/contract.py")).name
+
+
+def test_another_contracts_model_names_container_graph_and_probes(template: SeldonDeployment, credit: str) -> None:
+    document = to_dict(render(template, version="1", image="credit-serving:1", model=credit, name="loans"))
+    assert find_problems(document) == ()
+    rendered = parse(document)
+    container = rendered.stable.model_container
+    assert (rendered.name, rendered.stable.graph.name, container.name) == ("loans", credit, credit)
+    for probe in (container.readiness_probe, container.startup_probe):
+        assert probe is not None
+        assert probe.http_get is not None
+        assert probe.http_get.path == "/v2/models/credit/ready"
+    (spread,) = rendered.stable.component_specs[0].spec.topology_spread_constraints
+    assert spread["labelSelector"]["matchLabels"] == {"seldon-deployment-id": "loans", "version": "v1"}
+    # Objects that other files make, and the server's own liveness, keep their names.
+    before = template.stable.model_container
+    assert (container.liveness_probe, container.env) == (before.liveness_probe, before.env)
+
+
+def test_a_probe_of_another_model_is_refused_with_both_names(template: SeldonDeployment, credit: str) -> None:
+    text = BASE.read_text().replace("- name: churn\n                image", f"- name: {credit}\n                image")
+    text = text.replace("graph:\n        name: churn", f"graph:\n        name: {credit}")
+    found = find_problems(to_dict(parse(text)))
+    assert [problem.path.rsplit("/", 3)[1] for problem in found] == ["readinessProbe", "startupProbe"]
+    assert {problem.severity for problem in found} == {"error"}
+    for problem in found:
+        assert "asks for the model 'churn', and this container's model is 'credit'" in problem.message
+        assert problem.message.endswith("allowed: /v2/models/credit/ready")
+
+
+def test_a_bundle_of_another_model_is_refused_with_what_renders_it(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "credit", "version": "3"}))
+    with pytest.raises(ManifestError, match=r"a bundle of 'credit'; the deployment serves 'churn'.*--model credit"):
+        bundle_version(tmp_path, model="churn")
+    assert bundle_version(tmp_path, model="credit") == "3"
