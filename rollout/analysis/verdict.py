@@ -75,11 +75,14 @@ def combine(results: Iterable[GateResult]) -> Verdict:
     return Verdict.PASS
 
 
-def wanting(results: tuple[GateResult, ...]) -> str:
-    """Return a sentence with what the gates still wait for."""
+def missing_evidence(results: tuple[GateResult, ...]) -> str:
+    """Return a sentence with what the gates still wait for; gates that wait for the same are named together."""
     open_gates = [result for result in results if result.verdict is not Verdict.PASS and not result.dry_run]
     if not open_gates:
         return "all gates pass" if results else "nothing measured yet"
     missing = max((result.needs_requests or 0) for result in open_gates)
-    said = "; ".join(f"{result.name}: {result.reason}" for result in open_gates)
+    names: dict[str, list[str]] = {}
+    for result in open_gates:
+        names.setdefault(result.reason, []).append(result.name)
+    said = "; ".join(f"{', '.join(gates)}: {reason}" for reason, gates in names.items())
     return f"needs about {missing} more requests ({said})" if missing else said

@@ -189,7 +189,7 @@ def resume(
     scale = found.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
     if adopt and session.controller():
-        session.say(Command.ADOPT)
+        session.send(Command.ADOPT)
     command = Command.ADOPT if adopt else None
     follow_or_drive(
         session,
@@ -418,7 +418,7 @@ def _send(session: Session, command: Command, dry_run: bool, output: Format) -> 
 
     if dry_run:
         end_with_patch(session.target, session.preview(command), output)
-    session.say(command)
+    session.send(command)
     print_state(session.active()[1], output, acts=who_acts(command, session.driver(), session.controller()))
 
 
@@ -429,7 +429,7 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
 
     if dry_run:
         end_with_patch(session.target, session.preview_abort(), output)
-    session.say(Command.ABORT)
+    session.send(Command.ABORT)
     try:
         ended = drive(session, NoEvidence(), log, webhook, command=Command.ABORT)
     except LeaseHeld as error:

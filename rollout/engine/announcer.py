@@ -36,7 +36,7 @@ class Announcer:
         self._clock = clock
         self._last_reason = ""
 
-    def tell(
+    def announce(
         self,
         deployment: str,
         decision: Decision,

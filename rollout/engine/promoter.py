@@ -327,7 +327,7 @@ class Executor:
             nonlocal announced
             if not announced:
                 announced = True
-                self._announcer.tell(
+                self._announcer.announce(
                     self._name, decision, self._analyst.counts, results, at_s=decided_s,
                     mesh_percent=snapshot.mesh_weights,
                 )  # fmt: skip
@@ -371,7 +371,7 @@ class Executor:
 
     def announce(self, decision: Decision, results: tuple[GateResult, ...] = ()) -> None:
         """Notify all subscribers of a decision, with the gates' results."""
-        self._announcer.tell(self._name, decision, self._analyst.counts, results)
+        self._announcer.announce(self._name, decision, self._analyst.counts, results)
 
     def _write(self, snapshot: Snapshot, decision: Decision) -> RolloutState:
         state = decision.state.but(updated_at_s=round(self._clock.wall_s(), 3))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from rollout.analysis.verdict import OnDoubt, Verdict, wanting
+from rollout.analysis.verdict import OnDoubt, Verdict, missing_evidence
 from rollout.engine.decision import Action, Decision, advance, decided, hold, pause, roll_back, wait
 from rollout.engine.observation import Observation
 from rollout.engine.state import Command, Phase, RolloutState, Timers
@@ -195,12 +195,13 @@ def passed(state: RolloutState, observation: Observation) -> Decision:
     step = state.plan.steps[state.step]
     if state.timers.step_s < step.min_duration_s:
         left_s = step.min_duration_s - state.timers.step_s
-        return wait(state, "Analysing", f"{left_s:.0f} s more at {_where(state)}; {wanting(observation.results)}")
+        missing_now = missing_evidence(observation.results)
+        return wait(state, "Analysing", f"{left_s:.0f} s more at {_where(state)}; {missing_now}")
     if state.analyse and state.canary_requests < step.min_requests:
         missing = step.min_requests - state.canary_requests
         return _late(state) or wait(state, "Analysing", f"needs {missing} more requests to {state.canary}")
     if state.analyse and observation.verdict is not Verdict.PASS:
-        return _late(state) or wait(state, "Analysing", wanting(observation.results))
+        return _late(state) or wait(state, "Analysing", missing_evidence(observation.results))
     if state.analyse and step.closing and not state.closing:
         named = ", ".join(check.name for check in step.closing)
         return wait(state.but(closing=True), "ClosingChecks", f"{_where(state)} passed; now asking: {named}")

@@ -83,7 +83,7 @@ class Session:
         )
         return promoter.drive(command)
 
-    def say(self, command: Command) -> None:
+    def send(self, command: Command) -> None:
         """Store a command for the promoter that drives the rollout, or for the next one. Raises StateError.
 
         An abort that cannot be written is no error here, because `drive` executes it without the annotation.

@@ -11,7 +11,7 @@ from rollout.analysis.drift import DriftGate
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.gates import GATES_JSON, GateState, blank, update
 from rollout.analysis.rate_gates import RelativeGate
-from rollout.analysis.verdict import GateResult, OnDoubt, Verdict, combine
+from rollout.analysis.verdict import GateResult, OnDoubt, Verdict, combine, missing_evidence
 
 EDGES = np.linspace(0, 1, SCORE_BINS + 1)
 UNIMODAL = np.diff(stats.beta(8, 8).cdf(EDGES))
@@ -289,3 +289,19 @@ def test_settings_that_cannot_hold_are_refused(settings: dict[str, Any], message
 def test_a_gate_needs_a_share_of_alpha() -> None:
     with pytest.raises(ValueError, match="0 < share"):
         DriftGate(share=0)
+
+
+def test_gates_that_wait_for_the_same_are_named_together() -> None:
+    waits = "waiting for counts"
+    results = (
+        GateResult("errors", Verdict.NO_DATA, waits),
+        GateResult("latency", Verdict.NO_DATA, waits),
+        GateResult("drift", Verdict.INCONCLUSIVE, "too few scores", needs_requests=200),
+        GateResult("restarts", Verdict.PASS, "none"),
+    )
+    assert missing_evidence(results[:2]) == "errors, latency: waiting for counts"
+    assert missing_evidence(results) == (
+        "needs about 200 more requests (errors, latency: waiting for counts; drift: too few scores)"
+    )
+    assert missing_evidence(results[3:]) == "all gates pass"
+    assert missing_evidence(()) == "nothing measured yet"

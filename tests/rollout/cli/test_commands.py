@@ -197,14 +197,14 @@ def test_abort_says_how_it_ended_when_the_promoter_at_work_carries_it_out_first(
 ) -> None:
     running = shell.begin(f"{shell.rollout} --manual 10")
     shell.cluster.until({"v7": 90, "v8": 10})
-    say = Session.say
+    send = Session.send
 
-    def say_and_dawdle(session: Session, word: Command) -> None:
-        say(session, word)
+    def send_late(session: Session, command: Command) -> None:
+        send(session, command)
         output, _ = running.communicate(timeout=60)
         assert running.returncode == 1, output
 
-    monkeypatch.setattr(Session, "say", say_and_dawdle)
+    monkeypatch.setattr(Session, "send", send_late)
     done = shell.run("abort churn -o json")
     assert done.exit_code == 1, done.stdout + done.stderr
     assert printed(done)["phase"] == "RolledBack"

@@ -149,7 +149,7 @@ def test_without_a_rollout_there_is_nothing_to_drive(world: World) -> None:
 def test_a_paused_rollout_stays_watched_and_a_failure_is_still_rolled_back(world: World) -> None:
     """Ten times watch_held_s pass before the canary fails."""
     world.start()
-    world.when(10, lambda: Session(world.target, world.clock).say(Command.PAUSE))
+    world.when(10, lambda: Session(world.target, world.clock).send(Command.PAUSE))
     world.when(10, lambda: world.clock.after(600, lambda: world.traffic.behaviour.update(v8=Behaviour(errors=0.5))))
     outcome = Session(world.target, world.clock).drive(world.traffic, world.diary, stop=lambda: False, forever=True)
     assert outcome.state.phase is Phase.ROLLED_BACK

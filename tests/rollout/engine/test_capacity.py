@@ -186,6 +186,6 @@ def test_promote_full_waits_for_the_pods_of_the_last_step() -> None:
     world.start()
     world.edit(lambda document: document["spec"]["predictors"][1]["componentSpecs"][0]["hpaSpec"].update(minReplicas=1))
     seen = watch(world)
-    world.when(10, lambda: Session(world.target, world.clock).say(Command.PROMOTE_FULL))
+    world.when(10, lambda: Session(world.target, world.clock).send(Command.PROMOTE_FULL))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert all(pods == 10 for percent, pods, _ in seen if percent == 100)

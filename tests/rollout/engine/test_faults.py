@@ -246,7 +246,7 @@ def test_abort_works_with_a_dead_operator_even_while_another_promoter_holds_the_
 
     renew()
     kill_operator(world)()
-    Session(world.target, world.clock).say(Command.ABORT)
+    Session(world.target, world.clock).send(Command.ABORT)
     with pytest.raises(Unavailable, match="All requests go to v7 again"):
         drive(world, command=Command.ABORT)
     assert world.target.mesh_weights == {"v7": 100}
@@ -258,7 +258,7 @@ def test_abort_leaves_the_work_to_a_promoter_that_can_be_given_the_command(world
     other.acquire()
     for second in range(2, 20, 2):
         world.clock.after(second, other.renew)
-    Session(world.target, world.clock).say(Command.ABORT)
+    Session(world.target, world.clock).send(Command.ABORT)
     with pytest.raises(LeaseHeld, match="other drives this rollout"):
         drive(world, command=Command.ABORT)
 
@@ -330,14 +330,14 @@ def test_a_writer_that_changes_the_record_all_the_time_loses_against_the_way_bac
 
 def test_a_pause_that_is_asked_for_while_the_canary_starts_is_kept(world: World) -> None:
     world.start()
-    world.clock.after(1, lambda: Session(world.target, world.clock).say(Command.PAUSE))
+    world.clock.after(1, lambda: Session(world.target, world.clock).send(Command.PAUSE))
     outcome = drive(world)
     assert (outcome.state.phase, outcome.state.canary_percent) == (Phase.PAUSED, 0)
 
 
 def test_promote_full_that_is_asked_for_while_the_canary_starts_is_kept(world: World) -> None:
     world.start()
-    world.clock.after(1, lambda: Session(world.target, world.clock).say(Command.PROMOTE_FULL))
+    world.clock.after(1, lambda: Session(world.target, world.clock).send(Command.PROMOTE_FULL))
     assert drive(world).state.phase is Phase.SUCCEEDED
     assert {record.weights_percent["v8"] for record in world.diary.records} == {0, 100}
 
@@ -349,7 +349,7 @@ def test_what_a_person_asks_for_during_a_foreign_change_is_done_after_it(world: 
 
     world.start()
     world.when(10, lambda: world.edit(edit_weights))
-    world.when(10, lambda: world.clock.after(15, lambda: Session(world.target, world.clock).say(command)))
+    world.when(10, lambda: world.clock.after(15, lambda: Session(world.target, world.clock).send(command)))
     world.when(10, lambda: world.clock.after(40, lambda: world.edit(put_back)))
     outcome = drive(world)
     if command is Command.PAUSE:
@@ -383,7 +383,7 @@ def test_abort_works_without_a_record(world: World, how: str, percent: int) -> N
     world.promoter().drive()
     lose_record(world, how)
     session = Session(world.target, world.clock)
-    session.say(Command.ABORT)
+    session.send(Command.ABORT)
     outcome = drive(world, command=Command.ABORT)
     assert (outcome.state.phase, outcome.state.stable) == (Phase.ROLLED_BACK, "v7")
     assert world.target.mesh_weights == {"v7": 100}
@@ -422,4 +422,4 @@ def test_no_message_advises_to_remove_a_predictor_while_a_rollout_may_be_under_w
     assert "remove" not in str(refused.value)
     if how != "kept":
         with pytest.raises(StateError) as refused:
-            Session(world.target, world.clock).say(Command.PROMOTE)
+            Session(world.target, world.clock).send(Command.PROMOTE)

@@ -94,7 +94,7 @@ def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
     session = Session(world.target, world.clock)
-    world.clock.after(100, lambda: session.say(Command.PROMOTE))
+    world.clock.after(100, lambda: session.send(Command.PROMOTE))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert COMMAND not in world.target.read().deployment.metadata.annotations
 
@@ -102,7 +102,7 @@ def test_a_word_left_in_the_annotation_opens_the_gate_of_a_running_promoter(make
 def test_a_pause_keeps_the_weights_and_still_rolls_a_bad_version_back(world: World, behaviour: type[Behaviour]) -> None:
     world.start()
     session = Session(world.target, world.clock)
-    world.when(10, lambda: session.say(Command.PAUSE))
+    world.when(10, lambda: session.send(Command.PAUSE))
     paused = world.promoter().drive()
     assert (paused.state.phase, paused.state.canary_percent) == (Phase.PAUSED, 10)
     world.traffic.behaviour["v8"] = behaviour(errors=0.5)
@@ -113,7 +113,7 @@ def test_promote_full_skips_the_analysis_and_still_bakes(world: World, behaviour
     world.traffic.behaviour["v8"] = behaviour(slow=0.02)
     world.start()
     session = Session(world.target, world.clock)
-    world.when(10, lambda: session.say(Command.PROMOTE_FULL))
+    world.when(10, lambda: session.send(Command.PROMOTE_FULL))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.SUCCEEDED
     assert {record.weights_percent["v8"] for record in world.diary.records} == {0, 10, 100}
@@ -124,7 +124,7 @@ def test_promote_full_skips_the_analysis_and_still_bakes(world: World, behaviour
 def test_undo_during_the_bake_goes_back_at_once(world: World) -> None:
     world.start()
     session = Session(world.target, world.clock)
-    world.when(100, lambda: session.say(Command.ABORT))
+    world.when(100, lambda: session.send(Command.ABORT))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
     assert world.target.mesh_weights == {"v7": 100}
@@ -280,7 +280,7 @@ def test_a_word_that_was_left_while_no_promoter_ran_is_acted_on_by_the_next(make
     plan = make_world().plan
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     assert world.run().state.reason == "ManualGate"
-    Session(world.target, world.clock).say(Command.PROMOTE)
+    Session(world.target, world.clock).send(Command.PROMOTE)
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
 
 
@@ -289,7 +289,7 @@ def test_a_gate_may_be_opened_before_its_step_has_passed(make_world: type[World]
     world = make_world(plan=replace(plan, steps=(Step(50, 30, 600, 100, manual=True), plan.steps[-1])))
     world.start()
     session = Session(world.target, world.clock)
-    world.when(50, lambda: session.say(Command.PROMOTE))
+    world.when(50, lambda: session.send(Command.PROMOTE))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert "ManualGate" not in world.diary.events
 
@@ -297,7 +297,7 @@ def test_a_gate_may_be_opened_before_its_step_has_passed(make_world: type[World]
 def test_sigterm_during_a_pause_does_not_end_the_pause(world: World) -> None:
     world.start()
     session = Session(world.target, world.clock)
-    world.when(10, lambda: session.say(Command.PAUSE))
+    world.when(10, lambda: session.send(Command.PAUSE))
     world.when(10, lambda: world.clock.after(20, lambda: setattr(world, "stopped", True)))
     assert world.promoter().drive().interrupted
     world.stopped = False

@@ -139,7 +139,7 @@ def test_scaling_by_hand_is_nobodys_business(world: World) -> None:
 def test_23_abort_in_a_step_and_during_the_bake(world: World, percent: int) -> None:
     world.start()
     session = Session(world.target, world.clock)
-    world.when(percent, lambda: session.say(Command.ABORT))
+    world.when(percent, lambda: session.send(Command.ABORT))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.ROLLED_BACK
     assert "a person aborted" in outcome.state.message
@@ -155,7 +155,7 @@ def test_23_abort_between_reading_and_writing_loses_neither(world: World) -> Non
     def interleaved(operations: Any, *, dry_run: Any = False) -> Any:
         if not said and any(op["path"].endswith("/traffic") for op in operations):
             said.append(True)
-            session.say(Command.ABORT)
+            session.send(Command.ABORT)
         return patch(operations, dry_run=dry_run)
 
     world.target.patch = interleaved
@@ -168,5 +168,5 @@ def test_23_abort_between_reading_and_writing_loses_neither(world: World) -> Non
 def test_23_abort_after_the_end_is_refused_and_names_undo(world: World) -> None:
     world.run()
     with pytest.raises(StateError, match="`undo` brings the version before it back"):
-        Session(world.target, world.clock).say(Command.ABORT)
+        Session(world.target, world.clock).send(Command.ABORT)
     assert world.predictors == ["v8"]
