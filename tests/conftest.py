@@ -36,6 +36,16 @@ np.savez(expected, ids=ids, rows=rows, **scores)
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _mlflow_environment() -> Iterator[None]:
+    """`mlflow.set_tracking_uri` writes os.environ, which processes that later tests start would inherit."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
     """Built once, by the commands a user runs, however many workers share it."""
