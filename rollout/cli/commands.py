@@ -47,7 +47,7 @@ from rollout.cli.options import (
     WatchHeld,
     WebhookUrl,
 )
-from rollout.errors import LeaseHeld, PlanError, StateError
+from rollout.errors import LeaseHeld, LeaseLost, PlanError, StateError
 
 if TYPE_CHECKING:
     from rollout.engine.session import Session
@@ -435,11 +435,11 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
     except LeaseHeld as error:
         typer.echo(f"the promoter at work was told to abort ({error})", err=True)
         return
-    except StateError:
+    except (StateError, LeaseLost):
         found = session.last()
         if found is None or found.phase not in (Phase.ROLLED_BACK, Phase.FAILED):
             raise
-        # The active promoter executed it before this process could.
+        # The active promoter executed it before this process could, or while this one had begun to.
         print_state(found, output)
         raise typer.Exit(exit_code(found)) from None
     end_with_outcome(ended, output)

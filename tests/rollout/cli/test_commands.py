@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from commands.main import app
 from rollout.engine.session import Session
 from rollout.engine.state import Command
+from rollout.errors import LeaseLost
 from tests.support.programs import eventually
 from tests.support.targets.cluster import Cluster, clustered
 
@@ -186,7 +187,8 @@ def test_a_manual_gate_is_opened_from_another_process(shell: Shell) -> None:
 def test_abort_reaches_the_promoter_at_work(shell: Shell) -> None:
     running = shell.begin(f"{shell.rollout} --manual 10")
     shell.cluster.until({"v7": 90, "v8": 10})
-    assert shell.run("abort churn --lease 1").exit_code in (0, 1)
+    done = shell.run("abort churn --lease 1")
+    assert done.exit_code in (0, 1), done.stdout + done.stderr
     output, _ = running.communicate(timeout=60)
     assert running.returncode in (1, 4), output  # 4: the other process took over
     shell.cluster.until({"v7": 100})  # v8 is at 0 % before it goes
@@ -205,6 +207,23 @@ def test_abort_says_how_it_ended_when_the_promoter_at_work_carries_it_out_first(
         assert running.returncode == 1, output
 
     monkeypatch.setattr(Session, "send", send_late)
+    done = shell.run("abort churn -o json")
+    assert done.exit_code == 1, done.stdout + done.stderr
+    assert printed(done)["phase"] == "RolledBack"
+
+
+def test_abort_says_how_it_ended_when_the_promoter_at_work_ends_it_in_between(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = shell.begin(f"{shell.rollout} --manual 10")
+    shell.cluster.until({"v7": 90, "v8": 10})
+
+    def lose(*arguments: object, **options: object) -> None:
+        output, _ = running.communicate(timeout=60)
+        assert running.returncode == 1, output
+        raise LeaseLost("another promoter ended this rollout")
+
+    monkeypatch.setattr("rollout.cli.driving.drive", lose)
     done = shell.run("abort churn -o json")
     assert done.exit_code == 1, done.stdout + done.stderr
     assert printed(done)["phase"] == "RolledBack"
