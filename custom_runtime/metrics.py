@@ -10,6 +10,8 @@ adds up.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -26,7 +28,22 @@ OUTCOMES = ("hit", "miss", "stale", "timeout", "error")
 
 _COMMON = ("model", "version", "predictor")
 
-REQUEST_SECONDS = Histogram(
+
+class BatchHistogram(Histogram):
+    """A histogram that takes many values at once: what they have in common is added once."""
+
+    def observe_many(self, values: Sequence[float]) -> None:
+        """Observe each value: what `observe` does one by one takes three times as long for sixteen."""
+        self._sum.inc(sum(values))
+        bounds, counts = self._upper_bounds, dict[int, int]()
+        for value in values:
+            bucket = bisect_left(bounds, value)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in counts.items():
+            self._buckets[bucket].inc(count)
+
+
+REQUEST_SECONDS = BatchHistogram(
     "serving_request_seconds", "Time from a request's arrival to its answer.", (*_COMMON, "route", "code"),
     buckets=REQUEST_EDGES_S,
 )  # fmt: skip
@@ -39,7 +56,7 @@ FEATURE_ROWS = Counter(
     (*_COMMON, "outcome"),
 )  # fmt: skip
 BATCH_ROWS = Histogram("serving_batch_rows", "Rows of one scoring call.", _COMMON, buckets=BATCH_EDGES_ROWS)
-SCORE = Histogram(
+SCORE = BatchHistogram(
     "serving_score", "Predicted scores: probabilities, values, or the places of the predicted classes.", _COMMON,
     buckets=CONTRACT.score_edges,
 )  # fmt: skip
@@ -76,13 +93,26 @@ class ServingMetrics:
         self._explanation = EXPLANATION_SECONDS.labels(**common)
         self._inflight = INFLIGHT.labels(**common)
         self._outcomes = {outcome: FEATURE_ROWS.labels(**common, outcome=outcome) for outcome in OUTCOMES}
-        self._requests: dict[tuple[str, int], Histogram] = {}
+        self._requests: dict[tuple[str, int], BatchHistogram] = {}
+        # Times of answers that are not counted yet: those of one iteration of the event loop are counted together.
+        self._answered_s: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self._is_counting = False
         for route in ROUTES:
             self._request(route, 200)
 
     def observe_request(self, route: str, code: int, seconds: float) -> None:
-        """Count one answered request; code is its HTTP status, over gRPC the one its error maps to."""
-        (self._requests.get((route, code)) or self._request(route, code)).observe(seconds)
+        """Count one answered request; code is its HTTP status, over gRPC the one its error maps to.
+
+        It is counted when the event loop's present iteration ends, at once where no loop runs.
+        """
+        self._answered_s[route, code].append(seconds)
+        if not self._is_counting:
+            try:
+                asyncio.get_running_loop().call_soon(self._count_answered)
+            except RuntimeError:
+                self._count_answered()
+            else:
+                self._is_counting = True
 
     def observe_fetch(self, seconds: float) -> None:
         """Count one fetch of a batch."""
@@ -91,9 +121,7 @@ class ServingMetrics:
     def observe_scores(self, scores: Sequence[float]) -> None:
         """Count one scoring call and the scores it returned."""
         self._batch.observe(len(scores))
-        observe = self._score.observe
-        for score in scores:
-            observe(score)
+        self._score.observe_many(scores)
 
     def observe_explanation(self, seconds: float) -> None:
         """Count one explained request."""
@@ -117,9 +145,15 @@ class ServingMetrics:
         """Set how many requests are in flight now."""
         self._inflight.set(requests)
 
-    def _request(self, route: str, code: int) -> Histogram:
+    def _count_answered(self) -> None:
+        self._is_counting = False
+        answered, self._answered_s = self._answered_s, defaultdict(list)
+        for outcome, seconds in answered.items():
+            (self._requests.get(outcome) or self._request(*outcome)).observe_many(seconds)
+
+    def _request(self, route: str, code: int) -> BatchHistogram:
         series = REQUEST_SECONDS.labels(**self._common, route=route, code=str(code))
-        self._requests[(route, code)] = series
+        self._requests[route, code] = series
         return series
 
 

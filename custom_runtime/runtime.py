@@ -33,6 +33,7 @@ from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import MANIFEST, read_bundle
 from custom_runtime.model.explaining import Explainer, open_explainer
 from custom_runtime.model.scoring import open_scorer
+from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import Prediction, Query
@@ -143,8 +144,8 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
 
     def submit(
         self, tensors: list[v2.Tensor], *, inference_id: str | None = None, timeout_s: float | None = None
-    ) -> asyncio.Future[Any]:
-        """Do the same without a coroutine where the rows are few. Raises ServingError, or the future does."""
+    ) -> asyncio.Future[Any] | Submission[Query, Prediction]:
+        """Do the same without a coroutine where the rows are few. Raises ServingError, or what it returns does."""
         rows = v2.rows_of(tensors)
         if rows > self.predictor.offload_rows:
             inferring = self.infer(tensors, inference_id=inference_id, timeout_s=timeout_s)

@@ -14,7 +14,16 @@ from mlserver.grpc.server import GRPCServer
 from mlserver.settings import Settings
 
 from custom_runtime.errors import Internal, ServingError
-from custom_runtime.grpc.method import LONGEST_ID, Begin, CallInfo, Method, MethodTable, Stream, bind_request_id
+from custom_runtime.grpc.method import (
+    LONGEST_ID,
+    Begin,
+    CallInfo,
+    Method,
+    MethodTable,
+    Stream,
+    bind_request_id,
+    wait_for_end,
+)
 from custom_runtime.grpc.port import AGE_SPREAD, COUNTED, GOAWAY_WAIT_S, CallCounts, connections, stop_accepting
 from custom_runtime.network.sockets import is_inherited
 from custom_runtime.network.tls import read_certificates
@@ -128,7 +137,7 @@ def _inferring(begin: Begin) -> Any:
             pending = begin(message, info)
             await _send_headers(context, info, pending.headers)
             try:
-                await asyncio.wait((pending.future,))
+                await wait_for_end(pending)
             except asyncio.CancelledError:
                 remaining_s = context.time_remaining()
                 pending.leave(is_late=remaining_s is not None and remaining_s <= 0)

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -30,6 +30,7 @@ from custom_runtime.grpc.framing import CONTENT_TYPE, Headers, MessageReader, ch
 from custom_runtime.grpc.method import LONGEST_ID, CallInfo, Method, Pending, Stream, Unary, bind_request_id
 from custom_runtime.metrics import count_unauthorized
 from custom_runtime.network.tokens import Tokens
+from custom_runtime.prediction.coalescer import Submission
 
 log = structlog.get_logger()
 
@@ -239,7 +240,7 @@ class Call:
             self.is_complete = self.is_drained = True
             self._wake.set()
 
-    def _answered(self, future: asyncio.Future[object]) -> None:
+    def _answered(self, future: asyncio.Future[Any] | Submission[Any, Any]) -> None:
         if self.is_over or self._pending is None:
             return
         if future.cancelled():

@@ -18,12 +18,13 @@ import structlog
 from mlserver.grpc import dataplane_pb2 as pb
 
 from custom_runtime.errors import ClientGone, DeadlineExceeded, Internal, InvalidInput, ServingError
-from custom_runtime.grpc.method import CallInfo
+from custom_runtime.grpc.method import CallInfo, wait_for_end
 from custom_runtime.grpc.other_runtimes import OtherRuntimes
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
+from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
-from custom_runtime.prediction.query import Prediction
+from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol.request_ids import next_id
 from custom_runtime.protocol.v2_proto import (
@@ -82,7 +83,7 @@ class PendingInference:
         self._requested: tuple[str, ...] = ()
         self._explain: int | None = None
         self._is_explained = False
-        self.future: asyncio.Future[Any]
+        self.future: asyncio.Future[Any] | Submission[Query, Prediction]
 
     @property
     def request(self) -> Any:
@@ -227,7 +228,7 @@ class Inference:
                 content = b""
                 if pending is not None:
                     try:
-                        await asyncio.wait((pending.future,))
+                        await wait_for_end(pending)
                     except asyncio.CancelledError:
                         pending.leave(is_late=info.is_late())
                         raise

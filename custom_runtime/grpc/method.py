@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from custom_runtime.errors import ServingError
+from custom_runtime.prediction.coalescer import Submission
 
 # A longer x-request-id is ignored: it goes into answers and log lines.
 LONGEST_ID = 128
@@ -34,14 +35,25 @@ class CallInfo(NamedTuple):
 class Pending(Protocol):
     """Work that was begun without a task of its own. headers: metadata that the answer carries beside the usual."""
 
-    future: asyncio.Future[Any]
     headers: Sequence[tuple[bytes, bytes]]
+
+    @property
+    def future(self) -> asyncio.Future[Any] | Submission[Any, Any]:
+        """What ends when the work has ended."""
 
     def finish(self) -> bytes:
         """Return the answer, once the future has ended. Raises ServingError."""
 
     def leave(self, *, is_late: bool) -> None:
         """Stop, because the caller left; is_late: its deadline is over."""
+
+
+async def wait_for_end(pending: Pending) -> None:
+    """Wait until the work has ended, well or not; a wait that is cancelled does not cancel it."""
+    if not pending.future.done():
+        ended = asyncio.Event()
+        pending.future.add_done_callback(lambda _: ended.set())
+        await ended.wait()
 
 
 def bind_request_id(info: CallInfo) -> None:

@@ -15,8 +15,6 @@ from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Query
 from custom_runtime.schema import Value
 from custom_runtime.settings import ServingSettings
 
-_NO_ROWS = np.empty((0, WIDTH), dtype=np.float32)
-
 
 class Assembler:
     """Builds the rows of a batch, and applies the policy for keys that the store does not return.
@@ -43,14 +41,13 @@ class Assembler:
         self, queries: Sequence[Query], fetched: FetchedRows | StoreUnavailable | None
     ) -> tuple[Matrix, list[list[int] | Exception]]:
         """Return the batch's rows (float32 [n, WIDTH]) and, for each query, the sources of its rows or its error."""
-        size = sum(query.size for query in queries)
+        size = sum([len(query.keys) for query in queries])
         all_stored = complete = False
-        rows = _NO_ROWS
         if isinstance(fetched, FetchedRows):
-            rows = fetched.rows  # the usual case: no copy
-            all_stored, complete = len(rows) == size, bool(fetched.updated_at.all())
-        if not all_stored:
-            rows = np.empty((size, WIDTH), dtype=np.float32)
+            all_stored, complete = len(fetched.rows) == size, bool(fetched.updated_at.all())
+            if all_stored and complete:
+                return fetched.rows, self._overwrite(queries, fetched.rows)
+        rows: Matrix = fetched.rows if all_stored else np.empty((size, WIDTH), dtype=np.float32)  # type: ignore[union-attr]
         sources: list[list[int] | Exception] = []
         start = taken = 0
         for query in queries:
@@ -77,6 +74,20 @@ class Assembler:
             sources.append(source)
             start = stop
         return rows, sources
+
+    @staticmethod
+    def _overwrite(queries: Sequence[Query], rows: Matrix) -> list[list[int] | Exception]:
+        """Put given values over stored rows, where the store has all of a batch: the usual case, without a copy."""
+        sources: list[list[int] | Exception] = []
+        start = 0
+        for query in queries:
+            size = len(query.keys)
+            if query.given:
+                for position, values in query.given.items():
+                    rows[start : start + size, position] = values
+            sources.append([STORE] * size)
+            start += size
+        return sources
 
     def _fill_defaults(self, query: Query, rows: Matrix, updated_at: NDArray[np.float64]) -> list[int] | Exception:
         """Put the defaults where the store has no row, or return the error that names the unknown key."""

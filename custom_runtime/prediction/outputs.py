@@ -66,7 +66,9 @@ def _labels(prediction: Scored) -> list[str]:
     return [_CLASSES[row.index(max(row))] for row in prediction.scores]
 
 
-_OF_ROLE: Mapping[OutputRole, Callable[[Scored], list[Any]]] = {
+# Returns the values of one output, row by row: n times the output's columns.
+Reader = Callable[[Scored], list[Any]]
+_OF_ROLE: Mapping[OutputRole, Reader] = {
     "probability": _scores,
     "probabilities": _probabilities,
     "label": _binary_labels if ONE_COLUMN else _labels,
@@ -74,7 +76,4 @@ _OF_ROLE: Mapping[OutputRole, Callable[[Scored], list[Any]]] = {
     "interval": _intervals,
     "source": _sources,
 }
-# Output name -> a function that returns its values for a prediction, row by row: n times the output's columns.
-READERS: Mapping[str, Callable[[Scored], list[Any]]] = {
-    output.name: _OF_ROLE[output.role] for output in CONTRACT.outputs
-}
+READERS: Mapping[str, Reader] = {output.name: _OF_ROLE[output.role] for output in CONTRACT.outputs}

@@ -22,7 +22,7 @@ from custom_runtime.model.explaining import Explainer
 from custom_runtime.model.scoring import Scorer
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.big_batches import BigBatches
-from custom_runtime.prediction.coalescer import Coalescer
+from custom_runtime.prediction.coalescer import Coalescer, Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction, Explanations
 from custom_runtime.prediction.outputs import ONE_COLUMN, observed
 from custom_runtime.prediction.query import BatchRecorder, Prediction, Query
@@ -64,11 +64,11 @@ class Predictor:
         self._has_traces = False  # set by the first traced request
         self._idle = asyncio.Event()
         self._coalescer: Coalescer[Query, Prediction] = Coalescer(
-            self._run_batch, max_rows=settings.coalesce_rows, clock=clock
+            self._run_batch, max_rows=settings.coalesce_rows, clock=clock, on_left=self._leave
         )
         # A request that gives every feature must not wait behind a store that hangs.
         self._storeless: Coalescer[Query, Prediction] = Coalescer(
-            self._run_batch, max_rows=settings.coalesce_rows, clock=clock
+            self._run_batch, max_rows=settings.coalesce_rows, clock=clock, on_left=self._leave
         )
         # One thread: a second one would only compete with the first for the pod's core.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="big-batch")
@@ -108,7 +108,8 @@ class Predictor:
         """
         if query.size <= self._offload_rows:
             return await self.submit(query, timeout_s=timeout_s)
-        limit_s = self._admit(query, timeout_s)
+        coalescer = self._coalescer if query.needs_store else self._storeless
+        limit_s = self._admit(query, coalescer, timeout_s)
         query = query._replace(trace=current_trace(), origin=current_origin())
         self._inflight += 1
         try:
@@ -122,7 +123,7 @@ class Predictor:
         Raises NotExplainable, and what `predict` raises; Overloaded at the limit of explanations, too.
         """
         self._explanations.check(query.size)
-        self._admit(query, None)
+        self._admit(query, self._coalescer if query.needs_store else self._storeless, None)
         limit_s = self._batch_deadline_s if timeout_s is None else min(timeout_s, self._batch_deadline_s)
         started = self._clock()
         self._inflight += 1
@@ -133,12 +134,13 @@ class Predictor:
             self._leave()
             self._metrics.observe_explanation(self._clock() - started)
 
-    def submit(self, query: Query, *, timeout_s: float | None = None) -> asyncio.Future[Prediction]:
-        """Do the same for at most `offload_rows` rows without a coroutine: the future is the coalescer's own.
+    def submit(self, query: Query, *, timeout_s: float | None = None) -> Submission[Query, Prediction]:
+        """Do the same for at most `offload_rows` rows without a coroutine.
 
-        Raises Overloaded; the future ends with what `predict` returns or raises. Cancel it when its caller is gone.
+        Raises Overloaded; the submission ends with what `predict` returns or raises. Cancel it when its caller is gone.
         """
-        limit_s = self._admit(query, timeout_s)
+        coalescer = self._coalescer if query.needs_store else self._storeless
+        limit_s = self._admit(query, coalescer, timeout_s)
         trace = current_trace()
         if trace is not None:  # the batch that answers it runs elsewhere
             self._has_traces = True
@@ -147,22 +149,18 @@ class Predictor:
             origin = current_origin()
             if origin is not None:
                 query = query._replace(origin=origin)
-        coalescer = self._coalescer if query.needs_store else self._storeless
-        future = coalescer.submit(query, deadline=self._clock() + limit_s)
         self._inflight += 1
-        future.add_done_callback(self._leave)
-        return future
+        return coalescer.submit(query, deadline=self._clock() + limit_s)
 
-    def _admit(self, query: Query, timeout_s: float | None) -> float:
+    def _admit(self, query: Query, coalescer: Coalescer[Query, Prediction], timeout_s: float | None) -> float:
         """Return the query's time limit in seconds, or raise Overloaded."""
         self.admit()
-        coalescer = self._coalescer if query.needs_store else self._storeless
         if coalescer.expected_wait_s() > self._max_queue_s:
             raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
         allowed_s = self._deadline_s if query.size <= self._offload_rows else self._batch_deadline_s
         return allowed_s if timeout_s is None else min(timeout_s, allowed_s)
 
-    def _leave(self, _answered: object = None) -> None:
+    def _leave(self) -> None:
         self._inflight -= 1
         if not self._inflight:
             self._idle.set()

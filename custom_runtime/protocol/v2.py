@@ -8,7 +8,7 @@ Outputs: those of the contract's prediction, [n, columns]; of an explained reque
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ DATATYPES: Mapping[str, tuple[str, ...]] = (
 # Its shape says how many rows a request has.
 _ROW_FIELD = CONTRACT.row_field
 _MAX_DIMENSIONS = 2
+_accepts_key: Callable[[object], bool] = bool if _KEY_FIELD is None else _KEY_FIELD.accepts
+_NO_FEATURES: Mapping[int, float] = {}
 # What a list of a numeric datatype may hold; a bool is an int to Python, and no number here.
 _NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "FP32": ((int, float), "a number"),
@@ -81,6 +83,10 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
     if rows == 0:
         shape = list(_find(tensors, _ROW_FIELD).shape)
         raise InvalidInput(f"input {_ROW_FIELD!r} has shape {shape}; allowed: at least one row")
+    if rows == 1 and len(tensors) == 1 and KEY is not None:  # the usual request: one key, and nothing else
+        _, datatype, _, data = tensors[0]
+        if datatype in DATATYPES[KEY] and type(data) is list and len(data) == 1 and _accepts_key(data[0]):
+            return Query(data, _NO_FEATURES, inference_id=inference_id)
     given: dict[int, float | NDArray[np.float32]] = {}
     keys: Keys = range(rows)
     seen: set[str] = set()

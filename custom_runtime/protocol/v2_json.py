@@ -7,12 +7,15 @@ What has a field that is not known here is left to MLServer's own route, which e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
 
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.explanations import ExplainedPrediction
+from custom_runtime.prediction.outputs import READERS, Reader
 from custom_runtime.prediction.query import Prediction
 from custom_runtime.protocol import big_json, explanations, v2, v2_binary
 from custom_runtime.protocol.request_ids import next_id
@@ -31,6 +34,7 @@ _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
 _NO_PARAMETERS: Mapping[str, Any] = {}
+_NOTHING: frozenset[str] = frozenset()
 
 
 class InferRequest(NamedTuple):
@@ -84,7 +88,8 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
     request_id, inputs = request.get("id"), request.get("inputs")
     if type(inputs) is not list or not (request_id is None or type(request_id) is str):
         return None
-    parameters = _parameters(request)
+    is_bare = len(request) == 1 or (len(request) == 2 and request_id is not None)  # nothing but inputs, and an id
+    parameters = _NO_PARAMETERS if is_bare else _parameters(request)
     if parameters is None:
         return None
     tensors = []
@@ -93,10 +98,12 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
         if tensor is None:
             return None
         tensors.append(tensor)
+    if is_bare and raw is None:
+        return InferRequest(request_id or _id_of(request_id), tensors, v2.PREDICTION_OUTPUTS, _NOTHING, None)
     requested: Sequence[str] = v2.PREDICTION_OUTPUTS
-    binary = frozenset[str]()
+    binary = _NOTHING
     outputs = request.get("outputs")
-    explain = explanations.count_of(parameters.get(explanations.PARAMETER))
+    explain = explanations.count_of(parameters.get(explanations.PARAMETER)) if parameters else None
     if parameters or outputs is not None:
         wanted = _read_outputs(
             [] if outputs is None else outputs, explain, binary_by_default=parameters.get("binary_data_output") is True
@@ -106,8 +113,8 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
         requested, binary = wanted
     if raw is not None:
         raw.check_end()
-    request_id = next_id() if request_id is None else request_id
-    return InferRequest(request_id, tensors, requested, binary, timeout_s_of(parameters.get("timeout")), explain)
+    timeout_s = timeout_s_of(parameters.get("timeout")) if parameters else None
+    return InferRequest(request_id or _id_of(request_id), tensors, requested, binary, timeout_s, explain)
 
 
 def read_big(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
@@ -144,12 +151,47 @@ def render(
 
     None: all of it is, which needs no header.
     """
+    if not (request.binary or isinstance(prediction, ExplainedPrediction)):
+        template, readers = _template(model, version, tuple(request.requested))
+        rows = len(prediction.scores)
+        values: list[Any] = [orjson.dumps(request.id)]
+        for read in readers:
+            values += (rows, orjson.dumps(read(prediction)))
+        return template % tuple(values), None
     outputs = v2.encode_outputs(prediction, request.requested, request.explain)
     raw = v2_binary.take_out(outputs, request.binary) if request.binary else ()
     head = orjson.dumps(
         {"model_name": model, "model_version": version, "id": request.id, "parameters": {}, "outputs": outputs}
     )
     return (b"".join((head, *raw)), len(head)) if raw else (head, None)
+
+
+@lru_cache(64)
+def _template(model: str, version: str, requested: tuple[str, ...]) -> tuple[bytes, list[Reader]]:
+    """Return what the answers to a kind of request have in common, as a format of bytes, and what fills it.
+
+    It takes the id, then the rows (%d) and the values of each output.
+    """
+    head = {"model_name": model, "model_version": version, "id": 0, "parameters": {}, "outputs": 0}
+    outputs = [output for output in CONTRACT.outputs if output.name in requested]
+    parts = [
+        b'{"name":%b,"shape":[%%d,%d],"datatype":%b,"data":%%b}'
+        % (_literal(output.name), output.columns, _literal(output.datatype))
+        for output in outputs
+    ]
+    fields = [
+        _literal(name) + b":" + {"id": b"%b", "outputs": b"[" + b",".join(parts) + b"]"}.get(name, _literal(value))
+        for name, value in head.items()
+    ]
+    return b"{" + b",".join(fields) + b"}", [READERS[output.name] for output in outputs]
+
+
+def _literal(value: object) -> bytes:
+    return orjson.dumps(value).replace(b"%", b"%%")
+
+
+def _id_of(request_id: str | None) -> str:
+    return next_id() if request_id is None else request_id
 
 
 def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None:
@@ -173,7 +215,7 @@ def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None
     for length in shape:
         if type(length) is not int:
             return None
-    size = parameters.get("binary_data_size")
+    size = None if raw is None else parameters.get("binary_data_size")
     if raw is not None and size is not None:
         if data is not None:
             raise InvalidInput(f"input {quoted(name)} has both data and binary_data_size; allowed: one of them")
@@ -188,6 +230,10 @@ def _read_outputs(
 ) -> tuple[Sequence[str], frozenset[str]] | None:
     if type(outputs) is not list or len(outputs) > _MOST_ELEMENTS:
         return None
+    if len(outputs) == 1 and explain is None and not binary_by_default:
+        only = outputs[0]  # the usual case
+        if type(only) is dict and len(only) == 1 and type(only.get("name")) is str:
+            return v2.check_outputs((only["name"],)), _NOTHING
     names: list[str] = []
     binary = {*v2.PREDICTION_OUTPUTS, *explanations.OUTPUTS} if binary_by_default else set()
     for output in outputs:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.network.asgi import Answer
+from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import explanations, predict_json, v2, v2_json
@@ -34,7 +35,7 @@ class Pending(NamedTuple):
     render returns None where MLServer's own route must answer.
     """
 
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | Submission[Query, Prediction]
     render: Callable[[Any], bytes | Answer | None]
     runtime: TabularRuntime
 

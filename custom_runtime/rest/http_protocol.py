@@ -564,8 +564,8 @@ class HttpProtocol(asyncio.Protocol):
                 self._pending = pending
                 pending.future.add_done_callback(self._predicted)
 
-    def _predicted(self, future: asyncio.Future[Any]) -> None:
-        """Answer with what the hot route's future brought."""
+    def _predicted(self, future: Any) -> None:
+        """Answer with what the hot route's future or submission brought."""
         pending, received = self._pending, self._current
         if pending is None or received is None or pending.future is not future:
             return  # the client has disconnected

@@ -216,3 +216,58 @@ async def test_answers_leave_between_two_batches_of_a_store_that_never_waits() -
 
     await asyncio.gather(*(ask(name) for name in "abc"))
     assert order[0] in ("a after 1", "a after 2")
+
+
+async def test_every_job_leaves_once_however_it_ends() -> None:
+    left: list[None] = []
+    batches = Batches(held=True)
+    joined: Coalescer[Job, str] = Coalescer(
+        batches.run, max_rows=100, clock=lambda: 10.0, on_left=lambda: left.append(None)
+    )
+    good, bad, gone = (joined.submit(Job(name), deadline=FAR) for name in ("good", "bad", "gone"))
+    late = joined.submit(Job("late"), deadline=9.0)
+    await asyncio.sleep(0)
+    assert len(left) == 1  # the late one
+    with pytest.raises(DeadlineExceeded):
+        late.result()
+    assert gone.cancel()
+    assert not gone.cancel()
+    assert len(left) == 2
+    batches.gate.set()
+    assert await good == "GOOD"
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+    with pytest.raises(asyncio.CancelledError):
+        gone.result()
+    assert (len(left), gone.cancelled(), bad.cancelled(), late.cancel()) == (4, True, False, False)
+
+
+async def test_a_callback_is_called_at_once_and_its_error_is_nobody_elses() -> None:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    joined = coalescer(Batches())
+    first, second = (joined.submit(Job(name), deadline=FAR) for name in "ab")
+    first.add_done_callback(lambda _: 1 / 0)
+    called: list[str] = []
+    second.add_done_callback(lambda ended: called.append(ended.result()))
+    assert await joined.submit(Job("c"), deadline=FAR) == "C"
+    assert called == ["B"]
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+
+
+async def test_a_wait_that_is_cancelled_cancels_its_job() -> None:
+    batches = Batches(held=True)
+    joined = coalescer(batches)
+    submission = joined.submit(Job("a"), deadline=FAR)
+
+    async def wait() -> str:
+        return await submission
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert submission.cancelled()
+    batches.gate.set()
+    assert await joined.submit(Job("b"), deadline=FAR) == "B"
