@@ -18,12 +18,15 @@ help: ## List the targets
 # only fetches uv. --no-deps: the lock is complete, and xgboost's wheel would otherwise ask for a CUDA library that no CPU
 # loads.
 $(VENV)/.%: requirements/%.txt requirements/bootstrap.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/bootstrap.txt $<
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	rm -f $(VENV)/.dev $(VENV)/.quickstart $(VENV)/.train $(VENV)/.deploy
-	touch $@
+	@echo "making the environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing uv, with hashes"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@echo "installing the $$(grep -cE '^[a-zA-Z0-9]' $<) packages of $<, with hashes: 1 minute the first time, then seconds"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/bootstrap.txt $<
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.dev $(VENV)/.quickstart $(VENV)/.train $(VENV)/.deploy
+	@touch $@
 
 setup: $(STAMP) ## Make the virtual environment for development from the hashed locks
 

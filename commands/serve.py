@@ -39,6 +39,7 @@ def serve(
     """
     if prepare:
         prepare_missing(train, data)
+        typer.echo("starting the server")
     # A separate process, because training leaves hundreds of megabytes in memory.
     sys.stdout.flush()
     options = ["--models", str(models), "--workers", str(workers)]

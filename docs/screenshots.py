@@ -1,115 +1,342 @@
-"""Makes the pictures of the documentation from the running software: `make screenshots` (five minutes, chromium).
+"""Makes the pictures of the documentation from the running software: `make screenshots` (six minutes; chromium).
 
-It runs version 1 on this machine, sends traffic, rolls version 2 out, and rolls back a version 3 that answers with
-errors. Pages are taken with chromium, the terminal as SVG. It needs var/bundle and var/features.db of `make serve`.
+Each picture is made by itself and tried twice: `python docs/screenshots.py quality load-test` makes two of them.
+Pages are taken with chromium, the terminal as SVG. Everything runs on free ports, below var/screenshots. Latencies are
+those of the machine as it is: the rollouts' objective is 250 ms for that reason; the load test wants an idle machine.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
+import yaml
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from commands.serve import prepare_missing
+from local_seldon.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 WORK = ROOT / "var" / "screenshots"
 PROGRAM = str(Path(sys.executable).with_name("churn-serving"))
-COLUMNS, PAGE = 118, (1200, 1500)
+COLUMNS, LINES = 118, 46
+WIDTH = 1200
+LARGEST_BYTES = 200_000
 STATE = ("--state", str(WORK / "state"))
 LOCAL = ("--target", "local", *STATE)
-URL = "http://127.0.0.1:8080/seldon/default/churn"
-STEPS = ("--evidence", "scrape", "--min-duration", "12", "--min-requests", "200", "--bake", "8", "--interval", "2")
+STORE = f"sqlite:///{ROOT / 'var' / 'features.db'}"
+# Steps of seconds. Drift only asks a person, and these two versions are the same model.
+PLAN = {
+    "step_defaults": {"min_duration_s": 12, "max_duration_s": 150, "min_requests": 200},
+    "bake_s": 8, "interval_s": 2, "watch_held_s": 30, "evidence": "scrape",
+    "gates": {"slo_ms": 250, "warm_up_s": 5},
+}  # fmt: skip
+Browser = webdriver.Chrome
 
 
-def terminal(name: str, *command: str) -> None:
-    """Run a command on a terminal, and write what it shows as SVG."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "COLORTERM": "truecolor"}
-    process = subprocess.Popen([PROGRAM, *command], cwd=ROOT, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    with suppress(OSError):  # the other end is closed: the command has ended
-        while chunk := os.read(ours, 65_536):
-            shown += chunk
-    os.close(ours)
-    process.wait(60)
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(Text.from_ansi(shown.decode(errors="replace").replace("\r", "")))
-    drawn = console.export_svg(title=f"churn-serving {' '.join(command[:2])}")
-    # Rich names a font of another site, which a picture must not wait for.
-    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code, ", "")
-    (PICTURES / f"{name}.svg").write_text(drawn)
-
-
-def page(name: str, address: str, size: tuple[int, int] = PAGE) -> None:
-    """Write a page as PNG."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        sys.exit("error: chromium is not installed; run: apt-get install chromium")
-    subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=4000",
-         f"--window-size={size[0]},{size[1]}", f"--user-data-dir={WORK / 'chromium'}",
-         f"--screenshot={PICTURES / f'{name}.png'}", address],
-        check=True, capture_output=True, timeout=90,
-    )  # fmt: skip
-
-
-def rollout(version: str, *options: str) -> subprocess.Popen[bytes]:
-    """Start a rollout of a version; its page is written below WORK."""
-    command = [
-        "rollout",
-        "run",
-        "churn",
-        "--version",
-        version,
-        "--image",
-        f"churn-serving:{version[1:]}",
-        *LOCAL,
-        *STEPS,
-    ]
-    return subprocess.Popen(
-        [PROGRAM, *command, "--log", str(WORK / version), *options], cwd=ROOT, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def main() -> None:
-    """Make every picture."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    artifacts = [word for tag in (1, 2, 3) for word in ("--artifact", f"churn-serving:{tag}=var/bundle")]
-    store = f"SERVING_FEATURE_STORE=sqlite:///{ROOT / 'var' / 'features.db'}"
-    # Version 3 asks a store that is not there: its answers are errors.
-    broken = ("--env", "v3:SERVING_STORE_TIMEOUT_MS=0.0001")
-    up = ["local", "up", "seldon/base/seldondeployment.yaml", "--detach", "--timeout-s", "180", *STATE, *artifacts]
-    subprocess.run([PROGRAM, *up, "--env", store, *broken], cwd=ROOT, check=True)
-    load = subprocess.Popen(
-        [PROGRAM, "load-test", "--url", URL, "--qps", "120", "--duration", "900", "--no-plot"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+@contextmanager
+def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of the project in the background, and end it."""
+    with (WORK / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [PROGRAM, *command], cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **environment}
+        )
     try:
-        good = rollout("v2")
-        time.sleep(75)
-        terminal("rollout-status", "rollout", "status", "churn", *LOCAL)
-        good.wait(400)
-        page("rollout-promoted", next((WORK / "v2").glob("*.html")).as_uri())
-        rollout("v3").wait(400)
-        page("rollout-rolled-back", next((WORK / "v3").glob("*.html")).as_uri())
+        yield process
     finally:
-        load.terminate()
-        load.wait(30)
-        subprocess.run([PROGRAM, "local", "down", "default/churn", *STATE], cwd=ROOT, check=False)
-    print(f"wrote {', '.join(sorted(file.name for file in PICTURES.iterdir()))} to {PICTURES}")
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run(*command: str, limit_s: float, allowed: tuple[int, ...] = (0,)) -> None:
+    """Run a command of the project to its end. Raises RuntimeError when it fails or takes longer."""
+    try:
+        done = subprocess.run(
+            [PROGRAM, *command], cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{' '.join(command[:3])} took longer than {limit_s:g} s") from error
+    if done.returncode not in allowed:
+        raise RuntimeError(
+            f"{' '.join(command[:3])} ended with {done.returncode}: {(done.stderr or done.stdout)[-400:]}"
+        )
+
+
+@contextmanager
+def serving(**environment: str) -> Iterator[str]:
+    """Serve version 1; yields its URL once it is ready."""
+    http, grpc, metrics = map(str, free_ports(3))
+    ports = {"MLSERVER_HTTP_PORT": http, "MLSERVER_GRPC_PORT": grpc, "MLSERVER_METRICS_PORT": metrics}
+    url = f"http://127.0.0.1:{http}"
+    with running("serve", **ports, **environment):
+        wait_for(lambda: httpx.get(f"{url}/v2/health/ready", timeout=2).is_success, 90)
+        yield url
+
+
+def wait_for(ask: Callable[[], object], limit_s: float) -> None:
+    """Ask until the answer is true. Raises RuntimeError when that takes longer."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        with suppress(httpx.HTTPError):
+            if ask():
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"nothing within {limit_s:g} s")
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Open chromium without a window. Raises RuntimeError where it is not installed."""
+    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if not all(found.values()):
+        raise RuntimeError("chromium is not installed; run: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(found["chromium"])
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    opened = webdriver.Chrome(options=options, service=Service(str(found["chromedriver"])))
+    opened.set_page_load_timeout(60)
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+def save(name: str, page: bytes, *, height: int | None = None) -> None:
+    """Write a PNG of 256 colours, a third of chromium's size; height: the most that is kept, in pixels."""
+    picture = Image.open(io.BytesIO(page)).convert("RGB")
+    if height is not None and picture.height > height:
+        picture = picture.crop((0, 0, picture.width, height))
+    written = PICTURES / f"{name}.png"
+    picture.quantize(256).save(written, optimize=True)
+    if written.stat().st_size > LARGEST_BYTES:
+        raise RuntimeError(f"{written.name} has {written.stat().st_size:,} bytes; allowed: {LARGEST_BYTES:,}")
+
+
+def take(name: str, address: str, *, height: int) -> None:
+    """Take a page as PNG, from its top to `height`."""
+    with browser() as opened:
+        opened.set_window_size(WIDTH, height)
+        opened.get(address)
+        time.sleep(1)  # fonts and charts are drawn
+        save(name, opened.get_screenshot_as_png(), height=height)
+
+
+def docs_page() -> None:
+    """Take /docs, where its example request was sent and explained."""
+    with serving(SERVING_FEATURE_STORE=STORE) as url, browser() as opened:
+        opened.set_window_size(WIDTH, 1500)
+        opened.get(f"{url}/docs")
+
+        def find(selector: str) -> Any:
+            wanted = f"#operations-predict-predict {selector}"
+            return WebDriverWait(opened, 30).until(lambda page: page.find_element(By.CSS_SELECTOR, wanted))
+
+        find(".opblock-summary-control").click()
+        find(".try-out__btn").click()
+        find("input[placeholder=explain]").send_keys("3")
+        opened.execute_script("arguments[0].style.height = '70px'", find("textarea.body-param__text"))
+        find(".execute").click()
+        status = find(".live-responses-table tbody .response-col_status")
+        WebDriverWait(opened, 30).until(lambda _: status.text == "200")
+        time.sleep(1)  # the operation opens in steps
+        operation = opened.find_element(By.ID, "operations-predict-predict")
+        opened.execute_script("arguments[0].scrollIntoView()", operation)
+        save("docs", opened.get_screenshot_as_png())
+
+
+def as_svg(shown: str, title: str) -> str:
+    """Return a terminal's content as SVG, without the font of another site that Rich names."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text.from_ansi(shown))
+    drawn = console.export_svg(title=title)
+    return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code, ", "")
+
+
+def watched(*command: str, until: Callable[[str], bool], limit_s: float) -> str:
+    """Run a command that redraws a whole terminal; return the first screen that is wanted.
+
+    A screen begins where the cursor goes to the first cell. Raises RuntimeError when none is.
+    """
+    ours, theirs = pty.openpty()
+    size = {"COLUMNS": str(COLUMNS), "LINES": str(LINES)}
+    process = subprocess.Popen(
+        [PROGRAM, *command], cwd=ROOT, stdout=theirs, stderr=theirs,
+        env={**os.environ, **size, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+    )  # fmt: skip
+    os.close(theirs)
+    deadline_s, shown = time.monotonic() + limit_s, ""
+    try:
+        with suppress(OSError):  # the other end is closed: the command has ended
+            while time.monotonic() < deadline_s and (chunk := os.read(ours, 65_536)):
+                shown += chunk.decode(errors="replace").replace("\r", "")
+                screens = shown.split("\x1b[H")
+                if len(screens) > 2 and until(screens[-2]):  # the last may be half of a screen
+                    return "\n".join(line.rstrip() for line in screens[-2].splitlines()).rstrip()
+    finally:
+        process.terminate()
+        process.wait(30)
+        os.close(ours)
+    raise RuntimeError(f"{' '.join(command)} showed no such screen within {limit_s:g} s")
+
+
+def has_rollout(*status: str) -> bool:
+    """Whether a rollout has begun; `status --watch` ends at once where there is none."""
+    done = subprocess.run([PROGRAM, *status, "-o", "json"], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    return done.stdout.startswith(b"{")
+
+
+@contextmanager
+def deployed() -> Iterator[None]:
+    """Run version 1 behind Envoy, under load. Versions 2 and 3 are the same bundle."""
+    shutil.rmtree(WORK / "state", ignore_errors=True)
+    artifacts = [word for tag in (1, 2, 3) for word in ("--artifact", f"churn-serving:{tag}=var/bundle")]
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}/seldon/default/churn"
+    up = ("local", "up", "seldon/base/seldondeployment.yaml", "--detach", "--timeout-s", "180", "--port", str(port))
+    try:
+        run(*up, *STATE, *artifacts, "--env", f"SERVING_FEATURE_STORE={STORE}", limit_s=200)
+        with running("load-test", "--url", url, "--qps", "150", "--duration", "900", "--no-plot"):
+            yield
+    finally:
+        run("local", "down", "default/churn", *STATE, limit_s=60, allowed=(0, 4))
+
+
+@contextmanager
+def rollout(version: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Roll a version out; its page is written below WORK."""
+    plan = WORK / "rollout.yaml"
+    plan.write_text(yaml.safe_dump(PLAN))
+    shutil.rmtree(WORK / version, ignore_errors=True)
+    options = ("--version", version, "--image", f"churn-serving:{version[1:]}", "--log", str(WORK / version), *more)
+    with running("rollout", "run", "churn", *options, *LOCAL, "--config", str(plan)) as process:
+        yield process
+
+
+def rollout_page(version: str) -> str:
+    """Return the address of a rollout's page."""
+    return next((WORK / version).glob("*.html")).as_uri()
+
+
+def good_release() -> None:
+    """Take `rollout status --watch` in mid canary, and the page of a release that was promoted."""
+    with deployed(), rollout("v2") as process:
+        status = ("rollout", "status", "churn", *LOCAL)
+        wait_for(lambda: has_rollout(*status), 60)
+        shown = watched(*status, "--watch", until=lambda screen: "step 2" in screen and "pass" in screen, limit_s=240)
+        drawn = as_svg(shown, "churn-serving rollout status churn --watch")
+        (PICTURES / "rollout-status.svg").write_text(drawn)
+        if code := process.wait(300):
+            raise RuntimeError(f"the good release ended with {code}; see {WORK / 'log'}")
+    take("rollout-promoted", rollout_page("v2"), height=1180)
+
+
+def bad_release() -> None:
+    """Take the page of a release that was rolled back: its deadline passes before it answers, so it answers 504."""
+    with deployed(), rollout("v3", "--env", "SERVING_DEADLINE_MS=0.01") as process:
+        if (code := process.wait(240)) != 1:
+            raise RuntimeError(f"the bad release ended with {code}, not 1; see {WORK / 'log'}")
+    take("rollout-rolled-back", rollout_page("v3"), height=1180)
+
+
+def evaluation() -> None:
+    """Take the evaluation of the challenger beside the champion, on held-out rows."""
+    run("evaluate", "models:/churn@challenger", "--dry-run", "--report", str(WORK / "evaluation"), limit_s=120)
+    take("evaluation", next((WORK / "evaluation").rglob("*.html")).as_uri(), height=1180)
+
+
+def quality() -> None:
+    """Take the quality page of served predictions and a challenger's, beside labels that came late."""
+    from handoff.dataset import read_dataset
+
+    records, other = WORK / "records", WORK / "bundle-2"
+    shutil.rmtree(records, ignore_errors=True)
+    run("import", "models:/churn@challenger", "--output", str(other), limit_s=180)
+    recorded = {"SERVING_RECORDS": records.as_uri(), "SERVING_RECORD_KEY": "plain", "SERVING_CHALLENGERS": str(other)}
+    with serving(SERVING_FEATURE_STORE=STORE, **recorded) as url:
+        load = ("load-test", "--url", url, "--qps", "150", "--duration", "30", "--no-plot")
+        run(*load, limit_s=90, allowed=(0, 1))
+    customers = read_dataset()
+    now = datetime.now(UTC).isoformat()
+    lines = [f"{key},{now},{label}" for key, label in zip(customers.keys, customers.labels, strict=True)]
+    labels = WORK / "churned.csv"
+    labels.write_text("\n".join(["customer_id,time,churn", *lines]) + "\n")
+    output = ("--labels", str(labels), "--bundle", "var/bundle", "--output", str(WORK / "quality"))
+    run("quality", "--records", str(records), *output, limit_s=180)
+    take("quality", (WORK / "quality" / "quality.html").as_uri(), height=1180)
+
+
+def load_test() -> None:
+    """Keep the plot of a load test."""
+    plot = WORK / "load-test.png"
+    with serving(SERVING_FEATURE_STORE=STORE) as url:
+        load = ("load-test", "--url", url, "--qps", "300", "--duration", "10", "--plot", str(plot))
+        run(*load, limit_s=60, allowed=(0, 1))
+    save("load-test", plot.read_bytes())
+
+
+MAKERS: Mapping[str, Callable[[], None]] = {
+    "docs": docs_page,
+    "evaluation": evaluation,
+    "quality": quality,
+    "load-test": load_test,
+    "good-release": good_release,
+    "bad-release": bad_release,
+}
+
+
+def main(*wanted: str) -> int:
+    """Make the pictures that are named, or all; return how many could not be made."""
+    if unknown := set(wanted) - set(MAKERS):
+        sys.exit(f"error: no picture is named {', '.join(sorted(unknown))}; allowed: {', '.join(MAKERS)}")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.environ["SERVING_FEATURE_STORE"] = STORE
+    os.chdir(ROOT)
+    prepare_missing(None, None)
+    failed = []
+    for name in wanted or MAKERS:
+        for attempt in (1, 2):
+            began_s = time.monotonic()
+            try:
+                MAKERS[name]()
+            except Exception as error:
+                print(f"{name}, attempt {attempt}: {error}", file=sys.stderr)
+            else:
+                print(f"{name}: made in {time.monotonic() - began_s:.0f} s")
+                break
+        else:
+            failed.append(name)
+    print(
+        f"{len(wanted or MAKERS) - len(failed)} made in {PICTURES}"
+        + (f"; not made: {', '.join(failed)}" if failed else "")
+    )
+    return len(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(min(main(*sys.argv[1:]), 1))

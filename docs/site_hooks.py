@@ -45,12 +45,16 @@ def _title(file: Path) -> str:
 
 
 def drawing(text: str) -> str:
-    """Return the SVG of a flowchart whose lines are `a & b --> c & d`."""
+    """Return the SVG of a flowchart whose lines are `a & b-1 --> c & d`. Raises ValueError for anything else."""
+    first, *lines = filter(None, map(str.strip, text.splitlines()))
+    if first != "flowchart TD":
+        raise ValueError(f"a flowchart begins with {first!r}; allowed: flowchart TD")
     edges: list[tuple[str, str]] = []
-    for line in text.splitlines():
-        if "-->" in line:
-            sources, targets = line.split("-->")
-            edges += product(re.findall(r"\w+", sources), re.findall(r"\w+", targets))
+    for line in lines:
+        sources, arrow, targets = line.partition("-->")
+        if not arrow:
+            raise ValueError(f"a flowchart has the line {line!r}; allowed: a & b --> c & d")
+        edges += product(_names(sources), _names(targets))
     layers = _layers(edges)
     columns = max(len(layer) for layer in layers)
     width = columns * (WIDTH + GAP_X) + GAP_X
@@ -65,18 +69,29 @@ def drawing(text: str) -> str:
     }
     parts = [_edge(*places[source], *places[target]) for source, target in edges]
     parts += [_node(node, *place) for node, place in places.items()]
-    names = html.escape(", ".join(f"{source} imports {target}" for source, target in edges), quote=True)
+    names = html.escape(", ".join(f"{source} to {target}" for source, target in edges), quote=True)
     return (
         f'<div class="drawing"><svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{names}" '
         f'style="width: {width:g}px; min-width: min({width:g}px, 34rem)" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg></div>'
     )
 
 
+def _names(side: str) -> list[str]:
+    names = [name.strip() for name in side.split("&")]
+    if wrong := [name for name in names if not re.fullmatch(r"[\w-]+", name)]:
+        raise ValueError(f"a flowchart has the node {wrong[0]!r}; allowed: letters, digits, _ and -")
+    return names
+
+
 def _layers(edges: list[tuple[str, str]]) -> list[list[str]]:
     nodes = list(dict.fromkeys(node for edge in edges for node in edge))
+    forward: list[tuple[str, str]] = []
+    for edge in edges:  # one that closes a circle points up, and places nothing
+        if not _leads(forward, edge[1], edge[0]):
+            forward.append(edge)
     depth = dict.fromkeys(nodes, 0)
     for _ in nodes:
-        for source, target in edges:
+        for source, target in forward:
             depth[target] = max(depth[target], depth[source] + 1)
     layers = [[node for node in nodes if depth[node] == level] for level in range(max(depth.values()) + 1)]
     for above, layer in pairwise(layers):
@@ -89,15 +104,33 @@ def _layers(edges: list[tuple[str, str]]) -> list[list[str]]:
     return layers
 
 
+def _leads(edges: list[tuple[str, str]], start: str, end: str) -> bool:
+    reached = [start]
+    for node in reached:
+        reached += [target for source, target in edges if source == node and target not in reached]
+    return end in reached
+
+
 def _mean(values: list[int]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
 def _edge(x1: float, y1: float, x2: float, y2: float) -> str:
+    if y2 < y1:
+        return _upward_edge(x1, y1, x2, y2)
     top, bottom = y1 + HEIGHT / 2, y2 - HEIGHT / 2
     middle = (top + bottom) / 2
     line = f"M{x1:g},{top:g} C{x1:g},{middle:g} {x2:g},{middle:g} {x2:g},{bottom - 5:g}"
     head = f"M{x2 - 4:g},{bottom - 7:g} L{x2:g},{bottom:g} L{x2 + 4:g},{bottom - 7:g} Z"
+    return f'<path class="line" d="{line}"/><path class="head" d="{head}"/>'
+
+
+def _upward_edge(x1: float, y1: float, x2: float, y2: float) -> str:
+    """Draw the way back beside the way down: from the left part of the lower node."""
+    x1, x2, top, bottom = x1 - WIDTH / 4, x2 - WIDTH / 4, y2 + HEIGHT / 2, y1 - HEIGHT / 2
+    middle = (top + bottom) / 2
+    line = f"M{x1:g},{bottom:g} C{x1:g},{middle:g} {x2:g},{middle:g} {x2:g},{top + 5:g}"
+    head = f"M{x2 - 4:g},{top + 7:g} L{x2:g},{top:g} L{x2 + 4:g},{top + 7:g} Z"
     return f'<path class="line" d="{line}"/><path class="head" d="{head}"/>'
 
 

@@ -83,7 +83,7 @@ def load_features(
 def ensure_loaded(store_url: str, data: Path | None = None, *, say: Callable[[str], None] = print) -> bool:
     """Load a table into a store that has no rows for this contract; return whether it did.
 
-    data: None for the reference table. say: receives one line when it did. Raises DataError, StoreError.
+    data: None for the reference table. say: receives one line before and one after. Raises DataError, StoreError.
     A contract without a key has no store.
     """
     if CONTRACT.key is None or asyncio.run(_is_loaded(store_url)):
@@ -93,6 +93,7 @@ def ensure_loaded(store_url: str, data: Path | None = None, *, say: Callable[[st
             f"{without_credentials(store_url)} has no rows for the contract {CONTRACT.name}; load a table: "
             "churn-serving features load --data FILE"
         )
+    say(f"loading the features of {_source(data)}")
     loaded = load_features(store_url, data)
     say(f"loaded {loaded.rows:,} feature rows of {loaded.source} into {loaded.store}")
     return True

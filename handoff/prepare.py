@@ -65,11 +65,13 @@ def prepare(
     stock: where the files for MLServer's own runtimes are written, for models that take the packed row.
     script: a training script of the team, run when the registry has no version; it registers with plain MLflow calls.
     data: rows to compare on where the champion's run has none; default: the contract's reference table.
-    say: receives one line for each completed step; none when nothing is missing. Raises HandoffError.
+    say: receives one line before what takes seconds and one for each completed step; none when nothing is missing.
+    Raises HandoffError.
     """
     stamp = bundle.parent / STAMP
     if _is_prepared(bundle, stock, stamp):
         return
+    say("preparing the model: MLflow and scikit-learn are imported, which takes some seconds")
     # imported here, because it takes seconds that a second start does not need
     from handoff.importing import check_model
     from handoff.registry import Registry
@@ -81,8 +83,10 @@ def prepare(
     for alias in ALIASES:
         if alias != CHAMPION and registry.contract_of(CONTRACT.name, alias) is None:
             continue
+        uri = f"models:/{CONTRACT.name}@{alias}"
+        say(f"importing {uri}: converting to ONNX, and comparing both on every reference row")
         try:
-            checked = check_model(registry, f"models:/{CONTRACT.name}@{alias}", fallback=_rows_of(data))
+            checked = check_model(registry, uri, fallback=_rows_of(data))
         except HandoffError as error:
             if alias == CHAMPION:
                 raise
@@ -193,6 +197,7 @@ def _train_missing(registry: Registry, say: Callable[[str], None]) -> None:
 
     dataset = read_dataset()
     for alias in missing:
+        say(f"training {ALIASES[alias]} on {len(dataset.labels):,} rows of {dataset.source}")
         trained = train(dataset, ALIASES[alias])
         version = registry.register(trained, alias=alias)
         name, value = next(iter(trained.metrics.items()))

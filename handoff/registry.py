@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -242,10 +243,13 @@ def _log_model(trained: TrainedModel) -> Any:
         requirements = [f"xgboost=={xgboost.__version__}"]
         return mlflow.xgboost.log_model(trained.model, pip_requirements=requirements, **common)
     requirements = [f"scikit-learn=={sklearn.__version__}"]
-    # skops, unlike the pickle that MLflow offers too, loads only types that it knows.
-    return mlflow.sklearn.log_model(
-        trained.model, pip_requirements=requirements, serialization_format="skops", **common
-    )
+    with warnings.catch_warnings():
+        # MLflow tries the model on the example, which has names; it was fitted on arrays, where the order counts.
+        warnings.filterwarnings("ignore", message="X has feature names", category=UserWarning)
+        # skops, unlike the pickle that MLflow offers too, loads only types that it knows.
+        return mlflow.sklearn.log_model(
+            trained.model, pip_requirements=requirements, serialization_format="skops", **common
+        )
 
 
 def _log_reference(client: Any, run_id: str, reference: Reference) -> None:

@@ -5,6 +5,7 @@ The parent draws the progress bar, in another interpreter. Over gRPC the child s
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Progress, 
 SWITCH_S = 0.0005
 REPORT_S = 0.25
 PROBE_TIMEOUT_S = 10.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda progress: None) -> LoadResult:
@@ -66,6 +68,8 @@ def _child(pipe: Pipe, plan: LoadPlan) -> None:
     from benchmarks.load.open_loop import LoadRun  # the client and LoadGen, which only the child runs
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that is killed cannot end this process, which would go on sending requests.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if plan.cpu is not None:
         os.sched_setaffinity(0, {plan.cpu})
     sys.setswitchinterval(SWITCH_S)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from tests.support.answering import answering, ok
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
@@ -36,6 +36,36 @@ def test_an_interrupted_load_test_says_so_in_one_line() -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.split()) == (130, "", ["interrupted"])
+
+
+def test_a_killed_load_test_leaves_nothing_that_sends_requests() -> None:
+    asked = threading.Event()
+
+    def answer(number: int) -> bytes:
+        asked.set()
+        return ok()
+
+    with answering(answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        process = subprocess.Popen(
+            [PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert asked.wait(60), "no request came"
+        process.kill()
+        process.wait(30)
+        group = process.pid
+        eventually(lambda: not is_running(group), what="a process of the killed load test's group is left")
+
+
+def is_running(group: int) -> bool:
+    """Whether a process of the group is left, zombies aside, which wait for init to collect them."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of_group = entry.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state != "Z":
+                return True
+    return False
 
 
 # A command that prints in red: nothing listens there.

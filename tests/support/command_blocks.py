@@ -59,7 +59,7 @@ class Block:
         if self.language != "sh":
             return None
         last = self.text.replace("\\\n", " ").strip().splitlines()[-1]
-        words = re.sub(r"^(\w+=\S+ )+", "", last)
+        words = re.sub(r"^(\w+=\S+ +)+", "", last)
         return next((url for start, url in FOREGROUND.items() if words.startswith(start)), None)
 
     @property
