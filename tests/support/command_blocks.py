@@ -21,7 +21,6 @@ KEPT = re.compile(r"""^(?:export )?\w+=(?:"[^"]*"|'[^']*'|\S*) *(?:#.*)?$|^\. \S
 # (document, text that the block contains) -> why it cannot run in a test. Keep it short: nobody tries these.
 CANNOT_RUN = {
     ("README.md", "make canary-demo"): "takes six minutes; tests/local_seldon runs the demo's parts",
-    ("README.md", "make bench"): "takes fifteen minutes alone on the machine; tests/benchmarks runs the harness",
     ("CONTRIBUTING.md", "make setup"): "installs from a package index, and runs this very test suite",
     ("SECURITY.md", "cosign verify"): "cosign, and a signature that a release workflow wrote",
     ("docs/tutorials/cluster.md", "make kind-up"): "docker, kind and helm; tests/seldon runs DRY_RUN=1",
