@@ -27,7 +27,8 @@ CANNOT_RUN = {
     ("docs/tutorials/cluster.md", "make kind-down"): "docker and kind; tests/seldon runs DRY_RUN=1",
     ("docs/tutorials/cluster.md", "kubectl --namespace"): "a port-forward needs pods that listen",
     ("docs/tutorials/cluster.md", "load-test"): "the cluster of make kind-up; e2e.yml runs it",
-    ("docs/tutorials/cluster.md", "rollout"): "the cluster of make kind-up; the runbook's blocks run the same commands",
+    ("docs/tutorials/cluster.md", "rollout run"): "the cluster of make kind-up; the runbook's blocks run it",
+    ("docs/tutorials/cluster.md", "rollout undo"): "the cluster of make kind-up; the runbook's blocks run it",
     ("docs/runbook.md", "make image-controller"): "builds an image; tests/rollout/controller run what it starts",
     ("docs/runbook.md", "helm install"): "helm, its charts, a cluster; `make kind-up` does it at the tested versions",
 }  # fmt: skip
