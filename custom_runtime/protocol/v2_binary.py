@@ -6,6 +6,7 @@ A BYTES element is its length, four bytes little-endian, then its bytes.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+_INTEGERS = frozenset(("INT32", "INT64"))
+
+
+# One number: an array takes five times as long.
+_PACKED = {"FP32": struct.Struct("<f").pack, "FP64": struct.Struct("<d").pack}
 
 
 class Contents:
@@ -49,6 +55,8 @@ class Contents:
         if datatype == "BYTES":
             return _elements(name, part)
         dtype = _DTYPES[datatype]
+        if size == dtype.itemsize and datatype in _INTEGERS:
+            return [int.from_bytes(part, "little", signed=True)]  # one key: an array takes ten times as long
         if size % dtype.itemsize:
             raise InvalidInput(
                 f"input {quoted(name)} has {size} raw bytes; allowed: a multiple of {dtype.itemsize} for {datatype}"
@@ -68,11 +76,19 @@ def take_out(outputs: Sequence[dict[str, Any]], names: frozenset[str]) -> list[b
     raw: list[bytes] = []
     for output in outputs:
         if output["name"] in names:
-            data, datatype = output.pop("data"), output["datatype"]
-            content = _joined(data) if datatype == "BYTES" else np.asarray(data, _DTYPES[datatype]).tobytes()
+            content = pack(output["datatype"], output.pop("data"))
             output["parameters"] = {"binary_data_size": len(content)}
             raw.append(content)
     return raw
+
+
+def pack(datatype: str, values: Sequence[Any]) -> bytes:
+    """Return the raw content of an output."""
+    if datatype == "BYTES":
+        return _joined(values)
+    if len(values) == 1 and datatype in _PACKED:
+        return _PACKED[datatype](values[0])
+    return np.asarray(values, _DTYPES[datatype]).tobytes()
 
 
 def _elements(name: str, content: memoryview) -> list[bytes]:

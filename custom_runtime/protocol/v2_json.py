@@ -151,13 +151,20 @@ def render(
 
     None: all of it is, which needs no header.
     """
-    if not (request.binary or isinstance(prediction, ExplainedPrediction)):
-        template, readers = _template(model, version, tuple(request.requested))
+    if not isinstance(prediction, ExplainedPrediction):
+        template, columns = _template(model, version, tuple(request.requested), request.binary)
         rows = len(prediction.scores)
         values: list[Any] = [orjson.dumps(request.id)]
-        for read in readers:
-            values += (rows, orjson.dumps(read(prediction)))
-        return template % tuple(values), None
+        contents: list[bytes] = []
+        for read, binary_type in columns:
+            if binary_type is None:
+                values += (rows, orjson.dumps(read(prediction)))
+            else:
+                content = v2_binary.pack(binary_type, read(prediction))
+                values += (rows, len(content))
+                contents.append(content)
+        json_body = template % tuple(values)
+        return (b"".join((json_body, *contents)), len(json_body)) if contents else (json_body, None)
     outputs = v2.encode_outputs(prediction, request.requested, request.explain)
     raw = v2_binary.take_out(outputs, request.binary) if request.binary else ()
     head = orjson.dumps(
@@ -166,24 +173,33 @@ def render(
     return (b"".join((head, *raw)), len(head)) if raw else (head, None)
 
 
-@lru_cache(64)
-def _template(model: str, version: str, requested: tuple[str, ...]) -> tuple[bytes, list[Reader]]:
+@lru_cache(256)
+def _template(
+    model: str, version: str, requested: tuple[str, ...], binary: frozenset[str]
+) -> tuple[bytes, list[tuple[Reader, str | None]]]:
     """Return what the answers to a kind of request have in common, as a format of bytes, and what fills it.
 
-    It takes the id, then the rows (%d) and the values of each output.
+    It takes the id, then for each output its rows and its values, or its rows and the size of its raw content; an
+    output that is wanted as raw content comes with its datatype.
     """
-    head = {"model_name": model, "model_version": version, "id": 0, "parameters": {}, "outputs": 0}
     outputs = [output for output in CONTRACT.outputs if output.name in requested]
     parts = [
-        b'{"name":%b,"shape":[%%d,%d],"datatype":%b,"data":%%b}'
-        % (_literal(output.name), output.columns, _literal(output.datatype))
+        b'{"name":%b,"shape":[%%d,%d],"datatype":%b,%b}'
+        % (
+            _literal(output.name),
+            output.columns,
+            _literal(output.datatype),
+            b'"parameters":{"binary_data_size":%d}' if output.name in binary else b'"data":%b',
+        )
         for output in outputs
     ]
-    fields = [
-        _literal(name) + b":" + {"id": b"%b", "outputs": b"[" + b",".join(parts) + b"]"}.get(name, _literal(value))
-        for name, value in head.items()
-    ]
-    return b"{" + b",".join(fields) + b"}", [READERS[output.name] for output in outputs]
+    template = b'{"model_name":%b,"model_version":%b,"id":%%b,"parameters":{},"outputs":[%b]}' % (
+        _literal(model),
+        _literal(version),
+        b",".join(parts),
+    )
+    readers = [(READERS[output.name], output.datatype if output.name in binary else None) for output in outputs]
+    return template, readers
 
 
 def _literal(value: object) -> bytes:
@@ -230,27 +246,30 @@ def _read_outputs(
 ) -> tuple[Sequence[str], frozenset[str]] | None:
     if type(outputs) is not list or len(outputs) > _MOST_ELEMENTS:
         return None
-    if len(outputs) == 1 and explain is None and not binary_by_default:
-        only = outputs[0]  # the usual case
-        if type(only) is dict and len(only) == 1 and type(only.get("name")) is str:
-            return v2.check_outputs((only["name"],)), _NOTHING
     names: list[str] = []
-    binary = {*v2.PREDICTION_OUTPUTS, *explanations.OUTPUTS} if binary_by_default else set()
+    as_bytes: list[bool] = []
     for output in outputs:
         if type(output) is not dict or not output.keys() <= _OUTPUT_FIELDS or type(output.get("name")) is not str:
             return None
-        parameters = _parameters(output)
-        if parameters is None:
-            return None
-        name = output["name"]
-        names.append(name)
-        wanted = parameters.get("binary_data")
-        if wanted is True:
-            binary.add(name)
-        elif wanted is False:
-            binary.discard(name)
+        wanted = None
+        if len(output) > 1:
+            parameters = _parameters(output)
+            if parameters is None:
+                return None
+            wanted = parameters.get("binary_data")
+        names.append(output["name"])
+        as_bytes.append(wanted if wanted is True or wanted is False else binary_by_default)
+    return _wanted_outputs(tuple(names), tuple(as_bytes), explain, binary_by_default)
+
+
+@lru_cache(256)
+def _wanted_outputs(
+    names: tuple[str, ...], as_bytes: tuple[bool, ...], explain: int | None, binary_by_default: bool
+) -> tuple[Sequence[str], frozenset[str]]:
+    """Return what is requested, and which of it as raw bytes; of a name that comes twice the last decides."""
     requested = v2.check_outputs(names, explain)
-    return requested, frozenset(binary.intersection(requested))
+    wanted = dict.fromkeys(requested, binary_by_default) | dict(zip(names, as_bytes, strict=True))
+    return requested, frozenset(name for name in requested if wanted[name])
 
 
 def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -45,3 +46,34 @@ def test_a_bare_request_is_read_as_one_that_says_nothing_more(extra: dict[str, o
     assert bare is not None
     assert bare.id == ""
     assert bare == longer
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=3), st.booleans())
+def test_a_raw_answer_is_the_values_in_little_endian_behind_the_json(scores: list[float], by_default: bool) -> None:
+    key = {"name": "customer_id", "shape": [1, 1], "datatype": "INT64", "parameters": {"binary_data_size": 8}}
+    output = {"name": "churn_probability", "parameters": {"binary_data": True}}
+    asked = {"parameters": {"binary_data_output": True}} if by_default else {"outputs": [output]}
+    head = json.dumps({"id": "a", "inputs": [key], **asked}).encode()
+    request = v2_json.read_request(head + (417).to_bytes(8, "little"), len(head))
+    assert request is not None
+    assert request.tensors[0].data == [417]
+    body, json_bytes = v2_json.render("churn", "1", request, Prediction(scores, [0] * len(scores)))
+    assert json_bytes is not None
+    answer, *others = json.loads(body[:json_bytes])["outputs"]
+    assert len(others) == by_default
+    assert answer == {
+        "name": "churn_probability",
+        "shape": [len(scores), 1],
+        "datatype": "FP64",
+        "parameters": {"binary_data_size": 8 * len(scores)},
+    }
+    assert np.frombuffer(body[json_bytes:], "<f8", len(scores)).tolist() == scores
+
+
+def test_an_output_is_raw_where_it_or_else_the_request_says_so() -> None:
+    key = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
+    output = {"name": "churn_probability", "parameters": {"binary_data": False}}
+    asked = {"parameters": {"binary_data_output": True}, "outputs": [output, {"name": "features"}]}
+    request = v2_json.read_request(json.dumps({"inputs": [key], **asked}).encode())
+    assert request is not None
+    assert request.binary == {"features"}
