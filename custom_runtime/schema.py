@@ -53,7 +53,7 @@ class Origin:
     """How a feature is written in source tables that do not use the contract's own column name or values.
 
     column: another name of the column. values: that column's values -> the feature's categories.
-    missing: the value that a blank cell stands for (None: a blank cell is NaN for a nullable feature, else an error).
+    missing: the value that a blank cell stands for (None: a missing value of a nullable feature, else an error).
     """
 
     column: str | None = None
@@ -65,7 +65,8 @@ class Origin:
 class Feature:
     """One column of the feature row. `categories` is empty for a number, an integer or a boolean.
 
-    nullable: whether the value may be missing (JSON null, NaN); the model then receives NaN.
+    nullable: whether the value may be missing (JSON null, NaN). In the row a missing number is NaN, and a missing
+    category has the code after the last one: codes index tables, which NaN cannot.
     """
 
     name: str
@@ -85,6 +86,11 @@ class Feature:
         return bool(self.categories)
 
     @property
+    def codes(self) -> tuple[str | None, ...]:
+        """What each code of a category stands for: the categories, then None where the value may be missing."""
+        return (*self.categories, None) if self.categories and self.nullable else self.categories
+
+    @property
     def datatype(self) -> str:
         """The V2 datatype that metadata declares."""
         return CATEGORY_DATATYPE if self.categories else DECLARED_DATATYPES[self.kind]
@@ -93,8 +99,8 @@ class Feature:
     def allowed(self) -> str:
         """The allowed values, as text for error messages."""
         if self.categories:
-            return "one of " + ", ".join(repr(category) for category in self.categories)
-        if self.kind == "boolean":
+            words = "one of " + ", ".join(repr(category) for category in self.categories)
+        elif self.kind == "boolean":
             words = "true or false"
         elif self.kind == "integer":
             words = f"an integer from {self.minimum:g} to {self.maximum:g} {self.unit}".rstrip()
@@ -222,7 +228,10 @@ def boolean(description: str, *, example: bool) -> Any:
 
 
 def category(description: str, *, example: str) -> Any:
-    """Declare a categorical feature of a contract's input; its `Literal` lists the categories in code order."""
+    """Declare a categorical feature of a contract's input; its `Literal` lists the categories in code order.
+
+    `Literal[...] | None` allows null: the model then receives a missing value (NaN among text).
+    """
     return Field(default=None, description=description, examples=[example])
 
 
@@ -333,8 +342,10 @@ def _feature(name: str, info: FieldInfo) -> Feature:
     }
     if get_origin(annotation) is Literal:
         categories = get_args(annotation)
-        if nullable or not all(isinstance(value, str) for value in categories):
-            raise TypeError(f"feature {name!r} is {info.annotation!r}; a category is a Literal of text, without None")
+        if not all(isinstance(value, str) for value in categories):
+            raise TypeError(
+                f"feature {name!r} is {info.annotation!r}; a category is a Literal of text, or of text and | None"
+            )
         return Feature(kind="category", minimum=0.0, maximum=0.0, categories=categories, **values)
     if annotation is bool:
         return Feature(kind="boolean", minimum=0.0, maximum=1.0, categories=(), **values)

@@ -34,7 +34,7 @@ class FeatureColumn:
     """The column of one feature in a table.
 
     name: the column's name. values: the column's values -> the feature's categories, where they differ. missing: the
-    value of a blank cell (None: a blank cell is NaN for a nullable feature, else an error).
+    value of a blank cell (None: a blank cell is a missing value of a nullable feature, else an error).
     """
 
     feature: Feature
@@ -188,6 +188,8 @@ def _categories(values: Any, column: FeatureColumn) -> NDArray[np.float32]:
     written = [text or str(column.missing or "") for text in encoded.dictionary.to_pylist()]
     known = column.feature.categories
     categories = [text if text in known else column.values.get(text, text) for text in written]
+    if column.feature.nullable:
+        categories = [text or None if text not in known else text for text in categories]
     positions = encoded.indices.to_numpy(zero_copy_only=False)
     try:
         codes: NDArray[np.float32] = encode_column(column.feature, categories)[positions]

@@ -356,28 +356,25 @@ class _Writer:
     def _category(self, column: Column, name: str) -> list[str]:
         self.typing.add("Literal")
         self.used.add("category")
-        lines, categories, missing = self._marks(column), column.values, None
+        lines, categories = self._marks(column), column.values
         if column.missing:
-            missing = UNKNOWN
-            categories = sorted({*categories, UNKNOWN})
             lines.append(
                 self._ask(
-                    f"{column.name} is blank in {column.missing:,} rows, which are read as {UNKNOWN!r}: the model has "
-                    "to be fitted on that word"
+                    f"{column.name} is blank in {column.missing:,} rows, which the model has to take as missing (NaN): "
+                    "by a SimpleImputer, or an encoder that was fitted on it. If the model was fitted on a word in its "
+                    'place, add the word to the Literal, take "| None" away and write '
+                    f"Annotated[Literal[...], Origin(missing={_quoted(UNKNOWN)})]"
                 )
             )
         call = f'category("{_described(column.name)}", example={_quoted(column.commonest)})'
-        kind = f"Literal[{', '.join(_quoted(value) for value in categories)}]"
-        return lines + self._field(column, name, kind, call, missing=missing)
+        kind = f"Literal[{', '.join(_quoted(value) for value in categories)}]" + (" | None" if column.missing else "")
+        return lines + self._field(column, name, kind, call)
 
-    def _field(self, column: Column, name: str, kind: str, call: str, *, missing: str | None = None) -> list[str]:
-        origin = [_quoted(column.name)] if _snake(column.name) != name else []
-        if missing is not None:
-            origin.append(f"missing={_quoted(missing)}")
-        if origin:
+    def _field(self, column: Column, name: str, kind: str, call: str) -> list[str]:
+        if _snake(column.name) != name:
             self.used.add("Origin")
             self.typing.add("Annotated")
-            kind = f"Annotated[{kind}, Origin({', '.join(origin)})]"
+            kind = f"Annotated[{kind}, Origin({_quoted(column.name)})]"
         line = f"    {name}: {kind} = {call}"
         if len(line) <= LINE_LENGTH:
             return [line]
@@ -386,8 +383,8 @@ class _Writer:
         if len(head) <= LINE_LENGTH:
             return [head, f"        {inside}", "    )"]
         before, _, listed = kind.partition("Literal[")
-        listed, _, after = listed.rpartition("], Origin") if before else listed.rpartition("]")
-        after = f"], Origin{after}" if before else "]"
+        listed, end, after = re.split(r"(\](?: \| None)?)(?=$|, Origin)", listed, maxsplit=1)
+        after = end + after
         values = [f"        {value}," for value in re.findall(r'"(?:[^"\\]|\\.)*"', listed)]
         return [f"    {name}: {before}Literal[", *values, f"    {after} = {call}"]
 

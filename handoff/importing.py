@@ -37,7 +37,7 @@ from handoff.training import defaults_of
 
 FEATURES = CONTRACT.features
 TARGET = target_of(CONTRACT)
-IS_NULLABLE = any(feature.nullable for feature in FEATURES)
+IS_NULLABLE = any(feature.nullable and not feature.is_category for feature in FEATURES)  # NaN in the packed row
 # A logged input example is a handful of rows; rows drawn from the contract's values fill up to this many.
 FEWEST_ROWS = 1024
 NULL_SHARE = 0.05  # of the drawn values of a nullable feature
@@ -191,7 +191,7 @@ def _drawn(rows: Matrix) -> Matrix:
     drawn = np.empty((count, rows.shape[1]), dtype=np.float32)
     for place, feature in enumerate(FEATURES):
         if feature.is_category:
-            drawn[:, place] = random.integers(len(feature.categories), size=count)
+            drawn[:, place] = random.integers(len(feature.codes), size=count)
         else:
             column = rows[:, place][~np.isnan(rows[:, place])]
             low, high = (column.min(), column.max()) if len(column) else (feature.minimum, feature.maximum)

@@ -209,7 +209,7 @@ def _estimator(flavor: Flavor, seed: int) -> tuple[Any, dict[str, Any]]:
     codes = [position for position, feature in enumerate(FEATURES) if feature.is_category]
     numbers = [position for position, feature in enumerate(FEATURES) if not feature.is_category]
     # Every category of the contract gets its column, also one that the training rows lack.
-    known = [np.arange(len(FEATURES[position].categories), dtype=np.float32) for position in codes]
+    known = [np.arange(len(FEATURES[position].codes), dtype=np.float32) for position in codes]
     scale: Any = StandardScaler()
     if any(feature.nullable for feature in FEATURES):
         scale = Pipeline([("fill", SimpleImputer(strategy="median")), ("scale", scale)])

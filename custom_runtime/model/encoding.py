@@ -1,8 +1,8 @@
 """Values -> float32 feature rows, derived from the contract; training, loading and serving share it.
 
-A number is its value, a boolean 0 or 1, a category its index in the contract's list, a missing value of a nullable
-feature NaN. A row is `WIDTH` float32 values in the contract's order; stored, it is those values little-endian, without
-padding.
+A number is its value, a boolean 0 or 1, a category its index in the contract's list. A missing value of a nullable
+feature is NaN, of a nullable category the code after the last one. A row is `WIDTH` float32 values in the contract's
+order; stored, it is those values little-endian, without padding.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ WIDTH = len(FEATURES)
 ROW_DTYPE = np.dtype("<f4")
 ROW_BYTES = WIDTH * ROW_DTYPE.itemsize
 POSITIONS: Mapping[str, int] = {feature.name: position for position, feature in enumerate(FEATURES)}
-CODES: Mapping[str, Mapping[str, float]] = {
-    feature.name: {category: float(code) for code, category in enumerate(feature.categories)}
+CODES: Mapping[str, Mapping[str | None, float]] = {
+    feature.name: {category: float(code) for code, category in enumerate(feature.codes)}
     for feature in FEATURES
     if feature.is_category
 }
@@ -33,8 +33,9 @@ Matrix = NDArray[np.float32]
 
 
 def encode_column(feature: Feature, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
-    """Encode one feature of n rows: numbers [n] (None or NaN: missing) or category names [n] -> float32 [n].
+    """Encode one feature of n rows -> float32 [n].
 
+    values: numbers (None or NaN: missing), or category names (None: missing).
     Raises InvalidInput naming the first value that the contract does not allow, and its row.
     """
     if feature.is_category:
@@ -68,13 +69,13 @@ def encode_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Matrix:
 
 
 def decode_row(row: NDArray[np.float32]) -> dict[str, Value]:
-    """Decode one float32 row [WIDTH] into contract values: numbers, booleans, category names, None for NaN."""
+    """Decode one float32 row [WIDTH] into contract values: numbers, booleans, category names, None where missing."""
     return {feature.name: _decode(feature, float(value)) for feature, value in zip(FEATURES, row, strict=True)}
 
 
 def _decode(feature: Feature, value: float) -> Value:
     if feature.is_category:
-        return feature.categories[int(value)]
+        return feature.codes[int(value)]
     if math.isnan(value):
         return None
     if feature.kind == "boolean":
@@ -91,5 +92,5 @@ def _encode_categories(feature: Feature, values: Sequence[Any] | NDArray[Any]) -
         raise InvalidInput(f"{feature.name}[{row}] is {quoted(value)}; allowed: {feature.allowed}") from None
 
 
-def _is_category(codes: Mapping[str, float], value: Any) -> bool:
-    return isinstance(value, str) and value in codes
+def _is_category(codes: Mapping[str | None, float], value: Any) -> bool:
+    return isinstance(value, str | None) and value in codes

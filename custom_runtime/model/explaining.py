@@ -63,7 +63,8 @@ class ExplanationPlan(BaseModel):
     weights, intercept, center: of a linear model: one weight a column, and each feature's mean part of the sum.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A table may hold NaN, for a missing category.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     kind: Literal["xgboost", "encoded_xgboost", "lightgbm", "catboost", "linear", "none"]
     reason: str = ""

@@ -34,7 +34,8 @@ class MatrixColumn(BaseModel):
     decimal: a number was float64 when the model was fitted. operations: of a number, (kind, value) in order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A table may hold NaN, for a missing category.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     source: int
     table: tuple[float, ...] | None = None

@@ -37,6 +37,8 @@ OUTPUTS: Mapping[str, str] = {
 BY_PARAMETER = (BASE_VALUE, TOP_FEATURES, TOP_VALUES, TOP_CONTRIBUTIONS)
 TOP = frozenset((TOP_FEATURES, TOP_VALUES, TOP_CONTRIBUTIONS))
 _NAMES = list(POSITIONS)
+# For each feature, the text of each code; a missing category is empty, as in a V2 request.
+_CODE_TEXTS = [[code or "" for code in feature.codes] for feature in CONTRACT.features]
 ALLOWED = f"an integer from 1 to {WIDTH}: how many features are listed"
 
 
@@ -129,7 +131,7 @@ def _texts(rows: Matrix) -> NDArray[Any]:
     for place, feature in enumerate(CONTRACT.features):
         column = rows[:, place]
         texts[:, place] = (
-            np.array(feature.categories, dtype=object)[column.astype(np.int64)]
+            np.array(_CODE_TEXTS[place], dtype=object)[column.astype(np.int64)]
             if feature.is_category
             else column.astype("U32")
         )

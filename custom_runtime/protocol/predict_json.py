@@ -31,7 +31,12 @@ _NO_FEATURES: dict[int, Any] = {}
 _ONE_ROW = range(1)
 _validate_json = CONTRACT.input.__pydantic_validator__.validate_json
 _key_of: Callable[[Any], Any] = attrgetter(KEY or CONTRACT.features[0].name)
-_IS_OPTIONAL = any(feature.nullable for feature in CONTRACT.features)
+# Feature position -> what a null is in the row, for those that may be null.
+_MISSING = {
+    POSITIONS[feature.name]: CODES[feature.name][None] if feature.is_category else math.nan
+    for feature in CONTRACT.features
+    if feature.nullable
+}
 
 
 def _only_key() -> Callable[[bytes], re.Match[bytes] | None]:
@@ -89,10 +94,10 @@ def _given(row: Any, fields: set[str]) -> dict[int, Any]:
         if name != KEY:
             value = getattr(row, name)
             given[POSITIONS[name]] = CODES[name][value] if isinstance(value, str) else value
-    if _IS_OPTIONAL:
+    if _MISSING:
         for position, value in given.items():
             if value is None:
-                given[position] = math.nan
+                given[position] = _MISSING[position]
     return given
 
 

@@ -1,7 +1,8 @@
 """V2 tensors <-> queries and predictions: the inference protocol's values, without a transport.
 
 Inputs: the contract's key, INT64 (or INT32) or BYTES, [n] or [n, 1]; optional inputs named after the features, of the
-same n: FP32, FP64, INT32, INT64 or BOOL for numbers (NaN, or null in JSON, for a missing value), BYTES for categories.
+same n: FP32, FP64, INT32, INT64 or BOOL for numbers (NaN, or null in JSON, for a missing value), BYTES for categories
+(empty, or null in JSON, for a missing value).
 Without a key every feature is required.
 Outputs: those of the contract's prediction, [n, columns]; of an explained request those of explanations.py, too.
 """
@@ -111,7 +112,7 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
             continue
         feature, position = FEATURES[POSITIONS[tensor.name]], POSITIONS[tensor.name]
         if feature.is_category:
-            values = [_text(feature.name, value) for value in values]
+            values = _categories(feature, values)
         elif not isinstance(values, np.ndarray):
             _check_types(feature, values, *_NUMBERS[tensor.datatype])
         given[position] = encode_column(feature, values)
@@ -213,6 +214,16 @@ def _check_types(feature: Feature, values: Sequence[Any], types: tuple[type, ...
     for row, value in enumerate(values):
         if type(value) not in types:
             raise InvalidInput(f"{feature.name}[{row}] is {quoted(value)}; allowed: {allowed}")
+
+
+def _categories(feature: Feature, values: Sequence[Any]) -> list[str | None]:
+    """Return categories as text; None: missing, which a BYTES element writes as empty."""
+    texts: list[str | None] = [
+        None if value is None and feature.nullable else _text(feature.name, value) for value in values
+    ]
+    if feature.nullable and "" not in feature.categories:
+        return [text or None for text in texts]
+    return texts
 
 
 def _text(name: str, value: Any) -> str:

@@ -118,7 +118,7 @@ def _request(record: Mapping[str, Any]) -> dict[str, Any]:
 def _encoded(features: Mapping[str, Any]) -> list[float | None]:
     """Return the row as the model got it: the request logger takes one numeric tensor."""
     return [
-        float(feature.categories.index(features[feature.name])) if feature.is_category else features[feature.name]
+        float(feature.codes.index(features[feature.name])) if feature.is_category else features[feature.name]
         for feature in CONTRACT.features
     ]
 

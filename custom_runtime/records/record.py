@@ -128,7 +128,7 @@ class RecordBuilder:
     def __init__(self, options: RecordOptions) -> None:
         self._options = options
         self._sources = pa.array(FEATURE_SOURCES)
-        self._categories = [pa.array(f.categories) if f.is_category else None for f in CONTRACT.features]
+        self._categories = [pa.array(f.codes, pa.string()) if f.is_category else None for f in CONTRACT.features]
 
     def sample(self, batches: Sequence[ScoredBatch]) -> SampledRows:
         """Take the rows of the sampled keys out of some batches; left_out: how many rows belong to other keys."""

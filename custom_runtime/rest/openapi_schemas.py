@@ -93,16 +93,14 @@ def _input_tensors() -> Iterator[type[BaseModel] | None]:
         if key.is_text:
             item = Annotated[str, Field(min_length=1, max_length=key.longest)]
         yield _tensor("KeyTensor", [key.name], [key.datatype], item, "The keys of the rows to score: [n] or [n, 1].")
-    number: Any = float | bool
-    if any(feature.nullable for feature in CONTRACT.features):
-        number = number | None
     for title, kind, datatypes, of in (
-        ("NumericTensor", False, NUMERIC_DATATYPES, number),
+        ("NumericTensor", False, NUMERIC_DATATYPES, float | bool),
         ("CategoryTensor", True, [CATEGORY_DATATYPE], str),
     ):
         features = [feature for feature in CONTRACT.features if feature.is_category is kind]
         names = [feature.name for feature in features]
-        yield _tensor(title, names, datatypes, of, _allowed(features)) if names else None
+        item = of | None if any(feature.nullable for feature in features) else of
+        yield _tensor(title, names, datatypes, item, _allowed(features)) if names else None
 
 
 def _explained_prediction() -> type[BaseModel]:
@@ -112,7 +110,7 @@ def _explained_prediction() -> type[BaseModel]:
         "Contribution",
         __doc__="What one feature, with its value, adds to the log-odds.",
         feature=(_one_of(feature.name for feature in CONTRACT.features), ...),
-        value=(float | str, ...),
+        value=(float | str | None if any(feature.nullable for feature in CONTRACT.features) else float | str, ...),
         contribution=number,
     )
     explanation = create_model(

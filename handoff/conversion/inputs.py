@@ -2,13 +2,13 @@
 
 The model's signature names its columns. Each is a feature of the contract, by its own name or by a name of one of its
 origins, in any order: a number as itself, a category as text, as its code, or as an origin writes it (0 and 1 for
-No and Yes).
+No and Yes). A category that may be missing is NaN among text, or None where the model was fitted on None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ NUMBERS: Mapping[str, str] = {"float": "float32", "double": "float64", "integer"
 TEXT = "string"
 BOOLEAN = "boolean"
 BOOLEANS = {"no": False, "yes": True, "false": False, "true": True, "0": False, "1": True}
+
+# A missing category among text, as pandas reads a blank cell.
+MISSING = float("nan")
 
 Signature = Sequence[tuple[str, str]]
 
@@ -54,6 +57,12 @@ class InputColumn:
             return np.not_equal(packed, 0)
         values = shortest_decimals(packed)
         return values if dtype == "float64" else values.astype(dtype)
+
+    def with_none(self) -> InputColumn:
+        """Return the column with None in place of NaN among text."""
+        if self.values is None or self.kind != TEXT:
+            return self
+        return replace(self, values=np.array([None if pd.isna(value) else value for value in self.values], object))
 
     @property
     def traced(self) -> Column:
@@ -84,9 +93,9 @@ class ModelInput:
             if column.values is None:
                 rows[:, column.source] = pd.to_numeric(given).to_numpy(dtype=np.float64)
                 continue
-            codes = {value: code for code, value in enumerate(column.values.tolist())}
+            codes = {_key(value): code for code, value in enumerate(column.values.tolist())}
             try:
-                rows[:, column.source] = [codes[value] for value in given.tolist()]
+                rows[:, column.source] = [codes[_key(value)] for value in given.tolist()]
             except KeyError as error:
                 raise ImportRefused(
                     f"{column.name} of the input example is {error.args[0]!r}; the contract allows "
@@ -99,13 +108,19 @@ class ModelInput:
         """Whether every category comes as its code: the model was fitted on this project's encoding."""
         return not any(column.values is not None and column.kind == TEXT for column in self.columns)
 
+    def fitted_on(self, model: Any) -> ModelInput:
+        """Return the columns as the model was fitted on them: with None for a missing category where it saw None."""
+        if not has_seen_none(model):
+            return self
+        return ModelInput(tuple(column.with_none() for column in self.columns))
+
     def frame(self, rows: NDArray[np.float32]) -> pd.DataFrame:
         """Return what the model itself is called with, for packed rows float32 [n, WIDTH]."""
-        return pd.DataFrame({column.name: column.of(rows[:, column.source]) for column in self.columns})
+        return pd.DataFrame({column.name: as_series(column.of(rows[:, column.source])) for column in self.columns})
 
     def for_model(self, model: Any, rows: NDArray[np.float32]) -> Any:
         """Return a frame, or an array when the model was fitted without names."""
-        frame = self.frame(rows)
+        frame = self.fitted_on(model).frame(rows)
         names = fitted_names(model)
         if names is not None and set(names) <= set(frame.columns):
             return frame[names]
@@ -115,7 +130,7 @@ class ModelInput:
 
     def traced(self, model: Any) -> list[Column]:
         """Return the columns in the order in which the model was fitted."""
-        by_name = {column.name: column.traced for column in self.columns}
+        by_name = {column.name: column.traced for column in self.fitted_on(model).columns}
         names = fitted_names(model)
         if names is not None and set(names) <= by_name.keys():
             return [by_name[name] for name in names]
@@ -132,6 +147,38 @@ def fitted_names(model: Any) -> list[str] | None:
         if names is not None:
             return [str(name) for name in names]
     return None
+
+
+def as_series(values: NDArray[Any]) -> Any:
+    """Return a column of a frame; pandas would read text with None as its own type of text, where None is NaN."""
+    return pd.Series(values, dtype=object) if values.dtype == object and None in values.tolist() else values
+
+
+def has_seen_none(model: Any) -> bool:
+    """Whether an encoder or imputer inside a fitted model takes None for a missing category, and not NaN."""
+    if any(value is None for known in getattr(model, "categories_", None) or () for value in known):
+        return True
+    if type(model).__name__ == "SimpleImputer" and model.missing_values is None:
+        return True
+    return any(has_seen_none(part) for part in _parts_of(model))
+
+
+def _parts_of(model: Any) -> Iterator[Any]:
+    """Yield the fitted steps, transformers and estimators directly inside a model."""
+    for _, part in getattr(model, "steps", None) or getattr(model, "transformer_list", None) or ():
+        yield part
+    for _, part, _ in getattr(model, "transformers_", None) or ():
+        yield part
+    for attribute in ("best_estimator_", "estimator_", "regressor_", "estimator"):
+        yield from [part] if (part := getattr(model, attribute, None)) is not None else []
+    for attribute in ("estimators_", "calibrated_classifiers_"):
+        listed = getattr(model, attribute, None)
+        yield from listed if isinstance(listed, list) else ()
+
+
+def _key(value: Any) -> Any:
+    """Return what stands for a cell's value in a dictionary: every missing value is the same."""
+    return None if pd.isna(value) else value
 
 
 def match_signature(signature: Signature, features: Sequence[Feature], *, uri: str) -> ModelInput:
@@ -174,20 +221,25 @@ def _match(name: str, kind: str, source: int, feature: Feature, *, is_encoded: b
             raise ValueError(f"{name} is {kind}, wanted: {', '.join(NUMBERS)}")
         return InputColumn(name, kind, source, None)
     written = None if is_encoded else _written(name, feature, is_text=kind == TEXT)
+    missing = [MISSING] if feature.nullable else []
     if kind == TEXT:
-        return InputColumn(name, kind, source, np.array(written or feature.categories, dtype=object))
+        return InputColumn(name, kind, source, np.array([*(written or feature.categories), *missing], dtype=object))
     if kind == BOOLEAN:
         meanings = [BOOLEANS.get(text.lower()) for text in feature.categories]
         if written is not None:
             meanings = [BOOLEANS.get(text.lower()) for text in written]
         if None in meanings:
             raise ValueError(f"{name} is boolean, wanted: string, for {', '.join(map(repr, feature.categories))}")
+        if missing:
+            raise ValueError(f"{name} is boolean, which cannot be missing as the contract allows; wanted: string")
         return InputColumn(name, kind, source, np.array(meanings, dtype=bool))
     if kind not in NUMBERS:
         raise ValueError(f"{name} is {kind}, wanted: string, or the code as {', '.join(NUMBERS)}")
-    codes = np.arange(len(feature.categories))
+    codes = np.arange(len(feature.codes))
     if written is not None and all(_is_number(text) for text in written):
-        codes = np.array([float(text) for text in written])
+        codes = np.array([*(float(text) for text in written), *missing])
+        if missing and kind not in ("float", "double"):
+            raise ValueError(f"{name} is {kind}, which cannot be missing as the contract allows; wanted: double")
     return InputColumn(name, kind, source, codes.astype(NUMBERS[kind]))
 
 

@@ -19,6 +19,7 @@ from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from custom_runtime.model.matrix import UNARY
 from handoff.conversion.columns import Category, Column, Computed, Operation, materialize
 from handoff.conversion.graph import ML_DOMAIN, ML_OPSET, OPSET, GraphBuilder, output_names
+from handoff.conversion.inputs import as_series
 from handoff.errors import ImportRefused
 
 # Random combinations of categories on which a table must agree with the transformer itself.
@@ -180,7 +181,7 @@ def _tabulate(transformer: Any, columns: list[Category], path: str) -> list[Colu
 def _transform(transformer: Any, columns: list[Category], rows: list[dict[int, int]], path: str) -> NDArray[Any]:
     """Call the transformer on rows of codes (feature -> code) as it was fitted: on a frame with names, or an array."""
     data: Any = pd.DataFrame(
-        {place: column.values[[row[column.source] for row in rows]] for place, column in enumerate(columns)}
+        {place: as_series(column.values[[row[column.source] for row in rows]]) for place, column in enumerate(columns)}
     )
     names = getattr(transformer, "feature_names_in_", None)
     if names is not None:

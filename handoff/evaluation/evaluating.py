@@ -121,14 +121,14 @@ def _segments(
 ) -> tuple[Segment, ...]:
     segments = []
     for place, feature in enumerate(features):
-        for code, category in enumerate(feature.categories):
+        for code, category in enumerate(feature.codes):
             chosen = rows[:, place] == code
             if not chosen.any():
                 continue
             segments.append(
                 Segment(
                     feature=feature.name,
-                    category=category,
+                    category="(missing)" if category is None else category,
                     rows=int(chosen.sum()),
                     metrics=_of_segment(task, truth[chosen], answers[chosen]),
                     champion=None if champion is None else _of_segment(task, truth[chosen], champion.answers[chosen]),
@@ -172,17 +172,18 @@ def _importance(
 
 
 def _profile(feature: Feature, column: NDArray[np.float32]) -> Profile:
-    missing = int(np.isnan(column).sum())
-    present = column[~np.isnan(column)].astype(np.float64)
     if feature.is_category:
-        counts = np.bincount(present.astype(np.int64), minlength=len(feature.categories))
+        counts = np.bincount(column.astype(np.int64), minlength=len(feature.codes))
+        known = len(feature.categories)
         return Profile(
             feature=feature.name,
             unit="",
-            numbers={"missing": missing},
+            numbers={"missing": int(counts[known:].sum())},
             labels=feature.categories,
-            counts=tuple(int(count) for count in counts),
+            counts=tuple(int(count) for count in counts[:known]),
         )
+    missing = int(np.isnan(column).sum())
+    present = column[~np.isnan(column)].astype(np.float64)
     if not len(present):
         return Profile(feature=feature.name, unit=feature.unit, numbers={"missing": missing}, labels=(), counts=())
     counts, edges = np.histogram(present, bins=HISTOGRAM_BINS)

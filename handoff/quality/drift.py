@@ -90,12 +90,11 @@ def build_profile(
     """
     inputs = []
     for feature, column in zip(features, rows.T, strict=True):
-        present = column[~np.isnan(column)].astype(np.float64)
-        missing = len(column) - len(present)
         if feature.is_category:
-            inputs.append(_counted(feature.name, feature.categories, present.astype(np.int64), missing))
+            inputs.append(_counted(feature.name, feature.categories, column.astype(np.int64)))
         else:
-            inputs.append(_number(feature.name, present, missing))
+            present = column[~np.isnan(column)].astype(np.float64)
+            inputs.append(_number(feature.name, present, len(column) - len(present)))
     profile = TrainingProfile(contract=contract, rows=len(rows), inputs=tuple(inputs), score=None)
     columns = np.asarray(answers, dtype=np.float64).reshape(len(rows), -1)
     if task.kind == "regression":
@@ -105,7 +104,7 @@ def build_profile(
         return profile.model_copy(update={"score": _probability("score", columns[:, 0])})
     return profile.model_copy(
         update={
-            "classes": _counted("class", task.classes, columns.argmax(axis=1), 0),
+            "classes": _counted("class", task.classes, columns.argmax(axis=1)),
             "probabilities": tuple(
                 _probability(name, column) for name, column in zip(task.classes, columns.T, strict=True)
             ),
@@ -143,9 +142,9 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
     return Drift(name=profile.name, rows=rows, psi=psi, effect=effect, moved=moved, missing=missing, verdict=verdict)
 
 
-def _counted(name: str, categories: tuple[str, ...], codes: Values, missing: int) -> InputProfile:
-    counts = np.bincount(codes, minlength=len(categories))
-    return InputProfile(name=name, categories=categories, counts=(*map(int, counts), missing))
+def _counted(name: str, categories: tuple[str, ...], codes: Values) -> InputProfile:
+    counts = np.bincount(codes, minlength=len(categories) + 1)  # a missing category has the code after the last one
+    return InputProfile(name=name, categories=categories, counts=tuple(map(int, counts)))
 
 
 def _probability(name: str, values: Values) -> InputProfile:

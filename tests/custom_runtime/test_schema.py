@@ -74,13 +74,13 @@ def test_features_carry_their_kind_and_whether_they_may_be_missing() -> None:
         ("height", "number", True, "FP32"),
         ("rings", "integer", False, "INT64"),
         ("planted", "boolean", False, "BOOL"),
-        ("soil", "category", False, "BYTES"),
+        ("soil", "category", True, "BYTES"),
     ]
     assert [feature.allowed for feature in TREES.features] == [
         "a finite number from 0 to 120 m, or null",
         "an integer from 0 to 5000",
         "true or false",
-        "one of 'clay', 'sand'",
+        "one of 'clay', 'sand', or null",
     ]
 
 
@@ -122,7 +122,7 @@ def test_the_fingerprint_changes_with_what_a_stored_row_means() -> None:
             {"input": model_of(id=KEY, n=(int, integer("n", minimum=0, maximum=2**25, example=1)))},
             "declare it as float",
         ),
-        ({"input": model_of(id=KEY, c=(Literal["a"] | None, category("c", example="a")))}, "without None"),
+        ({"input": model_of(id=KEY, c=(Literal["a", None], category("c", example="a")))}, "of text and | None"),
         ({"prediction": model_of(id=KEY)}, "wanted for binary: one probability"),
         ({"prediction": model_of(a=CHANCE, b=CHANCE)}, "wanted for binary: one probability"),
         ({"prediction": model_of(chance=(float, Field(examples=[0.5])))}, "needs its range"),

@@ -35,7 +35,7 @@ def test_types_ranges_and_categories_are_the_tables(tmp_path: Path) -> None:
     assert (contract.key_field.is_text, contract.key_field.example) == (True, "A-1")
     found = {feature.name: feature for feature in contract.features}
     assert {name: (feature.kind, feature.nullable) for name, feature in found.items()} == {
-        "home_owner": ("category", False),
+        "home_owner": ("category", True),
         "income": ("number", True),
         "term": ("integer", False),
         "column_1st_loan": ("integer", False),
@@ -44,8 +44,8 @@ def test_types_ranges_and_categories_are_the_tables(tmp_path: Path) -> None:
         "rooms": ("integer", True),
         "active": ("boolean", False),
     }
-    assert found["home_owner"].categories == ("no", "unknown", "yes")
-    assert [origin.missing for origin in found["home_owner"].origins] == ["unknown"]
+    assert found["home_owner"].categories == ("no", "yes")
+    assert found["home_owner"].codes == ("no", "yes", None)
     assert [origin.column for origin in found["class_"].origins] == ["class"]
     assert [origin.column for origin in found["column_1st_loan"].origins] == ["1st_loan"]
     assert found["income"].minimum == 0
@@ -62,7 +62,7 @@ def test_what_it_could_not_decide_is_said_and_stands_in_the_file(tmp_path: Path)
     questions = "\n".join(draft.open_questions)
     for expected in (
         "constant is left out: every cell is 'EU'",
-        "homeOwner is blank in 1 rows, which are read as 'unknown'",
+        "homeOwner is blank in 1 rows, which the model has to take as missing (NaN)",
         "rooms holds 'NA': write a blank cell instead",
         "1st_loan holds 0 and 1 only",
         "the probability is that of Status = 'bad', the rarer of the two",

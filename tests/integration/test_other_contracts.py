@@ -1,7 +1,7 @@
 """Two contracts that share nothing with the churn contract, each served by naming its file in SERVING_CONTRACT.
 
-Trees: a text key, three classes, a feature that may be missing. Prices: no key, a value with its interval. Every answer
-is compared with what the fitted scikit-learn model itself answers.
+Trees: a text key, three classes, a number and a category that may be missing. Prices: no key, and an interval. Every
+answer is compared with what the fitted scikit-learn model itself answers.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.support.serving import Server, serving
 pytestmark = pytest.mark.integration
 
 KINDS = ["oak", "pine", "birch"]
-SOILS = ["clay", "sand"]
+SOILS = ["clay", "sand", None]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ def test_a_tree_is_found_by_its_text_key(trees: Other, number: int) -> None:
 
 @pytest.mark.parametrize("number", [5, 6])
 def test_given_features_replace_stored_ones_and_null_reaches_the_model(trees: Other, number: int) -> None:
+    without = next(row for row in trees.rows if tree(row)["soil"] is None)
+    place = trees.rows.tolist().index(without.tolist())
+    answer = trees.predict({"tag": "nowhere", **tree(without)}).json()
+    np.testing.assert_allclose(list(answer["probabilities"].values()), trees.answers[place], atol=1e-5)
     answer = trees.predict({"tag": "nowhere", **tree(trees.rows[number])}).json()
     np.testing.assert_allclose(list(answer["probabilities"].values()), trees.answers[number], atol=1e-5)
     assert answer["features"] == "request"
@@ -131,7 +135,12 @@ def test_given_features_replace_stored_ones_and_null_reaches_the_model(trees: Ot
         ({"tag": "plot-1", "rings": None}, 422, "invalid_input", "rings is None; allowed: an integer from 0 to 5000"),
         ({"tag": "plot-1", "planted": 1}, 422, "invalid_input", "planted is 1; allowed: true or false"),
         ({"tag": "plot-1", "height": 121}, 422, "invalid_input", "allowed: a finite number from 0 to 120 m, or null"),
-        ({"tag": "plot-1", "soil": "mud"}, 422, "invalid_input", "soil is 'mud'; allowed: one of 'clay', 'sand'"),
+        (
+            {"tag": "plot-1", "soil": "mud"},
+            422,
+            "invalid_input",
+            "soil is 'mud'; allowed: one of 'clay', 'sand', or null",
+        ),
     ],
 )
 def test_what_breaks_the_contract_is_refused(trees: Other, body: Any, status: int, code: str, message: str) -> None:
@@ -163,6 +172,18 @@ def test_v2_rest_takes_text_keys_and_every_datatype(trees: Other) -> None:
         assert found["features"]["data"] == [source] * 3
 
 
+def test_a_null_category_of_the_request_replaces_the_stored_one(trees: Other) -> None:
+    number = next(number for number, row in enumerate(trees.rows) if row[3] == 1)
+    key = {"name": "tag", "shape": [1], "datatype": "BYTES", "data": [f"plot-{number}"]}
+    expected = trees.predict({"tag": f"plot-{number}", "soil": None}).json()["probabilities"]
+    stored = trees.predict({"tag": f"plot-{number}"}).json()["probabilities"]
+    assert expected != stored
+    for given in (None, ""):
+        soil = {"name": "soil", "shape": [1], "datatype": "BYTES", "data": [given]}
+        found = outputs(httpx.post(f"{trees.server.rest}/v2/models/trees/infer", json={"inputs": [key, soil]}))
+        assert found["probabilities"]["data"] == pytest.approx(list(expected.values()), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "datatype", "data", "message"),
     [
@@ -172,6 +193,8 @@ def test_v2_rest_takes_text_keys_and_every_datatype(trees: Other) -> None:
         ("rings", "INT64", [None], "rings[0] is None; allowed: an integer"),
         ("planted", "INT64", [2], "planted[0] is 2; allowed: true or false"),
         ("height", "FP32", ["high"], "height[0] is 'high'; allowed: a number, or null"),
+        ("soil", "BYTES", ["mud"], "soil[0] is 'mud'; allowed: one of 'clay', 'sand', or null"),
+        ("soil", "BYTES", [2], "soil is 2; allowed: UTF-8 text"),
     ],
 )
 def test_v2_refuses_what_breaks_the_contract(trees: Other, name: str, datatype: str, data: Any, message: str) -> None:
@@ -191,7 +214,10 @@ def test_raw_tensors_carry_text_keys_nan_and_booleans(trees: Other, client: Any)
         ("height", "FP32", rows[:, 0]),
         ("rings", "INT32", rows[:, 1].astype(np.int32)),
         ("planted", "BOOL", rows[:, 2].astype(bool)),
+        # A raw element has no null: a missing category is empty.
+        ("soil", "BYTES", np.array([SOILS[int(code)] or "" for code in rows[:, 3]], dtype=object)),
     ]
+    assert "" in columns[-1][2]
     tensors = []
     for name, datatype, values in columns:
         tensor = client.InferInput(name, [20, 1], datatype)
@@ -212,6 +238,8 @@ def test_typed_grpc_tensors_carry_integers_and_booleans(trees: Other) -> None:
     rings.contents.int_contents.append(int(trees.rows[4, 1]))
     planted = request.inputs.add(name="planted", datatype="BOOL", shape=[1])
     planted.contents.bool_contents.append(bool(trees.rows[4, 2]))
+    soil = request.inputs.add(name="soil", datatype="BYTES", shape=[1])
+    soil.contents.bytes_contents.append((SOILS[int(trees.rows[4, 3])] or "").encode())
     with grpc.insecure_channel(trees.server.grpc) as channel:
         kind, chances, source = GRPCInferenceServiceStub(channel).ModelInfer(request).outputs
     np.testing.assert_allclose(list(chances.contents.fp64_contents), trees.answers[4], atol=1e-5)
@@ -287,6 +315,8 @@ def test_metadata_and_openapi_describe_the_contract(trees: Other, prices: Other)
         assert not list(Draft202012Validator(schemas[f"{name}Input"]).iter_errors(row))
         assert not list(Draft202012Validator(schemas[f"{name}Prediction"]).iter_errors(other.predict(row).json()))
         assert list(Draft202012Validator(schemas[f"{name}Input"]).iter_errors({}))
+    schemas = httpx.get(f"{trees.server.rest}/openapi.json").json()["components"]["schemas"]
+    assert not list(Draft202012Validator(schemas["TreeInput"]).iter_errors({"tag": "plot-0", "soil": None}))
 
 
 def test_the_repository_api_names_the_model_as_its_contract_does(trees: Other) -> None:

@@ -31,7 +31,7 @@ def drawn_rows() -> Matrix:
     rows = np.empty((ROWS, WIDTH), dtype=np.float32)
     for place, feature in enumerate(CONTRACT.features):
         if feature.is_category:
-            rows[:, place] = random.integers(len(feature.categories), size=ROWS)
+            rows[:, place] = random.integers(len(feature.codes), size=ROWS)
             continue
         values = random.uniform(feature.minimum, feature.maximum, size=ROWS)
         rows[:, place] = values if feature.kind == "number" else np.round(values)

@@ -1,4 +1,4 @@
-"""A contract with a text key and three classes, from features of every kind, of which one may be missing."""
+"""A contract with a text key and three classes, from features of every kind, of which two may be missing."""
 
 from typing import Annotated, Literal
 
@@ -28,7 +28,7 @@ class TreeInput(BaseModel):
     height: float | None = numeric("The height.", unit="m", minimum=0, maximum=120, example=12.5)
     rings: Annotated[int, Origin("n_rings")] = integer("The rings.", minimum=0, maximum=5_000, example=40)
     planted: bool = boolean("Whether a person planted it.", example=True)
-    soil: Literal["clay", "sand"] = category("The soil.", example="clay")
+    soil: Literal["clay", "sand"] | None = category("The soil.", example="clay")
 
 
 class TreePrediction(BaseModel):
