@@ -164,7 +164,8 @@ class PendingInference:
         self._inference_id = request.id or next_id()
         self._runtime.predictor.admit()
         self._explain = read_explain(request)
-        self._requested = v2.check_outputs([output.name for output in request.outputs], self._explain)
+        outputs = request.outputs
+        self._requested = v2.check_outputs([output.name for output in outputs] if outputs else (), self._explain)
         self._is_explained = self._explain is not None or explanations.is_asked(self._requested)
         return True
 

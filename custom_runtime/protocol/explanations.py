@@ -72,7 +72,7 @@ def count_of(value: Any) -> int | None:
 
 def is_asked(requested: Sequence[str]) -> bool:
     """Whether one of these outputs takes an explanation."""
-    return any(name in OUTPUTS for name in requested)
+    return not OUTPUTS.keys().isdisjoint(requested)
 
 
 def largest(explained: ExplainedPrediction, row: int, count: int) -> list[Contribution]:
