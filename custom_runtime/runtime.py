@@ -41,7 +41,7 @@ from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol.mlserver_messages import body_of, refusing, respond, route_of, tensor_of
 from custom_runtime.protocol.v2_json import timeout_s_of
-from custom_runtime.records.opening import open_recorder
+from custom_runtime.records.configuration import open_recorder
 from custom_runtime.settings import ServingSettings
 
 log = structlog.get_logger()

@@ -35,7 +35,7 @@ from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import predict_json as predict_body
 from custom_runtime.protocol import v2
-from custom_runtime.records.opening import open_recorder
+from custom_runtime.records.configuration import open_recorder
 from custom_runtime.schema import FEATURE_SOURCES
 from custom_runtime.settings import ServingSettings
 

@@ -19,8 +19,8 @@ from tests.support.programs import RedisServer, free_port, program, redis_cluste
 TIMEOUT_S = 5.0
 
 
-class Place:
-    """One place where rows are stored; `store()` is another client of it."""
+class Backend:
+    """Where rows are stored; `store()` is another client of it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -68,7 +68,7 @@ def cluster() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def place_url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
+def backend_url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
     if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'features.db'}"
     if kind == "memory":
@@ -101,18 +101,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def place(place_url: str) -> AsyncIterator[Place]:
-    place = Place(place_url)
-    yield place
-    await place.close()
+async def backend(backend_url: str) -> AsyncIterator[Backend]:
+    backend = Backend(backend_url)
+    yield backend
+    await backend.close()
 
 
 @pytest.fixture
-async def store(place: Place) -> FeatureStore:
+async def store(backend: Backend) -> FeatureStore:
     """An open store that holds the customers 0..299."""
     ids = list(range(300))
-    await place.store().put(ids, rows_of(ids), updated_at=UPDATED_AT)
-    store = place.store()
+    await backend.store().put(ids, rows_of(ids), updated_at=UPDATED_AT)
+    store = backend.store()
     await store.open()
     return store
 
@@ -164,8 +164,8 @@ async def test_rows_may_be_overwritten_by_the_caller(store: FeatureStore) -> Non
     np.testing.assert_array_equal(second.rows, rows_of([1, 2]))
 
 
-async def test_the_last_write_wins_and_open_readers_see_it(store: FeatureStore, place: Place) -> None:
-    await place.store().put([1], rows_of([1000]), updated_at=UPDATED_AT + 1)
+async def test_the_last_write_wins_and_open_readers_see_it(store: FeatureStore, backend: Backend) -> None:
+    await backend.store().put([1], rows_of([1000]), updated_at=UPDATED_AT + 1)
     fetched = await store.fetch([1, 2], timeout_s=TIMEOUT_S)
     np.testing.assert_array_equal(fetched.rows, rows_of([1000, 2]))
     np.testing.assert_array_equal(fetched.updated_at, [UPDATED_AT + 1, UPDATED_AT])
@@ -190,15 +190,15 @@ async def test_many_fetches_at_once_do_not_mix(store: FeatureStore) -> None:
         np.testing.assert_array_equal(one.rows, rows_of(ids))
 
 
-async def test_another_contract_is_refused_naming_both(store: FeatureStore, place: Place) -> None:
+async def test_another_contract_is_refused_naming_both(store: FeatureStore, backend: Backend) -> None:
     with pytest.raises(ContractMismatch) as refused:
-        await place.store(OTHER_FINGERPRINT).open()
+        await backend.store(OTHER_FINGERPRINT).open()
     assert FINGERPRINT in str(refused.value)
     assert OTHER_FINGERPRINT in str(refused.value)
 
 
-async def test_two_contracts_live_side_by_side(store: FeatureStore, place: Place) -> None:
-    other = place.store(OTHER_FINGERPRINT)
+async def test_two_contracts_live_side_by_side(store: FeatureStore, backend: Backend) -> None:
+    other = backend.store(OTHER_FINGERPRINT)
     await other.put([1], rows_of([77]), updated_at=UPDATED_AT)
     await other.open()
     np.testing.assert_array_equal((await other.fetch([1], timeout_s=TIMEOUT_S)).rows, rows_of([77]))
@@ -206,12 +206,12 @@ async def test_two_contracts_live_side_by_side(store: FeatureStore, place: Place
     assert (await other.count(), await store.count()) == (1, 300)
 
 
-async def test_an_empty_store_is_refused_with_the_command_to_load_it(place: Place, kind: str) -> None:
+async def test_an_empty_store_is_refused_with_the_command_to_load_it(backend: Backend, kind: str) -> None:
     if kind == "memory":
-        await place.store().open()  # born empty in every process
+        await backend.store().open()  # born empty in every process
         return
     with pytest.raises(StoreError, match=r"churn-serving features load --store"):
-        await place.store().open()
+        await backend.store().open()
 
 
 async def test_close_may_be_called_twice(store: FeatureStore) -> None:
@@ -219,5 +219,5 @@ async def test_close_may_be_called_twice(store: FeatureStore) -> None:
     await store.close()
 
 
-def test_kinds_label_the_metrics(kind: str, place_url: str) -> None:
-    assert open_store(place_url).kind == kind.partition("-")[0]
+def test_kinds_label_the_metrics(kind: str, backend_url: str) -> None:
+    assert open_store(backend_url).kind == kind.partition("-")[0]

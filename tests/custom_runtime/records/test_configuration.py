@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from custom_runtime.errors import RecordsError
-from custom_runtime.records.opening import open_recorder
+from custom_runtime.records.configuration import open_recorder
 from custom_runtime.records.segments import read_records
 from custom_runtime.settings import ServingSettings
 from tests.support.event_sink import event_receiver
