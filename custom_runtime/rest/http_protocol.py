@@ -31,8 +31,9 @@ from custom_runtime.errors import (
     TooLarge,
 )
 from custom_runtime.metrics import count_refused
-from custom_runtime.network.asgi import Answer, App, Message, Scope, code_of, error_answer
+from custom_runtime.network.asgi import Answer, App, code_of, error_answer
 from custom_runtime.network.observing import ObservedRequest, request_context
+from custom_runtime.rest.asgi_call import address_of, answer_of, scope_of
 from custom_runtime.rest.hot_routes import Pending
 from custom_runtime.rest.http_service import HttpService
 from custom_runtime.rest.request_head import RequestHead, read_head
@@ -529,7 +530,7 @@ class HttpProtocol(asyncio.Protocol):
         self._current = received
         head, service = received.head, self._service
         if service.observer is not None:
-            client = _address(self._transport.get_extra_info("peername"))
+            client = address_of(self._transport.get_extra_info("peername"))
             age_s = service.clock() - received.started_s
             self._observed = service.observe(service.observer, head, client[0] if client else "", age_s)
         if self._observed is not None:
@@ -641,61 +642,18 @@ class HttpProtocol(asyncio.Protocol):
 
     async def _run_asgi(self, received: _Received) -> None:
         """Give a whole request to the ASGI app, and write its answer in one piece."""
-        head = received.head
+        head, service, transport = received.head, self._service, self._transport
         assert head is not None  # noqa: S101
-        status, headers, chunks = 0, (), []
-        is_given = False
 
-        async def receive() -> Message:
-            nonlocal is_given
-            if not is_given:
-                is_given = True
-                return {"type": "http.request", "body": received.body, "more_body": False}
+        async def until_gone() -> None:
             if self._current is received:
                 self._gone = self._gone or self._loop.create_future()
                 await asyncio.shield(self._gone)
-            return {"type": "http.disconnect"}
 
-        async def send(message: Message) -> None:
-            nonlocal status, headers
-            if message["type"] == "http.response.start":
-                status, headers = message["status"], tuple(message.get("headers", ()))
-            else:
-                chunks.append(message.get("body", b""))
-
-        try:
-            await self._app(self._scope(head), receive, send)
-        except Exception:
-            # Starlette raises again what its handler has logged and answered.
-            if not status:
-                log.exception("request_failed", route="asgi")
-        answer = Answer(status, b"".join(chunks), headers) if status else error_answer(Internal())
+        scope = scope_of(head, transport, root_path=service.root_path, state=self._app_state)
+        answer = await answer_of(self._app, scope, received.body, until_gone)
         if self._current is received:
             self._end(answer)
-
-    def _scope(self, head: RequestHead) -> Scope:
-        root_path = self._service.root_path
-        secure = self._transport.get_extra_info("sslcontext") is not None
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.http_version,
-            "server": _address(self._transport.get_extra_info("sockname")),
-            "client": _address(self._transport.get_extra_info("peername")),
-            "scheme": "https" if secure else "http",
-            "root_path": root_path,
-            # What a GET answers without its body is what HEAD asks for; MLServer's routes know no HEAD.
-            "method": "GET" if head.method == "HEAD" else head.method,
-            "path": root_path + head.path,
-            "raw_path": root_path.encode() + head.raw_path,
-            "query_string": head.query,
-            "headers": list(head.headers),
-            "state": self._app_state.copy(),
-        }
-
-
-def _address(name: Any) -> tuple[str, int] | None:
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
 
 
 def _reason(error: Exception) -> str:
