@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -40,7 +41,7 @@ class LazyCommand(TyperCommand):
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         # \b keeps the line breaks of the paragraph.
         app.command(self.name, help=text, epilog=f"\b\n{EXAMPLE}{_indented(example)}")(callback)
-        return typer.main.get_command(app)
+        return _named_values(typer.main.get_command(app))
 
 
 class LazyGroup(TyperGroup):
@@ -56,6 +57,16 @@ def group(name: str, summary: str, commands: Mapping[str, tuple[str, str]]) -> L
     """Return a group of commands, each given as its one line of help and its function (`package.module:name`)."""
     members = {member: LazyCommand(member, line, function) for member, (line, function) in commands.items()}
     return LazyGroup(name=name, help=summary, commands={**members}, no_args_is_help=True, rich_markup_mode=None)
+
+
+def _named_values(command: Any) -> Any:
+    """Let the help call an option's value <int>, also where it is repeatable or has limits, which the text says."""
+    context = typer.Context(command)
+    for option in command.params:
+        if option.param_type_name == "option" and option.metavar is None and not option.is_flag:
+            shown = str(option.display_type_rich(context))
+            option.metavar = re.sub(r"list\[(.*)\]", r"\1", shown).replace(" range", "")
+    return command
 
 
 def _indented(example: str) -> str:

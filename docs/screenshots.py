@@ -49,7 +49,7 @@ STORE = f"sqlite:///{ROOT / 'var' / 'features.db'}"
 PLAN = {
     "step_defaults": {"min_duration_s": 12, "max_duration_s": 150, "min_requests": 200},
     "bake_s": 8, "interval_s": 2, "watch_held_s": 30, "evidence": "scrape",
-    "gates": {"slo_ms": 250, "warm_up_s": 5},
+    "gates": {"slo_ms": 250, "warm_up_s": 5, "caller_latency": None},
 }  # fmt: skip
 Browser = webdriver.Chrome
 
@@ -149,7 +149,7 @@ def take(name: str, address: str, *, height: int) -> None:
 def docs_page() -> None:
     """Take /docs, where its example request was sent and explained."""
     with serving(SERVING_FEATURE_STORE=STORE) as url, browser() as opened:
-        opened.set_window_size(WIDTH, 1500)
+        opened.set_window_size(WIDTH, 1480)
         opened.get(f"{url}/docs")
 
         def find(selector: str) -> Any:
@@ -159,7 +159,9 @@ def docs_page() -> None:
         find(".opblock-summary-control").click()
         find(".try-out__btn").click()
         find("input[placeholder=explain]").send_keys("3")
-        opened.execute_script("arguments[0].style.height = '70px'", find("textarea.body-param__text"))
+        opened.execute_script(
+            "arguments[0].style.cssText = 'height: 70px; min-height: 70px'", find("textarea.body-param__text")
+        )
         find(".execute").click()
         status = find(".live-responses-table tbody .response-col_status")
         WebDriverWait(opened, 30).until(lambda _: status.text == "200")
@@ -247,7 +249,9 @@ def good_release() -> None:
     with deployed(), rollout("v2") as process:
         status = ("rollout", "status", "churn", *LOCAL)
         wait_for(lambda: has_rollout(*status), 60)
-        shown = watched(*status, "--watch", until=lambda screen: "step 2" in screen and "pass" in screen, limit_s=240)
+        shown = watched(
+            *status, "--watch", until=lambda screen: "30 % v2" in screen and screen.count("pass") >= 3, limit_s=240
+        )
         drawn = as_svg(shown, "churn-serving rollout status churn --watch")
         (PICTURES / "rollout-status.svg").write_text(drawn)
         if code := process.wait(300):

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 FENCE = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
-ADR = Path(__file__).parent / "adr"
+DOCS = Path(__file__).parent
+ADR = DOCS / "adr"
+LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(#[^)]*)?\)")
+COMPARISON = re.compile(r"^\[The README's table\].*\n", re.MULTILINE)
 WIDTH, HEIGHT, GAP_X, GAP_Y = 132, 34, 18, 44
 
 
@@ -34,10 +37,30 @@ def _pages(entry: Any) -> list[str]:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
-    """Replace each flowchart of a page by its drawing; list the decisions on their own page."""
+    """Replace each flowchart by its drawing, and what the site lacks by words; list the decisions on their page."""
     if page.file.src_uri == "adr/index.md":
         markdown += "".join(f"- [{_title(file)}]({file.name})\n" for file in sorted(ADR.glob("0*.md")))
+    if page.file.src_uri == "why.md":
+        markdown = COMPARISON.sub(lambda _: _comparison(), markdown)
+    markdown = LINK.sub(lambda found: _link(page.file.src_uri, found), markdown)
     return FENCE.sub(lambda found: drawing(found[1]), markdown)
+
+
+def _comparison() -> str:
+    """Return the README's comparison with other servers, its links as they are from docs/."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("\n## What it has that others leave to you\n")[2].partition("\n## ")[0]
+    if not section:
+        raise ValueError("README.md has no section: What it has that others leave to you")
+    return section.replace("](docs/", "](")
+
+
+def _link(page: str, found: re.Match[str]) -> str:
+    """Return a link as it is, or, where it leaves docs/, its words and the path in the repository."""
+    target = (DOCS / page).parent.joinpath(found[2]).resolve()
+    if target.is_relative_to(DOCS):
+        return found[0]
+    return f"{found[1]} (`{target.relative_to(DOCS.parent)}`)"
 
 
 def _title(file: Path) -> str:

@@ -286,5 +286,9 @@ def _translated(registry_uri: str, *, wanted: str = "") -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        what = f"{wanted} cannot be had from" if wanted else "cannot use"
-        raise RegistryError(f"{what} the registry {registry_uri}: {error.message}") from error
+        if wanted:
+            raise RegistryError(
+                f"{wanted} is not available in the registry {registry_uri}: {error.message}; register a model "
+                "(churn-serving train), or set MLFLOW_TRACKING_URI to the registry that has it"
+            ) from error
+        raise RegistryError(f"cannot use the registry {registry_uri}: {error.message}") from error

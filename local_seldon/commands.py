@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ ERROR = 4
 File = Annotated[Path, typer.Argument(help="The manifest; it may hold other objects too.", exists=True, dir_okay=False)]
 Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME, or the manifest file.")]
 State = Annotated[Path, typer.Option("--state", help="Where state, sockets and logs are kept.")]
-Output = Annotated[str, typer.Option("--output", "-o", help="text or json.")]
+Output = Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="What is printed.")]
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:

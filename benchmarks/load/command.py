@@ -42,7 +42,7 @@ def load_test(
     keys: Annotated[str, typer.Option(help="The keys to ask for.")] = "1-7043",
     model: Annotated[str, typer.Option(help="The V2 model name.")] = CONTRACT.name,
     bound_ms: Annotated[float, typer.Option(help="The latency that P99 must not exceed.", min=0.1)] = 50,
-    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value', may be repeated.")] = None,
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", help="'Name: value'. Repeatable.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
     connections: Annotated[int, typer.Option(help="Connections kept open.", min=1, max=10_000)] = 64,
     timeout_s: Annotated[float, typer.Option(help="A request without an answer by then has failed.", min=0.1)] = 2,

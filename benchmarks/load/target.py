@@ -48,7 +48,10 @@ class Target:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected = self._secure(plain) if self.tls else plain
         except OSError as error:
-            raise TargetError(f"cannot connect to {self.host}:{self.port}: {error}") from error
+            reason = error.strerror or error
+            raise TargetError(
+                f"cannot connect to {self.host}:{self.port}: {reason}; is the service running? `make serve` starts one"
+            ) from error
         connected.setblocking(False)
         return connected
 

@@ -42,6 +42,11 @@ def soak(
     from benchmarks.soak.soak import SoakPlan
     from benchmarks.soak.soak import soak as run_soak
 
+    if not (bundle / "bundle.json").is_file():
+        screen.print(
+            f"error: {bundle} has no bundle.json; make one: `make serve`, or --bundle PATH", style="red", markup=False
+        )
+        raise typer.Exit(1)
     plan = SoakPlan(seconds, qps, bundle.resolve(), directory.resolve(), workers, seed)
     try:
         with Status("starting", console=screen) as status:

@@ -158,5 +158,5 @@ def _version(version: str, bundle: Path | None, *, model: str) -> str:
 
 
 def _failed(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
+    typer.echo(f"error: {message}", err=True)
     return typer.Exit(1)

@@ -51,4 +51,4 @@ Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from what somebody e
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow until the rollout is over.")]
 Full = Annotated[bool, typer.Option("--full", help="Skip all analysis and go to 100 %, where it still bakes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the JSON Patch, and change nothing.")]
-Output = Annotated[Format, typer.Option("--output", "-o", help="What standard output gets.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="What is printed.")]

@@ -68,7 +68,8 @@ def read_capacity(path: Path) -> Capacity:
     try:
         capacity = Capacity.model_validate(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ManifestError(f"{path} cannot be used: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ManifestError(f"{path} cannot be used: {reason}; seldon/capacity.yaml is an example") from error
     if capacity.nodes_lost >= capacity.nodes:
         raise ManifestError(f"{path}: nodes_lost is {capacity.nodes_lost}; allowed: less than nodes ({capacity.nodes})")
     return capacity

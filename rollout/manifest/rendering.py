@@ -18,6 +18,10 @@ BUNDLE_MANIFEST = "bundle.json"  # written by custom_runtime/model/bundle.py
 
 def kustomized(directory: Path) -> tuple[dict[str, Any], ...]:
     """Return every object of a kustomization. Raises ManifestError when the build fails."""
+    if not directory.is_dir():
+        raise ManifestError(
+            f"{directory} is no directory; run in the repository, or name another overlay, such as seldon/base"
+        )
     try:
         built = subprocess.run(
             ["kubectl", "kustomize", str(directory)], capture_output=True, timeout=KUSTOMIZE_TIMEOUT_S, check=False

@@ -89,7 +89,8 @@ def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequ
     try:
         data = yaml.load(file.read_text(), _Loader) or {} if file else {}  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f"{file} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PlanError(f"{file} cannot be read: {reason}") from error
     if not isinstance(data, dict):
         raise PlanError(f"{file} is {type(data).__name__}; expected settings, such as: steps: [10, 30, 50, 100]")
     step_defaults = data.get("step_defaults") or {}

@@ -67,7 +67,7 @@ class Connection:
                 )
         except (ConfigException, OSError) as error:
             raise Denied(
-                f"no way to a cluster: {error}; set KUBECONFIG, or run in a pod with a service account"
+                f"no cluster can be reached: {error}; set KUBECONFIG, or run in a pod with a service account"
             ) from error
         settings.retries = False  # the promoter retries by itself, and must know about each attempt
         return client.ApiClient(settings)

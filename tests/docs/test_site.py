@@ -50,10 +50,56 @@ def test_no_page_fetches_anything_from_another_host(site: Path) -> None:
         assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text()), style
 
 
+class Links(HTMLParser):
+    """The links of a page, and the names that links may point at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = {""}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.names.update(name for name in (given.get("id"), given.get("name")) if name)
+        if tag == "a" and (address := given.get("href")) is not None:
+            self.links.append(address)
+
+
+def test_every_link_within_the_site_leads_somewhere(site: Path) -> None:
+    pages: dict[Path, Links] = {}
+    for page in site.rglob("*.html"):
+        pages[page.resolve()] = parser = Links()
+        parser.feed(page.read_text())
+    broken = []
+    for page, parser in pages.items():
+        for link in parser.links:
+            path, _, name = link.partition("#")
+            if page.name == "404.html" or re.match(r"[a-z]+:", link):
+                continue
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists() or (target in pages and name not in pages[target].names):
+                broken.append(f"{page.relative_to(site.resolve())}: {link}")
+    assert broken == []
+
+
+def test_the_comparison_is_the_readmes(site: Path) -> None:
+    page = (site / "why.html").read_text()
+    assert "who moves the weight of a canary" in page
+    assert "The README" not in page
+
+
 def test_a_flowchart_is_a_drawing_and_needs_no_script(site: Path) -> None:
     page = (site / "architecture.html").read_text()
     assert page.count('<div class="drawing"><svg') == 3
     assert "mermaid" not in page
+
+
+def test_a_flowchart_with_a_circle_is_as_high_as_its_way_down(site: Path) -> None:
+    page = (site / "how-it-works.html").read_text()
+    heights = [float(height) for height in re.findall(r'<svg viewBox="0 0 [\d.]+ ([\d.]+)"', page)]
+    assert len(heights) == 2
+    assert max(heights) < 500
 
 
 def test_every_page_is_reached_from_the_first_one(site: Path) -> None:

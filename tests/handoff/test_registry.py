@@ -69,9 +69,9 @@ def test_two_registries_in_one_process_do_not_mix(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/churn@nobody", "models:/churn@nobody cannot be had from the registry sqlite:.*nobody not found"),
-        ("models:/churn/99", "models:/churn/99 cannot be had .* not found"),
-        ("models:/other/1", "models:/other/1 cannot be had"),
+        ("models:/churn@nobody", "models:/churn@nobody is not available in the registry sqlite:.*nobody not found"),
+        ("models:/churn/99", "models:/churn/99 is not available .* not found"),
+        ("models:/other/1", "models:/other/1 is not available"),
         ("churn", "'churn' is no model URI; allowed: models:/churn@champion or models:/churn/7"),
         ("models:/churn", "is no model URI"),
         ("models:/churn@a/1", "is no model URI"),

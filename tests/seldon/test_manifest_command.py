@@ -71,7 +71,7 @@ def test_a_version_is_rendered_from_its_bundle_into_an_overlay(
         ((), "no version: give --version 7, or --bundle var/bundle"),
         (("--version", "7.1"), "/spec/predictors/0/name: 'v7.1' is not a DNS label"),
         (("--version", "7", "--model-uri", "models:/churn/7"), "the storage initializer does not know the registry"),
-        (("--version", "7", "--overlay", "seldon/nowhere"), "kubectl kustomize seldon/nowhere failed"),
+        (("--version", "7", "--overlay", "seldon/nowhere"), "error: seldon/nowhere is no directory"),
     ],
 )
 def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words: str) -> None:
