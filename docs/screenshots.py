@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 WORK = ROOT / "var" / "screenshots"
 PROGRAM = str(Path(sys.executable).with_name("churn-serving"))
-COLUMNS, LINES = 118, 46
+COLUMNS, LINES = 118, 60
 WIDTH = 1200
 LARGEST_BYTES = 200_000
 STATE = ("--state", str(WORK / "state"))
@@ -191,14 +191,15 @@ def watched(*command: str, until: Callable[[str], bool], limit_s: float) -> str:
         env={**os.environ, **size, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
     )  # fmt: skip
     os.close(theirs)
-    deadline_s, shown = time.monotonic() + limit_s, ""
+    deadline_s, shown = time.monotonic() + limit_s, b""
     try:
         with suppress(OSError):  # the other end is closed: the command has ended
             while time.monotonic() < deadline_s and (chunk := os.read(ours, 65_536)):
-                shown += chunk.decode(errors="replace").replace("\r", "")
-                screens = shown.split("\x1b[H")
-                if len(screens) > 2 and until(screens[-2]):  # the last may be half of a screen
-                    return "\n".join(line.rstrip() for line in screens[-2].splitlines()).rstrip()
+                shown += chunk
+                _, *screens, _ = [b"", *shown.split(b"\x1b[H")]  # the last may be half of a screen
+                screen = screens[-1].decode().replace("\r", "") if screens else ""
+                if until(screen):
+                    return "\n".join(line.rstrip() for line in screen.splitlines()).rstrip()
     finally:
         process.terminate()
         process.wait(30)
