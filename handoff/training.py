@@ -54,6 +54,8 @@ OBJECTIVES: Mapping[TaskKind, str] = {
     "multiclass": "multi:softprob",
     "regression": "reg:squarederror",
 }
+# What an interval's ends and its value are, where the contract has one: it holds 90 % of the truths.
+QUANTILES = (0.05, 0.5, 0.95)
 XGBOOST_FILE = f"{CONTRACT.name}-xgboost.ubj"
 SKLEARN_FILE = f"{CONTRACT.name}-sklearn.joblib"
 FEATURES = CONTRACT.features
@@ -95,6 +97,7 @@ def train(
     Raises TrainingRefused when the labels cannot be split, or a held-out metric is not good enough.
     """
     task = CONTRACT.task.kind
+    _check_flavor(flavor)
     strata = None if task == "regression" else dataset.labels
     _check_labels(dataset)
     chosen, held_out = train_test_split(
@@ -125,12 +128,18 @@ def train(
     )
 
 
+def _check_flavor(flavor: Flavor) -> None:
+    """Raise TrainingRefused when this kind of model cannot answer as the contract does."""
+    if CONTRACT.output("interval") is not None and flavor != "xgboost":
+        raise TrainingRefused(
+            f"the contract predicts an interval, and --flavor is {flavor}, which fits a value alone; allowed: --flavor "
+            "xgboost (quantiles), or register a model of your own whose predict returns three columns: the lower end, "
+            "the value, the upper end"
+        )
+
+
 def _check_labels(dataset: Dataset) -> None:
     """Raise TrainingRefused when a class has too few rows for both parts."""
-    if CONTRACT.output("interval") is not None:
-        raise TrainingRefused(
-            "the contract predicts an interval, which this training does not fit; train your own model and register it"
-        )
     classes = CONTRACT.task.classes
     fewest = int(1 / HELD_OUT_FRACTION)
     if not classes:
@@ -158,7 +167,7 @@ def _check_floor(found: Mapping[str, float], floor: Mapping[str, float], measure
 def _answers(model: Any, rows: Matrix) -> NDArray[np.float64]:
     """Return what the service would answer, float64 [n, outputs]."""
     if CONTRACT.task.kind == "regression":
-        return np.asarray(model.predict(rows), dtype=np.float64).reshape(-1, 1)
+        return np.asarray(model.predict(rows), dtype=np.float64).reshape(len(rows), -1)
     chances = np.asarray(model.predict_proba(rows), dtype=np.float64)
     return chances[:, 1:] if CONTRACT.task.kind == "binary" else chances
 
@@ -203,6 +212,8 @@ def _estimator(flavor: Flavor, seed: int) -> tuple[Any, dict[str, Any]]:
     task = CONTRACT.task.kind
     if flavor == "xgboost":
         parameters = {**XGBOOST_PARAMETERS, "objective": OBJECTIVES[task]}
+        if CONTRACT.output("interval") is not None:
+            parameters |= {"objective": "reg:quantileerror", "quantile_alpha": list(QUANTILES)}
         made = XGBRegressor if task == "regression" else XGBClassifier
         # One thread trains in 0.1 s; more of them wait for each other when the machine is busy.
         return made(**parameters, random_state=seed, n_jobs=1), {**parameters, "seed": seed}

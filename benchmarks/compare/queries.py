@@ -46,7 +46,7 @@ def predict(inputs: Inputs) -> Query:
 
 
 def bento_predict(inputs: Inputs) -> Query:
-    """BentoML names the argument: {"input": {"customer_id": 42}}."""
+    """BentoML names the argument: {"input": {...}}."""
     bodies = key_bodies(Protocol.PREDICT, CONTRACT.name, inputs.keys)
     return Query("/predict", tuple(b'{"input": %s}' % body for body in bodies), _predicted)
 

@@ -1,6 +1,6 @@
 """The node `features` (TRANSFORMER): keys and given values in, the packed feature matrix out.
 
-    customer_id INT64 [n, 1] (and features that the caller gives)  ->  features FP32 [n, WIDTH]
+    <key> INT64 or BYTES [n, 1] (and features that the caller gives)  ->  features FP32 [n, WIDTH]
 
 Its children, stock MLServer servers too, get exactly one input: the matrix in the contract's encoding. Missing rows and
 a store that is down are handled as in the one-model service, with the same settings.

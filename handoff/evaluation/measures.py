@@ -26,6 +26,7 @@ DECISIVE: Mapping[str, tuple[str, ...]] = {
     "multiclass": ("accuracy", "log_loss"),
     "regression": ("rmse", "mae"),
 }
+INTERVAL_COLUMNS = 3  # lower end, value, upper end
 SMALLEST_SEGMENT = 30
 POINTS = 200
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -41,7 +42,7 @@ def probabilities(task: str, answers: Floats) -> Floats:
 def losses(task: str, truth: Truth, answers: Floats) -> dict[str, Floats]:
     """Return what each row adds to the metrics that are means over rows: name -> float64 [n]."""
     if task == "regression":
-        error = truth - answers[:, 0]
+        error = truth - value_of(answers)
         return {"mae": np.abs(error), "mse": error**2}
     chances = probabilities(task, answers)
     own = np.clip(chances[np.arange(len(truth)), truth], EPSILON, 1.0)
@@ -54,13 +55,23 @@ def losses(task: str, truth: Truth, answers: Floats) -> dict[str, Floats]:
     }
 
 
+def value_of(answers: Floats) -> Floats:
+    """Return the value [n] of a regression's answers: [n, 1], or [n, 3] with the ends of its interval around it."""
+    return answers[:, answers.shape[1] // 2]
+
+
 def metrics(task: str, truth: Truth, answers: Floats) -> dict[str, float]:
     """Return the metrics of a task. Raises ValueError when there are no rows, or only one class for a curve."""
     values = {name: float(part.mean()) for name, part in losses(task, truth, answers).items()}
     if task == "regression":
         variance = float(((truth - truth.mean()) ** 2).mean())
         mse = values.pop("mse")
-        return {"r2": 1 - mse / variance if variance else 0.0, "rmse": mse**0.5, **values}
+        found_values = {"r2": 1 - mse / variance if variance else 0.0, "rmse": mse**0.5, **values}
+        if answers.shape[1] == INTERVAL_COLUMNS:
+            low, high = answers[:, 0], answers[:, 2]
+            found_values["coverage"] = float(((low <= truth) & (truth <= high)).mean())
+            found_values["width"] = float((high - low).mean())
+        return found_values
     if task == "binary":
         return {
             "auc": auc(truth, answers[:, 0]),
@@ -176,7 +187,7 @@ def class_table(labels: tuple[str, ...], truth: Truth, answers: Floats) -> tuple
 
 def residuals(truth: Truth, answers: Floats) -> Residuals:
     """Return how a regression is wrong."""
-    predicted = answers[:, 0]
+    predicted = value_of(answers)
     error = truth - predicted
     counts, edges = np.histogram(error, bins=30)
     groups = [rows for rows in np.array_split(np.argsort(predicted, kind="stable"), BINS) if len(rows)]

@@ -51,6 +51,8 @@ NAMES = {
     "r2": "R2",
     "mae": "MAE",
     "rmse": "RMSE",
+    "coverage": "Share inside the interval",
+    "width": "Mean width of the interval",
 }
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 340, 250, 54, 36, 10, 10
 

@@ -52,7 +52,7 @@ class PrometheusSource:
     wants the counts. What is read are the scrapes of the last `lookback_s` with their times: so counters of two servers
     behind one address are not taken for restarts, and nothing counts twice. Windows should be some scrape intervals
     long, or many hold nothing; `lookback_s` should be several. `selector` narrows the series by equality, such as
-    {"namespace": "ml", "model": "churn"}. mesh: where callers are counted; None leaves their view out. Restarts and
+    {"namespace": "ml", "model": "credit"}. mesh: where callers are counted; None leaves their view out. Restarts and
     kills for want of memory come from kube-state-metrics, where it is scraped.
     """
 

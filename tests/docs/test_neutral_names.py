@@ -1,4 +1,8 @@
-"""Only the contract names its domain: no other code spells the model, its key, its output or one of its features."""
+"""Only the contract names its domain: no other code spells the model, its key, its output or one of its features.
+
+Code is names, literals, comments and docstrings of every package, and the files that build and start it. A docstring
+may end in an example of a command, which names a model.
+"""
 
 import ast
 import io
@@ -25,18 +29,24 @@ COMMON = {"contract"}
 ALLOWED = {
     ("benchmarks/compare/servers.py", '"service:ChurnPredictor"'),  # a class of a hand-written peer
     ("custom_runtime/server/command.py", '"churn"'),  # the folder model-settings/churn
+    ("Dockerfile", "COPY model-settings/churn model-settings/churn"),
     ("custom_runtime/settings.py", '"CHURN_"'),  # the prefix of earlier settings, which is refused
 }
 
 
+BUILD = ("Dockerfile", "Makefile", ".ci/run")
+
+
 def spoken(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the names, literals and comments of a module, and no docstring: examples of commands stand there."""
+    """Yield the names, literals, comments and docstrings of a module, up to a docstring's example."""
     documentation: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 documentation |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+                prose = str(first.value.value).partition("Example:")[0]
+                yield from ((first.lineno + number, line) for number, line in enumerate(prose.splitlines()))
     literals = {tokenize.NAME, tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in literals and token.start[0] not in documentation:
@@ -55,20 +65,24 @@ def test_no_code_outside_the_contract_names_its_model_key_output_or_features() -
     features = {feature.name for feature in CONTRACT.features} - COMMON
     names = {CONTRACT.name, CONTRACT.key or "", *features, *(o.name for o in CONTRACT.outputs if o.role != "source")}
     word = re.compile(rf"(?<![A-Za-z])({'|'.join(sorted(names, key=len, reverse=True))})", re.IGNORECASE)
+    lines = [(name, line, text) for name, file in modules() for line, text in spoken(file.read_text())]
+    for name in BUILD:
+        lines += [(name, line, text) for line, text in enumerate((ROOT / name).read_text().splitlines(), 1)]
     found = [
         f"{name}:{line}: {text}"
-        for name, file in modules()
-        for line, text in spoken(file.read_text())
+        for name, line, text in lines
         if word.search(PROGRAM.sub("", text)) and (name, text) not in ALLOWED
     ]
     assert not found, "\n".join(found)
 
 
 def test_the_search_finds_what_it_is_made_for() -> None:
-    source = '"""churn"""\nkey = "customer_id"\n# churn\nchurn_probability = 1\n'
-    assert [(line, text) for line, text in spoken(source) if line > 1 and text.isprintable() and text not in "=1"] == [
-        (2, "key"),
-        (2, '"customer_id"'),
-        (3, "# churn"),
-        (4, "churn_probability"),
+    source = '"""churn\n\nExample:\nserve churn"""\nkey = "customer_id"\n# churn\nchurn_probability = 1\n'
+    found = [(line, text) for line, text in spoken(source) if text and text.isprintable() and text not in "=1"]
+    assert found == [
+        (1, "churn"),
+        (5, "key"),
+        (5, '"customer_id"'),
+        (6, "# churn"),
+        (7, "churn_probability"),
     ]
