@@ -7,10 +7,10 @@ row is always in the sample or always out of it, in every pod and every version.
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import compress
 from typing import Any, Literal, NamedTuple
 
@@ -73,7 +73,29 @@ SCHEMA = schema_of(CONTRACT.features, CONTRACT.fingerprint)
 
 def key_hash(salt: str, key: int | str) -> str:
     """Return what stands for a key in records that must not name it: 32 hex digits of HMAC-SHA256 over its text."""
-    return hmac.digest(salt.encode(), str(key).encode(), "sha256")[:16].hex()
+    return _key_hashes(salt, (key,))[0]
+
+
+def _key_hashes(salt: str, keys: Iterable[int | str]) -> list[str]:
+    inner_state, outer_state = _hmac_states(salt)
+    copy_inner, copy_outer = inner_state.copy, outer_state.copy
+    hashes = []
+    for key in keys:
+        inner, outer = copy_inner(), copy_outer()
+        inner.update(str(key).encode())
+        outer.update(inner.digest())
+        hashes.append(outer.hexdigest()[:32])
+    return hashes
+
+
+@lru_cache(4)
+def _hmac_states(salt: str) -> tuple[Any, Any]:
+    """Return the two hashes of RFC 2104 after the salt: copying them takes a third of the time of `hmac.digest`."""
+    block_bytes = 64
+    secret = salt.encode()
+    padded = (hashlib.sha256(secret).digest() if len(secret) > block_bytes else secret).ljust(block_bytes, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in padded) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def sample_position(key: int | str) -> float:
@@ -204,7 +226,7 @@ class RecordBuilder:
         if mode == "plain":
             return {"key": pa.array([str(key) for key in keys], pa.string())}
         if mode == "hashed":
-            return {"key_hash": pa.array([key_hash(salt, key) for key in keys], pa.string())}
+            return {"key_hash": pa.array(_key_hashes(salt, keys), pa.string())}
         return {}
 
     def _features(self, rows: Matrix) -> pa.Array:

@@ -1,10 +1,13 @@
 """One row of the records: every column, the key, the sample, several classes, challengers."""
 
+import hmac
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import UnknownKey
@@ -163,3 +166,8 @@ def test_the_schema_names_its_contract() -> None:
     assert SCHEMA.metadata == {b"contract": CONTRACT.fingerprint.encode()}
     assert plain_builder().build(plain_builder().sample([batch_of_keys(1)])).schema.equals(SCHEMA, check_metadata=True)
     assert SCHEMA.field("time").type == pa.timestamp("us", tz="UTC")
+
+
+@given(st.text(min_size=1, max_size=200), st.one_of(st.integers(), st.text()))
+def test_a_hashed_key_is_the_standard_librarys_hmac(salt: str, key: int | str) -> None:
+    assert key_hash(salt, key) == hmac.digest(salt.encode(), str(key).encode(), "sha256")[:16].hex()
