@@ -29,7 +29,6 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "seldon/controller/prometheusrule.yaml"
 CASES = Path(__file__).with_name("controller_rules_test.yaml")
 NOT_BUILT_IN = {"PodMonitor", "PrometheusRule"}
-OPTIONAL = {"pyarrow"}  # for prediction records in files, which no controller can read; without it they say so
 
 Built = Callable[[str], tuple[dict[str, Any], ...]]
 
@@ -146,7 +145,7 @@ def test_the_images_lock_has_every_package_that_the_controller_imports() -> None
     wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in packages}
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/controller.txt").read_text(), re.MULTILINE))
     assert {"kopf", "kubernetes", "aiohttp", "jinja2"} <= wanted
-    assert wanted - locked <= OPTIONAL
+    assert wanted <= locked
 
 
 @pytest.mark.parametrize("folder", ["rollout", "commands"])
