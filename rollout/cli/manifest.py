@@ -113,6 +113,7 @@ def capacity(
     except ManifestError as wrong:
         raise _failed(str(wrong)) from wrong
     result = {
+        "rps_per_pod": round(derived.pod_rps),
         "usable_rps_per_pod": round(derived.usable_rps),
         "minReplicas": derived.min_replicas,
         "maxReplicas": derived.max_replicas,

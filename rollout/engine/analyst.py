@@ -20,11 +20,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The result of one window: the gates' results, their state to be written, and requests per predictor."""
+    """The result of one window: the gates' results, their state to be written, and requests per predictor.
+
+    callers_requests: those of callers to all predictors in `seconds`, whether or not the window is judged.
+    """
 
     results: tuple[GateResult, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
     requests: Mapping[str, int] = field(default_factory=dict)
+    callers_requests: int = 0
+    seconds: float = 0.0
 
 
 class Analyst:
@@ -42,6 +47,7 @@ class Analyst:
         self._changed = False
         self._followed: Reading | None = None
         self._settled = False
+        self._has_copies = False
 
     @property
     def counts(self) -> Mapping[str, Counts]:
@@ -63,23 +69,27 @@ class Analyst:
         kept = self._kept
         if not state.counted:
             self._weights = (state.step, 0)
-        if not state.counted or kept is None:
+        if kept is None:
             return Evidence(_waiting(state) if state.counted else (), state.evidence)
+        windows = {name: arm - kept.arms.get(name, Arm()) for name, arm in latest.arms.items()}
+        seconds = max(0.0, latest.at_s - kept.at_s)
+        traffic = self._callers_requests(state, windows)
+        if not state.counted:
+            return Evidence((), state.evidence, callers_requests=traffic, seconds=seconds)
         began = self._settle(state, kept)
         gates = gate_state(state)
-        windows = {name: arm - kept.arms.get(name, Arm()) for name, arm in latest.arms.items()}
         gates, results = update(
             state.plan.gates,
             gates.next_step() if began else gates,
             windows.get(state.stable),
             windows.get(state.canary),
-            seconds=max(0.0, latest.at_s - kept.at_s),
+            seconds=seconds,
             compare=state.step < state.plan.last,
         )
         if not self._settled:
-            return Evidence(_unsettled(results), GATES_JSON.dump_python(gates, mode="json"))
+            return Evidence(_unsettled(results), GATES_JSON.dump_python(gates, mode="json"), {}, traffic, seconds)
         requests = {name: window.total.requests for name, window in windows.items()}
-        return Evidence(results, GATES_JSON.dump_python(gates, mode="json"), requests)
+        return Evidence(results, GATES_JSON.dump_python(gates, mode="json"), requests, traffic, seconds)
 
     def keep(self) -> None:
         """Begin the next window, because the results of this one were written."""
@@ -88,7 +98,7 @@ class Analyst:
     def _settle(self, state: RolloutState, kept: Reading) -> bool:
         """Find out whether the counts since `kept` are all from the present weights; say whether that begins now."""
         weights = (state.step, state.canary_percent)
-        following = state.timers.step_s > 0 and state.timers.lag_s == 0
+        following = _following(state)
         if weights != self._weights or not following:
             # A promoter that takes over goes on with the proof that there is.
             self._changed = self._weights is not None and (weights != self._weights or self._changed)
@@ -98,6 +108,13 @@ class Analyst:
         began = not self._settled and self._followed is not None and kept.settled_since(self._followed)
         self._settled = self._settled or began
         return began and self._changed
+
+    def _callers_requests(self, state: RolloutState, windows: Mapping[str, Arm]) -> int:
+        """Return the requests of callers; the canary's are copies until the mesh has the routes after the shadow."""
+        self._has_copies = self._has_copies or bool(state.mirror_percent)
+        names = (state.stable,) if self._has_copies else (state.stable, state.canary)
+        self._has_copies = bool(state.mirror_percent) or (self._has_copies and not _following(state))
+        return sum(windows[name].total.requests for name in names if name in windows)
 
     @staticmethod
     def next_step(state: RolloutState) -> RolloutState:
@@ -129,6 +146,11 @@ def gate_state(state: RolloutState) -> GateState:
     except ValueError as error:
         log.warning("gate_evidence_unreadable", rollout=state.id, detail=str(error).splitlines()[0])
         return GateState()
+
+
+def _following(state: RolloutState) -> bool:
+    """Return whether the mesh had the weights when it was last looked at."""
+    return state.timers.step_s > 0 and state.timers.lag_s == 0
 
 
 def _waiting(state: RolloutState) -> tuple[GateResult, ...]:

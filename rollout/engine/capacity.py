@@ -1,8 +1,13 @@
 """Computes how many pods a share of the requests needs, and the patches that provide them before the weight changes.
 
-The reference is the number of stable pods that served all requests when the rollout began; an autoscaler has already
-sized it. Stable keeps these pods during the rollout. The canary gets its proportion of them before its weight rises.
-A higher minimum restarts no pod. The original values are restored when the rollout ends.
+Where the plan has the measured capacity of a pod, and the evidence shows what callers ask for, a share needs
+
+    pods = share * present requests/s / (pod_rps * target utilisation)
+
+and stable needs as many for all requests, because they return to it in a rollback. Otherwise the reference is the
+number of stable pods that served all requests when the rollout began; an autoscaler has already sized it. Stable keeps
+these pods during the rollout, and the canary gets its proportion of them before its weight rises. A higher minimum
+restarts no pod. The original values are restored when the rollout ends.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from typing import Any
 from rollout.engine.state import RolloutState
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Predictor
+from rollout.manifest.seldon import SeldonDeployment
 from rollout.targets.target import Operation, Snapshot
 
 STAY_SHARE = 0.75
@@ -24,8 +30,57 @@ Scaling = dict[str, int | None]
 
 def pods_needed(state: RolloutState, predictor: Predictor | None, percent: int) -> int:
     """Return how many ready pods a share of the requests needs: at least one, at most the autoscaler's maximum."""
-    wanted = max(1, math.ceil(state.stable_pods * percent / 100))
-    return min([wanted, *(limit for _, _, limit in _knobs(predictor) if limit)]) if predictor else wanted
+    measured = _measured(state, predictor, percent)
+    return _within_maximum(_proportional(state, percent) if measured is None else measured, predictor)
+
+
+def pods_to_keep(state: RolloutState, predictor: Predictor | None, percent: int) -> int:
+    """Return how many pods the present share is judged by: more traffic since it was set makes no pod unready."""
+    proportional = _proportional(state, percent)
+    return _within_maximum(min(proportional, _measured(state, predictor, percent) or proportional), predictor)
+
+
+def stable_needed(state: RolloutState, deployment: SeldonDeployment) -> int:
+    """Return how many pods stable needs to take all requests back; 0 without a measured capacity, and in an undo."""
+    stable = next((one for one in deployment.predictors if one.name == state.stable), None)
+    measured = _measured(state, stable, 100) if state.analyse and stable else None
+    return _within_maximum(measured, stable) if measured else 0
+
+
+def explain_need(state: RolloutState, predictor: Predictor | None) -> str:
+    """Return what the measured need is computed from, as text; empty where it is not."""
+    capacity, rps = state.plan.capacity, state.traffic.rps
+    if capacity is None or rps is None:
+        return ""
+    used = _utilisation_percent(state, predictor)
+    return f"callers ask for {rps:,.0f} requests/s, a pod serves {capacity.pod_rps:,.0f} of which {used} % are used"
+
+
+def _proportional(state: RolloutState, percent: int) -> int:
+    return max(1, math.ceil(state.stable_pods * percent / 100))
+
+
+def _measured(state: RolloutState, predictor: Predictor | None, percent: int) -> int | None:
+    """Return the pods by the measured capacity; None where it or the traffic is not known."""
+    capacity, rps = state.plan.capacity, state.traffic.rps
+    if capacity is None or rps is None:
+        return None
+    usable_rps = capacity.pod_rps * _utilisation_percent(state, predictor) / 100
+    return max(1, math.ceil(rps * percent / 100 / usable_rps))
+
+
+def _utilisation_percent(state: RolloutState, predictor: Predictor | None) -> int:
+    """Return the share of a pod's capacity that is used: the plan's, or the target of the predictor's autoscaler."""
+    capacity = state.plan.capacity
+    if capacity is not None and capacity.target_utilisation_percent is not None:
+        return capacity.target_utilisation_percent
+    scalers = [component.hpa_spec for component in predictor.component_specs] if predictor else []
+    targets = [target for one in scalers if one is not None and (target := one.target_utilisation_percent)]
+    return min(targets, default=100)
+
+
+def _within_maximum(pods: int, predictor: Predictor | None) -> int:
+    return min([pods, *(limit for _, _, limit in _knobs(predictor) if limit)]) if predictor else pods
 
 
 def pods_to_stay(needed: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rollout.analysis.verdict import GateResult, Verdict, combine
 from rollout.engine.analyst import Evidence
-from rollout.engine.capacity import pods_needed, pods_to_stay
+from rollout.engine.capacity import explain_need, pods_needed, pods_to_keep, pods_to_stay, stable_needed
 from rollout.engine.state import COMMAND, Command, Phase, RolloutState
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Predictor
@@ -25,13 +25,16 @@ class Observation:
     """The result of one observation of the deployment.
 
     dt_s: seconds watched since the last one. ready: the canary has the ready pods that its present share needs.
-    canary_pods, next_pods: its ready pods, and those that the next step needs. stable_pods: the ready pods of stable.
+    canary_pods, next_pods: its ready pods, and those that the next step needs. stable_pods, stable_needed: the ready
+    pods of stable, and those that it needs to take all requests back (0: not known from a measured capacity).
     stable_ready: whether all its replicas are; while they are not, the operator writes no weights. problem: why pods
-    are unready, as text. follows: the mesh has the weights and the mirror of the state. reached: callers' requests
-    reach the canary. exposed: both predictors exist, so the canary can do harm and stable can take its requests.
+    are unready, as text. need: what the needed pods were computed from; empty: from stable's pods. follows: the mesh
+    has the weights and the mirror of the state. reached: callers' requests reach the canary. exposed: both predictors
+    exist, so the canary can do harm and stable can take its requests.
     foreign: the change of another client, as text; empty: none. restarts: that change makes the evidence invalid
     (another canary image). results: those of gates and checks, empty if nothing was analysed. The request counts are
-    those since the last observation, and only while the mesh had the weights.
+    those since the last observation, and only while the mesh had the weights. callers_requests: all requests of callers
+    in the last counted_s seconds.
     """
 
     dt_s: float
@@ -39,8 +42,10 @@ class Observation:
     canary_pods: int = 1
     next_pods: int = 1
     stable_pods: int = 1
+    stable_needed: int = 0
     stable_ready: bool = True
     problem: str = ""
+    need: str = ""
     follows: bool = True
     reached: bool = True
     exposed: bool = True
@@ -49,12 +54,19 @@ class Observation:
     results: tuple[GateResult, ...] = ()
     canary_requests: int = 0
     stable_requests: int = 0
+    callers_requests: int = 0
+    counted_s: float = 0.0
     command: Command | None = None
 
     @property
     def verdict(self) -> Verdict:
         """The combined verdict of all gates."""
         return combine(self.results)
+
+    @property
+    def lacks_pods(self) -> bool:
+        """Whether the weight must not rise yet."""
+        return self.canary_pods < self.next_pods or self.stable_pods < self.stable_needed
 
 
 def follows(snapshot: Snapshot, state: RolloutState) -> bool:
@@ -81,9 +93,10 @@ def observe(
     readiness = snapshot.readiness.get(state.canary)
     pods = readiness.available if readiness else 0
     stable = snapshot.readiness.get(state.stable)
+    state = state.but(traffic=state.traffic.after(evidence.callers_requests, evidence.seconds))
     steps, last = state.plan.steps, state.plan.last
     following = last if Command.PROMOTE_FULL in (said, state.requested) else min(state.step + 1, last)
-    wanted = pods_needed(state, canary, steps[max(state.step, 0)].load_percent)
+    wanted = pods_to_keep(state, canary, steps[max(state.step, 0)].load_percent)
     if state.phase is Phase.FINISHING:  # its autoscaler decides again
         wanted = 1
     return Observation(
@@ -92,8 +105,10 @@ def observe(
         canary_pods=pods,
         next_pods=pods_needed(state, canary, steps[following].load_percent),
         stable_pods=stable.available if stable else 0,
+        stable_needed=stable_needed(state, deployment),
         stable_ready=stable is not None and stable.ready,
         problem="; ".join(f"{name}: {why}" for name, why in snapshot.problems.items()),
+        need=explain_need(state, canary),
         follows=follows(snapshot, state),
         reached=snapshot.mesh_weights.get(state.canary, 0) > 0,
         exposed={state.stable, state.canary} <= {predictor.name for predictor in deployment.predictors},
@@ -102,6 +117,8 @@ def observe(
         results=tuple(_accepted(one, state.accepted) for one in (*evidence.results, *state.checks)),
         canary_requests=evidence.requests.get(state.canary, 0),
         stable_requests=evidence.requests.get(state.stable, 0),
+        callers_requests=evidence.callers_requests,
+        counted_s=evidence.seconds,
         command=said,
     )
 

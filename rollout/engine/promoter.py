@@ -16,14 +16,14 @@ from rollout.analysis.verdict import GateResult, OnDoubt
 from rollout.clock import Clock, retrying
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Announcer, Subscriber
-from rollout.engine.capacity import merged, pods_needed, raised
+from rollout.engine.capacity import merged, pods_needed, raised, stable_needed
 from rollout.engine.checking import Checker
 from rollout.engine.decision import Action, Decision, decided
 from rollout.engine.lease import Lock
 from rollout.engine.observation import Observation, fingerprints, follows, observe
 from rollout.engine.patches import note, remove, scale, weigh
 from rollout.engine.rollback import Rollback
-from rollout.engine.rules import decide, observed
+from rollout.engine.rules import NO_CAPACITY, decide, observed
 from rollout.engine.state import COMMAND, Command, Phase, RolloutState, derive_state, read_state
 from rollout.engine.writer import StateWriter
 from rollout.errors import (
@@ -37,7 +37,7 @@ from rollout.errors import (
     TargetError,
     Unavailable,
 )
-from rollout.targets.target import EventType, Snapshot, Target
+from rollout.targets.target import EventType, Operation, Snapshot, Target
 
 log = structlog.get_logger(__name__)
 TAKE_OVER_S = 30.0
@@ -380,6 +380,8 @@ class Executor:
                 return self._state_writer.write(snapshot, self._analyst.next_step(state), weigh)
             case Action.SCALE:
                 return self._scale(snapshot, state)
+            case Action.WAIT if decision.reason == NO_CAPACITY:  # with more traffic, more pods than before
+                return self._scale(snapshot, state)
             case Action.ADOPT:
                 return self._state_writer.write(snapshot, self._adopt(snapshot, state), weigh)
             case Action.FINISH:
@@ -394,10 +396,17 @@ class Executor:
         """Request the pods of the next step; if they were requested already, write only the state."""
         step = state.plan.last if state.requested is Command.PROMOTE_FULL else min(state.step + 1, state.plan.last)
         canary = snapshot.deployment.predictor(state.canary)
-        pods = pods_needed(state, canary, state.plan.steps[step].load_percent)
-        operations, before = raised(snapshot, state.canary, pods)
-        scaled = state.but(scaling=merged(state.scaling, state.canary, before))
-        return self._state_writer.write(snapshot, scaled, partial(scale, scaling=operations))
+        wanted = {
+            state.canary: pods_needed(state, canary, state.plan.steps[step].load_percent),
+            state.stable: stable_needed(state, snapshot.deployment),
+        }
+        operations: list[Operation] = []
+        scaling = state.scaling
+        for name, pods in wanted.items():
+            more, before = raised(snapshot, name, pods)
+            operations += more
+            scaling = merged(scaling, name, before)
+        return self._state_writer.write(snapshot, state.but(scaling=scaling), partial(scale, scaling=operations))
 
     def _adopt(self, snapshot: Snapshot, state: RolloutState) -> RolloutState:
         found = fingerprints(snapshot.deployment)

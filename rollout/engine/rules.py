@@ -19,6 +19,7 @@ from rollout.engine.state import Command, Phase, RolloutState, Timers
 SHARE_MIN_REQUESTS = 100
 FLAPPING_DEADLINES = 2.0  # the total unready time that causes a rollback, in deadlines
 FLAPPING_FORGIVEN = 0.1  # seconds subtracted from that total for each second of readiness
+WAITING_FOR_CAPACITY, NO_CAPACITY = ASKED_FOR_PODS = ("WaitingForCapacity", "NoCapacity")
 SHARE_SIGMAS = 4.0  # a random deviation of this size happens once in 16,000 observations
 
 
@@ -242,17 +243,21 @@ def commanded(state: RolloutState, observation: Observation) -> Decision | None:
 
 
 def _raise(state: RolloutState, observation: Observation, step: int, *, then: RolloutState | None = None) -> Decision:
-    """Set the weight of a step once the canary has enough pods; request them first. then: the state to change."""
-    percent = state.plan.steps[step].load_percent
-    if observation.canary_pods >= observation.next_pods:
+    """Set the weight of a step once both versions have enough pods; request them first. then: the state to change."""
+    if not observation.lacks_pods:
         return advance(then or state, step)
-    message = (
-        f"{state.canary} has {observation.canary_pods} of the {observation.next_pods} ready pods that {percent} % need"
-        f"{_why(observation)}"
-    )
+    lacking = []
+    if observation.canary_pods < observation.next_pods:
+        wanted = f"{observation.next_pods} ready pods that {state.plan.steps[step].load_percent} % need"
+        lacking.append(f"{state.canary} has {observation.canary_pods} of the {wanted}")
+    if observation.stable_pods < observation.stable_needed:
+        wanted = f"{observation.stable_needed} ready pods that all requests need, should they return to it"
+        lacking.append(f"{state.stable} has {observation.stable_pods} of the {wanted}")
+    need = f" ({observation.need})" if observation.need else ""
+    message = f"{', and '.join(lacking)}{need}{_why(observation)}"
     if state.timers.scaling_s >= state.plan.ready_deadline_s:
-        return hold(state, "NoCapacity", f"{message}; its weight stays for {state.timers.scaling_s:.0f} s")
-    return decided(Action.SCALE, state.running(), "WaitingForCapacity", message)
+        return hold(state, NO_CAPACITY, f"{message}; its weight stays for {state.timers.scaling_s:.0f} s")
+    return decided(Action.SCALE, state.running(), WAITING_FOR_CAPACITY, message)
 
 
 def _where(state: RolloutState) -> str:
@@ -309,9 +314,10 @@ def observed(state: RolloutState, observation: Observation) -> RolloutState:
             lag_s=0.0 if observation.follows else timers.lag_s + dt,
             outage_s=timers.outage_s + dt if blind else 0.0,
             on_hold_s=timers.on_hold_s + dt if state.phase.on_hold else 0.0,
-            scaling_s=timers.scaling_s + dt if observation.canary_pods < observation.next_pods else 0.0,
+            scaling_s=timers.scaling_s + dt if observation.lacks_pods and state.reason in ASKED_FOR_PODS else 0.0,
             flapping_s=_flapping_s(state, observation),
         ),
+        traffic=state.traffic.after(observation.callers_requests, observation.counted_s),
         canary_requests=state.canary_requests + (observation.canary_requests if counted else 0),
         stable_requests=state.stable_requests + (observation.stable_requests if counted else 0),
         gate_open=state.gate_open or (answered and not questions),

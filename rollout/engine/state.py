@@ -9,6 +9,7 @@ A rollout has two more annotations: a person's command, and the predictor that t
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,33 @@ class Timers:
     flapping_s: Seconds = 0.0
 
 
+TRAFFIC_MEMORY_S: Final = 60.0
+TRAFFIC_MIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The callers' requests of the last minute: both numbers fade with TRAFFIC_MEMORY_S. Copies are not counted.
+
+    Scrapes are late, so one window may hold no requests and the next one twice as many; their sums are right.
+    """
+
+    requests: Annotated[float, PlainSerializer(lambda value: round(value, 1))] = 0.0
+    seconds: Seconds = 0.0
+
+    def after(self, requests: int, seconds: float) -> Traffic:
+        """Return the traffic after one more window."""
+        if seconds <= 0:
+            return self
+        kept = math.exp(-seconds / TRAFFIC_MEMORY_S)
+        return Traffic(kept * self.requests + requests, kept * self.seconds + seconds)
+
+    @property
+    def rps(self) -> float | None:
+        """The present requests/s; None until TRAFFIC_MIN_S were seen, and where nobody asks."""
+        return self.requests / self.seconds if self.seconds >= TRAFFIC_MIN_S and self.requests else None
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutState:
     """One rollout. step: -1 while the canary waits at 0 %, else the index in plan.steps.
@@ -95,8 +123,9 @@ class RolloutState:
     in the step has passed, so its closing checks run. asked, accepted: the gates whose questions a person must answer,
     and those that were answered with `promote`. checks: the latest results of the step's checks. requested: a
     person's `pause` or `promote --full` that is in effect or pending. evidence: the sequential tests, as serialised by
-    gates.py. stable_pods: how many stable pods were ready when the rollout began and served all requests. scaling: the
-    values to restore at the end, see capacity.py. expected: a fingerprint per predictor, as this rollout wrote it.
+    gates.py. stable_pods: how many stable pods were ready when the rollout began and served all requests. traffic: what
+    callers ask for now. scaling: the values to restore at the end, see capacity.py. expected: a fingerprint per
+    predictor, as this rollout wrote it.
     rollback_stage: the stage that worked. nonce: "<writer>.<count>" of the last write. fence: the lease's
     transitions at that time.
     """
@@ -119,6 +148,7 @@ class RolloutState:
     analyse: bool = True
     evidence: Mapping[str, Any] = field(default_factory=dict)
     stable_pods: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
     scaling: Mapping[str, dict[str, int | None]] = field(default_factory=dict)
     expected: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""

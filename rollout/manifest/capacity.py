@@ -37,9 +37,14 @@ class Capacity(BaseModel):
     nodes_lost: int = Field(ge=0, description="Nodes that may be gone at the same time.")
 
     @property
+    def pod_rps(self) -> float:
+        """Requests/s of one pod in the cluster within the latency objective: `capacity.pod_rps` of rollout.yaml."""
+        return self.slo_capacity_rps * math.prod(self.deratings.values())
+
+    @property
     def usable_rps(self) -> float:
         """Requests/s that one pod takes at the target utilisation."""
-        return self.slo_capacity_rps * math.prod(self.deratings.values()) * self.target_utilisation_percent / 100
+        return self.pod_rps * self.target_utilisation_percent / 100
 
     def pods(self, load_rps: float) -> int:
         """Return the smallest number of pods that serve a load while `nodes_lost` nodes are unavailable."""

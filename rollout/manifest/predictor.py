@@ -100,6 +100,17 @@ class HpaSpec(Part):
     metrics: tuple[dict[str, Any], ...] = ()
     metricsv2: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def target_utilisation_percent(self) -> int | None:
+        """The share of the requested CPU that the autoscaler keeps in use; None where it follows something else."""
+        for metric in self.metrics or self.metricsv2:
+            resource = metric.get("resource") or {}
+            target = resource.get("target") or {}
+            percent = resource.get("targetAverageUtilization", target.get("averageUtilization"))
+            if resource.get("name") == "cpu" and isinstance(percent, int) and percent > 0:
+                return percent
+        return None
+
 
 class Metadata(Part):
     """Name, namespace, labels and annotations of an object."""

@@ -20,7 +20,7 @@ from rollout.analysis.verdict import OnDoubt
 from rollout.checks.query import Query
 from rollout.errors import PlanError
 from rollout.manifest.problems import field_errors
-from rollout.plan.plan import DEFAULT_STEPS, Plan
+from rollout.plan.plan import DEFAULT_STEPS, Plan, PodCapacity
 from rollout.plan.steps import AnyStep, Hooks, Seconds, StepDefaults, Strict, compile_steps
 
 PROMETHEUS: Final = "prometheus="
@@ -46,6 +46,13 @@ _GATES: Final = GateConfig()
 GateSettings = _strict_model(_GATES)
 
 
+class CapacitySettings(Strict):
+    """What one pod was measured to serve (`churn-serving manifest capacity` derives it): see PodCapacity."""
+
+    pod_rps: Annotated[float, Field(gt=0)]
+    target_utilisation_percent: Annotated[int, Field(ge=1, le=100)] | None = None
+
+
 class Settings(Strict):
     """The file; every key is optional. judged=False advances a rollout by time and requests alone, without gates."""
 
@@ -68,6 +75,7 @@ class Settings(Strict):
     custom_gates: tuple[Query, ...] = ()
     hooks: Hooks = Hooks()
     judged: bool = True
+    capacity: CapacitySettings | None = None
     evidence: str = ""
     webhook: str = ""
 
@@ -128,7 +136,8 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
     )
     if unknown := set(manual) - {step.weight_percent for step in steps if step.weight_percent}:
         raise PlanError(f"--manual asks for a gate at {sorted(unknown)} %, where there is no step")
-    same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in ("steps", "gates")}
+    converted = ("steps", "gates", "capacity")
+    same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in converted}
     gates = _gates(settings.gates, first_step_s=next((step.min_duration_s for step in steps if step.counted), 0.0))
     checks = [check for step in steps for check in step.every_check]
     undecided = all(gate.dry_run for gate in gates.gates.values()) and not any(check.judges for check in checks)
@@ -141,6 +150,7 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
         steps=steps,
         gates=gates,
         analyse=bool(gates.gates) or bool(checks),
+        capacity=None if settings.capacity is None else PodCapacity(**settings.capacity.model_dump()),
         **{name: getattr(settings, name) for name in same},
     )
 

@@ -80,6 +80,27 @@ class Step:
         return (*self.checks, *self.closing)
 
 
+@dataclass(frozen=True, slots=True)
+class PodCapacity:
+    """What one pod was measured to serve. pod_rps: requests/s within the latency objective.
+
+    target_utilisation_percent: how much of that is used; None: as much as the predictor's autoscaler aims at, and all
+    of it where there is none.
+    """
+
+    pod_rps: float
+    target_utilisation_percent: int | None = None
+
+    def __post_init__(self) -> None:
+        """Reject a pod that serves nothing, and a share that is none."""
+        if self.pod_rps <= 0:
+            raise PlanError(f"capacity.pod_rps is {self.pod_rps}; allowed: more than 0")
+        if self.target_utilisation_percent is not None and not 1 <= self.target_utilisation_percent <= 100:
+            raise PlanError(
+                f"capacity.target_utilisation_percent is {self.target_utilisation_percent}; allowed: 1..100"
+            )
+
+
 DEFAULT_STEPS = (Step(10), Step(30), Step(50), Step(100, min_duration_s=300.0))
 """10 -> 30 -> 50 -> 100 %. The last step is the bake: the pods of the old version still run."""
 
@@ -94,6 +115,7 @@ class Plan:
     metric_grace_s: how long the evidence may be unavailable before the rollout is held. share_tolerance_percent: the
     allowed difference between the observed share of requests and the weight, beyond random variation. watch_held_s: how
     long the promoter watches a held or paused rollout before it exits. rollback_deadline_s: for each rollback stage.
+    capacity: of one pod, as measured; None: the pods of a share are that share of stable's pods.
     """
 
     steps: tuple[Step, ...] = DEFAULT_STEPS
@@ -111,6 +133,7 @@ class Plan:
     on_sigterm: OnDoubt = OnDoubt.HOLD
     keep_failed_canary: bool = False
     analyse: bool = True
+    capacity: PodCapacity | None = None
 
     def __post_init__(self) -> None:
         """Reject steps that do not increase to 100 %, and limits below zero."""

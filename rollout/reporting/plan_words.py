@@ -14,7 +14,7 @@ from rollout.analysis.rate_gates import RelativeGate, RestartGate, SloGate
 from rollout.analysis.verdict import OnDoubt
 from rollout.checks.check import Check
 from rollout.engine.state import COMMAND, PREVIOUS, STATE
-from rollout.plan.plan import Plan, Step
+from rollout.plan.plan import Plan, PodCapacity, Step
 from rollout.reporting.charts import duration
 from rollout.targets.target import Operation
 
@@ -57,7 +57,20 @@ def plan_words(plan: Plan) -> RenderableType:
         f"A canary as good as stable is rolled back in at most {100 * plan.gates.alpha:g} % of all rollouts. A step "
         f"without a verdict in its time: {plan.on_inconclusive.value}."
     )
-    return Group(Text(f"Plan {plan.hash}: {duration(least_s)} at least."), steps, Text(), gates, Text(), Text(sure))
+    said = f"Plan {plan.hash}: {duration(least_s)} at least."
+    return Group(Text(said), steps, Text(_pods_words(plan.capacity)), Text(), gates, Text(), Text(sure))
+
+
+def _pods_words(capacity: PodCapacity | None) -> str:
+    """Return what a share's pods are computed from."""
+    if capacity is None:
+        return "Before a weight rises: the canary has its share of stable's pods."
+    used = capacity.target_utilisation_percent
+    target = "its autoscaler's target" if used is None else f"{used} %"
+    return (
+        "Before a weight rises: both versions have the pods for the present traffic; a pod serves "
+        f"{capacity.pod_rps:,g} requests/s, of which {target} is used."
+    )
 
 
 def step_words(step: Step) -> str:

@@ -1,6 +1,7 @@
 """churn-serving manifest as a pipeline calls it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,7 +83,11 @@ def test_what_would_be_refused_is_not_rendered(arguments: tuple[str, ...], words
 
 def test_capacity_prints_what_the_overlay_must_say() -> None:
     done = manifest("capacity", "-o", "json")
-    assert set(json.loads(done.stdout)) == {"usable_rps_per_pod", "minReplicas", "maxReplicas", "averageUtilization"}
+    said = json.loads(done.stdout)
+    assert {"usable_rps_per_pod", "minReplicas", "maxReplicas", "averageUtilization"} < set(said)
+    offered = re.search(r"^# capacity: \{pod_rps: (\d+)\}", (ROOT / "seldon/rollout.yaml").read_text(), re.MULTILINE)
+    assert offered is not None
+    assert int(offered[1]) == said["rps_per_pod"]
 
 
 @pytest.mark.usefixtures("built")

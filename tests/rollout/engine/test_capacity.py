@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from rollout.engine.capacity import pods_needed
 from rollout.engine.observation import Observation
 from rollout.engine.rules import decide
 from rollout.engine.session import Session
-from rollout.engine.state import Command, Phase, RolloutState
+from rollout.engine.state import Command, Phase, RolloutState, Traffic
 from rollout.errors import StateError
-from rollout.manifest.predictor import Predictor
-from rollout.plan.plan import Plan, Step
+from rollout.manifest.parsing import parse
+from rollout.manifest.predictor import HpaSpec, Predictor
+from rollout.plan.plan import Plan, PodCapacity, Step
 from tests.support.rollout_world import Behaviour, World, manifest
 from tests.support.targets.memory import MemoryTarget
 
@@ -189,3 +192,125 @@ def test_promote_full_waits_for_the_pods_of_the_last_step() -> None:
     world.when(10, lambda: Session(world.target, world.clock).send(Command.PROMOTE_FULL))
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     assert all(pods == 10 for percent, pods, _ in seen if percent == 100)
+
+
+def measured_world(pods: int, *, most: int = 20, pod_rps: float = 21.0, target_percent: int = 50) -> World:
+    """A world of 100 requests/s whose plan has a pod's capacity, and whose autoscalers aim at target_percent of it."""
+    world = world_of(pods, most=most)
+    world.plan = replace(world.plan, capacity=PodCapacity(pod_rps))
+    target = {"type": "Utilization", "averageUtilization": target_percent}
+    scaler = {
+        "minReplicas": pods,
+        "maxReplicas": most,
+        "metricsv2": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+    }
+    world.edit(lambda document: document["spec"]["predictors"][0]["componentSpecs"][0].update(hpaSpec=scaler))
+    return world
+
+
+def test_the_pods_of_a_share_follow_from_the_traffic_the_measured_capacity_and_the_autoscalers_target() -> None:
+    world = measured_world(2)  # two pods serve 100 requests/s; 21 x 50 % = 10.5 requests/s of a pod are to be used
+    world.start()
+    seen = watch(world)
+    outcome = world.promoter().drive()
+    assert outcome.state.phase is Phase.SUCCEEDED
+    least = {share: min(pods for percent, pods, _ in seen if percent == share) for share in (10, 30, 50, 100)}
+    assert (least[30], least[50], least[100]) == (3, 5, 10)
+    said = [record.message for record in world.diary.records if record.event == "WaitingForCapacity"]
+    assert any("v8 has 3 of the 5 ready pods that 50 % need (callers ask for 100 requests/s" in one for one in said)
+    assert minimum(world, "v8") == 2  # as stable's was
+
+
+def test_stable_has_the_pods_for_all_requests_before_a_weight_rises_and_while_it_idles() -> None:
+    world = measured_world(2)
+    world.start()
+    seen = watch(world)
+    world.when(50, lambda: world.traffic.behaviour.update(v8=Behaviour(errors=0.5)))
+    assert world.promoter().drive().state.phase is Phase.ROLLED_BACK
+    assert min(stable for percent, _, stable in seen if percent >= 30) == 10
+    assert minimum(world, "v7") == 2
+
+
+def test_fewer_pods_than_stables_share_are_enough_where_the_measurement_says_so() -> None:
+    world = measured_world(10, pod_rps=200)  # ten pods, of which one could serve everything
+    world.start()
+    world.edit(lambda document: document["spec"]["predictors"][1]["componentSpecs"][0]["hpaSpec"].update(minReplicas=1))
+    world.target.room["v8"] = 1
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+
+
+def test_more_traffic_in_a_step_is_no_unready_canary() -> None:
+    world = measured_world(2, pod_rps=400)
+    world.start()
+    world.when(50, lambda: setattr(world.traffic, "per_s", 2000.0))
+    world.target.room = {"v7": 5, "v8": 5}
+    outcome = world.promoter().drive()
+    assert (outcome.state.phase, outcome.state.reason) == (Phase.HELD, "NoCapacity")
+    assert outcome.state.canary_percent == 50
+    assert "v7 has 5 of the 10 ready pods that all requests need" in outcome.state.message
+
+
+def test_a_rollout_that_is_held_for_pods_asks_for_more_when_the_traffic_grows() -> None:
+    world = measured_world(2, pod_rps=400)
+    world.plan = replace(world.plan, watch_held_s=10_000.0)
+    world.start()
+    world.target.room = {"v8": 2}
+    world.when(10, lambda: setattr(world.traffic, "per_s", 1000.0))
+    world.when(10, lambda: world.clock.after(1000, lambda: setattr(world.traffic, "per_s", 3000.0)))
+    world.when(10, lambda: world.clock.after(2000, world.target.room.clear))
+    outcome = world.promoter().drive()
+    assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
+    assert "NoCapacity" in world.diary.events
+
+
+def test_copies_are_no_traffic_of_callers() -> None:
+    world = measured_world(2, pod_rps=400)
+    world.plan = replace(world.plan, steps=(Step(0, name="shadow", mirror_percent=100), *world.plan.steps))
+    world.start()
+    states: list[RolloutState] = []
+    world.diary.notify = lambda record, state: states.append(state)  # type: ignore[method-assign]
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+    rates = [state.traffic.rps for state in states if state.traffic.rps]
+    assert min(rates) > 85
+    assert max(rates) < 105
+
+
+@pytest.mark.parametrize(
+    ("metric", "found"),
+    [
+        ({"type": "Resource", "resource": {"name": "cpu", "targetAverageUtilization": 60}}, 60),
+        ({"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 70}}}, 70),
+        ({"type": "Resource", "resource": {"name": "memory", "targetAverageUtilization": 60}}, 100),
+        ({"type": "Pods", "pods": {"metricName": "requests", "targetAverageValue": "10"}}, 100),
+    ],
+)
+def test_the_share_that_is_used_is_the_autoscalers_target_unless_the_plan_has_one(
+    metric: dict[str, Any], found: int
+) -> None:
+    predictor = parse(scaled_manifest(2, 20)).stable
+    (component,) = predictor.component_specs
+    scaler = HpaSpec.model_validate({"minReplicas": 2, "maxReplicas": 20, "metrics": [metric]})
+    predictor = predictor.but(component_specs=(component.but(hpa_spec=scaler),))
+    state = RolloutState("id", replace(PLAN, capacity=PodCapacity(100)), "v7", "v8", traffic=Traffic(10_000, 10))
+    assert pods_needed(state, predictor, 100) == -(-1000 // found)
+    own = state.but(plan=replace(PLAN, capacity=PodCapacity(100, target_utilisation_percent=100)))
+    assert pods_needed(own, predictor, 100) == 10
+
+
+def test_without_known_traffic_the_share_is_that_of_stables_pods() -> None:
+    plan = replace(PLAN, capacity=PodCapacity(1))
+    for traffic in (Traffic(), Traffic(500, 5), Traffic(0, 60)):
+        assert pods_needed(RolloutState("id", plan, "v7", "v8", stable_pods=10, traffic=traffic), None, 30) == 3
+
+
+def test_pods_are_asked_for_after_a_step_that_was_longer_than_the_deadline_for_them() -> None:
+    world = world_of(10)
+    longer_s = world.plan.ready_deadline_s + 60
+    world.plan = replace(
+        world.plan,
+        steps=(replace(world.plan.steps[0], min_duration_s=longer_s, max_duration_s=9e9), *world.plan.steps[1:]),
+    )
+    world.start()
+    world.edit(lambda document: document["spec"]["predictors"][1]["componentSpecs"][0]["hpaSpec"].update(minReplicas=1))
+    assert world.promoter().drive().state.phase is Phase.SUCCEEDED
+    assert "NoCapacity" not in world.diary.events

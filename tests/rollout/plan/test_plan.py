@@ -10,7 +10,7 @@ import pytest
 from rollout.analysis.gate_config import GateConfig
 from rollout.errors import PlanError
 from rollout.plan.config import read_config
-from rollout.plan.plan import PLAN_JSON, Plan, Step
+from rollout.plan.plan import PLAN_JSON, Plan, PodCapacity, Step
 
 GATES = tuple(GateConfig().gates)
 ALL_OFF = "gates: {" + ", ".join(f"{gate}: null" for gate in GATES) + "}"
@@ -86,6 +86,9 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("on_inconclusive: promote", "'hold' or 'rollback'"),
         ("gates: 5", "/gates"),
         ("step_defaults: 5", "/step_defaults"),
+        ("capacity: {pod_rps: 0}", "/capacity/pod_rps"),
+        ("capacity: {}", "/capacity/pod_rps"),
+        ("capacity: {pod_rps: 100, target_utilisation_percent: 101}", "/capacity/target_utilisation_percent"),
         ("gates: {errors: {marginn: 2}}", "/gates/errors/marginn"),
         ("gates: {errors: 3}", "/gates/errors"),
         ("gates: {errors: {event: slow}}", "/gates/errors/event"),
@@ -105,6 +108,18 @@ def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, said: str) -
     file.write_text(text)
     with pytest.raises(PlanError, match=said):
         read_config(file, {})
+
+
+def test_a_pods_measured_capacity_is_part_of_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "rollout.yaml"
+    file.write_text("capacity: {pod_rps: 4002}")
+    plan = read_config(file, {}).plan
+    assert plan.capacity == PodCapacity(4002)
+    assert PLAN_JSON.validate_json(PLAN_JSON.dump_json(plan)) == plan
+    with pytest.raises(PlanError, match="allowed: more than 0"):
+        PodCapacity(0)
+    with pytest.raises(PlanError, match=r"allowed: 1\.\.100"):
+        PodCapacity(1, 0)
 
 
 def test_a_manual_gate_needs_its_step() -> None:

@@ -8,7 +8,7 @@ import re
 from rich.console import Console
 
 from rollout.engine.start import Release, start
-from rollout.plan.plan import Plan
+from rollout.plan.plan import Plan, PodCapacity
 from rollout.reporting.plan_words import operation_words, plan_words
 from tests.support.rollout_world import World
 
@@ -26,6 +26,11 @@ def test_a_plan_is_words_and_tables() -> None:
         assert words in text
     for gate in Plan().gates.gates:
         assert gate in text
+
+
+def test_a_plan_says_what_pods_are_computed_from() -> None:
+    assert "the canary has its share of stable's pods" in shown(Plan())
+    assert "a pod serves 4,002 requests/s, of which 70 % is used" in shown(Plan(capacity=PodCapacity(4002, 70)))
 
 
 def test_a_dry_run_names_the_operations_and_not_the_annotation(world: World) -> None:
