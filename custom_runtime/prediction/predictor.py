@@ -110,7 +110,7 @@ class Predictor:
             return await self.submit(query, timeout_s=timeout_s)
         coalescer = self._coalescer if query.needs_store else self._storeless
         limit_s = self._admit(query, coalescer, timeout_s)
-        query = query._replace(trace=current_trace(), origin=current_origin())
+        query = query._replace(trace=current_trace(), origin=current_origin(), submitted_s=self._clock())
         self._inflight += 1
         try:
             return await self._big_batches.predict(query, limit_s)
@@ -128,7 +128,7 @@ class Predictor:
         started = self._clock()
         self._inflight += 1
         try:
-            query = query._replace(trace=current_trace(), origin=current_origin())
+            query = query._replace(trace=current_trace(), origin=current_origin(), submitted_s=started)
             return await self._explanations.explain(query, limit_s)
         finally:
             self._leave()
@@ -146,9 +146,7 @@ class Predictor:
             self._has_traces = True
             query = query._replace(trace=trace)
         if self._recorder is not None:
-            origin = current_origin()
-            if origin is not None:
-                query = query._replace(origin=origin)
+            query = query._replace(origin=current_origin(), submitted_s=self._clock())
         self._inflight += 1
         return coalescer.submit(query, deadline=self._clock() + limit_s)
 

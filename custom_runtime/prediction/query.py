@@ -25,7 +25,8 @@ class Query(NamedTuple):
     given: feature position -> one float32 value (n = 1), or float32 [n].
     first_row: the number of the first row in the caller's request, where this is a slice of it.
     trace: the trace of the caller's request, where it has one. inference_id: the V2 message's id; None: /predict.
-    origin: where the request came from; set only where predictions are recorded.
+    origin: where the request came from; submitted_s: when the predictor took it, by its monotonic clock. Both are set
+    only where predictions are recorded.
     """
 
     keys: Keys
@@ -34,6 +35,7 @@ class Query(NamedTuple):
     trace: RequestTrace | None = None
     inference_id: str | None = None
     origin: RequestOrigin | None = None
+    submitted_s: float | None = None
 
     @property
     def size(self) -> int:

@@ -40,6 +40,10 @@ _TIMEOUT = urllib3.Timeout(connect=2.0, read=10.0)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 # What a sink says when the same events may be accepted later; any other 4xx is for good.
 _LATER = frozenset((408, 425, 429))
+# What of a record is in its response's parameters.
+_PARAMETERS = (
+    "row", "inference_id", "key", "key_hash", "source", "features_time", "latency_ms", "challengers", "contract",
+)  # fmt: skip
 # The longest wait for the sink at the end of the process; what is left is sent after the next start.
 _CLOSE_S = 3.0
 
@@ -94,7 +98,7 @@ def _response(record: Mapping[str, Any]) -> dict[str, Any]:
     scores = record["scores"] if record["score"] is None else [record["score"]]
     parameters = {
         name: record[name].isoformat() if name == "features_time" else record[name]
-        for name in ("row", "inference_id", "key", "key_hash", "source", "features_time", "challengers", "contract")
+        for name in _PARAMETERS
         if record[name] is not None
     }
     return {

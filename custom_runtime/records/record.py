@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
+from math import nan
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ def schema_of(features: Sequence[Feature], fingerprint: str) -> pa.Schema:
 
     score: the probability of the positive class, or a regression's value; null where there are several classes, whose
     scores are in `scores`. row: the row's number in the caller's request. features_time: when the store's row was
-    written; null where none was read.
+    written; null where none was read. latency_ms: from the moment the predictor took the parsed request until its rows
+    were scored: waiting for the batch, reading features, scoring. Reading and writing bodies is not in it.
     """
     values = [(feature.name, pa.string() if feature.is_category else pa.float32()) for feature in features]
     return pa.schema(
@@ -58,6 +60,7 @@ def schema_of(features: Sequence[Feature], fingerprint: str) -> pa.Schema:
             ("key_hash", pa.string()),
             ("score", pa.float64()),
             ("scores", _SCORES),
+            ("latency_ms", pa.float64()),
             pa.field("source", pa.string(), nullable=False),
             ("features_time", _TIME),
             ("features", pa.struct(values)),
@@ -107,6 +110,7 @@ class ScoredBatch(NamedTuple):
     """What the predictor hands over. results: one for each query; rows: float32, of the good queries only, in order.
 
     at_s: unix seconds. fetched: the store's rows for the queries that needed them, in order; None: there were none.
+    scored_s: when they were scored, by the clock of Query.submitted_s.
     """
 
     at_s: float
@@ -114,6 +118,7 @@ class ScoredBatch(NamedTuple):
     rows: Matrix
     results: Sequence[Prediction | Exception]
     fetched: FetchedRows | StoreUnavailable | None
+    scored_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ class SampledRows(NamedTuple):
     """The rows of some batches that are to be recorded, still as the predictor had them."""
 
     at_s: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]
     keys: list[Any]
     inference_ids: list[str | None]
     origins: list[RequestOrigin | None]
@@ -159,6 +165,7 @@ class RecordBuilder:
             taken.add(batch)
         sampled = SampledRows(
             np.array(taken.at_s),
+            np.array(taken.latency_ms),
             taken.keys,
             taken.inference_ids,
             taken.origins,
@@ -175,6 +182,7 @@ class RecordBuilder:
         mask = np.array(keep, dtype=bool)
         return SampledRows(
             sampled.at_s[mask],
+            sampled.latency_ms[mask],
             list(compress(sampled.keys, keep)),
             list(compress(sampled.inference_ids, keep)),
             list(compress(sampled.origins, keep)),
@@ -191,6 +199,7 @@ class RecordBuilder:
         size, options = len(sampled.keys), self._options
         columns = {
             "time": _times(sampled.at_s),
+            "latency_ms": pa.array(sampled.latency_ms.round(3), pa.float64(), from_pandas=True),
             "request_id": pa.array(
                 [
                     inference_id if origin is None or not origin.request_id else origin.request_id
@@ -244,6 +253,7 @@ class _Taken:
 
     def __init__(self) -> None:
         self.at_s: list[float] = []
+        self.latency_ms: list[float] = []
         self.keys: list[Any] = []
         self.inference_ids: list[str | None] = []
         self.origins: list[RequestOrigin | None] = []
@@ -266,14 +276,17 @@ class _Taken:
             self.stored_at_s.append(np.zeros(size) if part is None else part)
             self.sources += result.sources
             self.scores += scores_of(result)
+            latency_ms = nan if query.submitted_s is None else 1e3 * (batch.scored_s - query.submitted_s)
             if size == 1:
                 self.at_s.append(batch.at_s)
+                self.latency_ms.append(latency_ms)
                 self.keys.append(query.keys[0])
                 self.inference_ids.append(query.inference_id)
                 self.origins.append(query.origin)
                 self.numbers.append(query.first_row)
             else:
                 self.at_s += [batch.at_s] * size
+                self.latency_ms += [latency_ms] * size
                 self.keys += query.keys
                 self.inference_ids += [query.inference_id] * size
                 self.origins += [query.origin] * size

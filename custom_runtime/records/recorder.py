@@ -60,13 +60,16 @@ class Recorder:
         max_rows: int,
         challengers: Challengers | None = None,
         wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """clock: the predictor's, in which queries say when it took them."""
         self._sink = sink
         self._builder = builder
         self._metrics = metrics
         self._max_rows = max_rows
         self._challengers = challengers
         self._wall_clock = wall_clock
+        self._clock = clock
         self._queue: deque[ScoredBatch] = deque()
         # Each of the two is written by one thread alone, so that neither needs a lock.
         self._offered_rows = 0  # by the event loop
@@ -92,7 +95,7 @@ class Recorder:
             self._metrics.count_records("dropped", size)
             return
         self._offered_rows += size
-        self._queue.append(ScoredBatch(self._wall_clock(), queries, rows, results, fetched))
+        self._queue.append(ScoredBatch(self._wall_clock(), queries, rows, results, fetched, self._clock()))
 
     def close(self, limit_s: float = CLOSE_S) -> None:
         """Write what was offered, then end the thread; a sink that does not answer is waited for only so long."""

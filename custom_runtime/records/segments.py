@@ -223,7 +223,7 @@ def read_records(
     tables = []
     for path, _, _ in _listed(directory):
         with suppress(FileNotFoundError):  # retention deletes, and a finished segment changes its name
-            table = _read(path)
+            table = _completed(_read(path))
             made_for = (table.schema.metadata or {}).get(CONTRACT_METADATA, b"").decode()
             if contract is not None and made_for != contract:
                 raise RecordsError(f"the records in {path} are of contract {made_for}; allowed: {contract}")
@@ -234,6 +234,14 @@ def read_records(
         return pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
         raise RecordsError(f"the records in {directory} are of several contracts: choose one") from error
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """Add the columns that an earlier release did not write, without values."""
+    for position, field in enumerate(SCHEMA):
+        if field.nullable and field.name not in table.column_names:
+            table = table.add_column(position, field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def _between(table: pa.Table, since: datetime | None, until: datetime | None) -> pa.Table:

@@ -98,6 +98,7 @@ def check(record: dict[str, Any], expected: Any, *, source: str = "store") -> No
     assert record["score"] == pytest.approx(score, abs=1e-5)
     assert record["challengers"] == [{"version": "8", "score": pytest.approx(score, abs=1e-5), "scores": None}]
     assert record["source"] == source
+    assert 0 < record["latency_ms"] < 30_000
     assert (record["model"], record["predictor"], record["contract"]) == ("churn", "local", CONTRACT.fingerprint)
     for name, value in decode_row(row).items():
         assert record["features"][name] == (value if isinstance(value, str) else pytest.approx(value))

@@ -29,8 +29,8 @@ def batch_of(queries: Sequence[Query], *, at_s: float = AT_S) -> ScoredBatch:
     return ScoredBatch(at_s, queries, rows_of(size), results, fetched)
 
 
-def batch_of_keys(*keys: int, at_s: float = AT_S) -> ScoredBatch:
-    return batch_of([Query((key,), {}) for key in keys], at_s=at_s)
+def batch_of_keys(*keys: int, at_s: float = AT_S, submitted_s: float | None = None) -> ScoredBatch:
+    return batch_of([Query((key,), {}, submitted_s=submitted_s) for key in keys], at_s=at_s)
 
 
 def records_of(*keys: int, builder: RecordBuilder | None = None) -> pa.RecordBatch:

@@ -55,9 +55,10 @@ def keys_of(events: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_record_is_a_response_and_its_features_a_request_as_seldons_logger_takes_them() -> None:
-    query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT))
+    query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT), submitted_s=7.0)
     builder = plain_builder()
-    response, request = SOURCE.events_of(builder.build(builder.sample([batch_of([query])])))
+    batch = batch_of([query])._replace(scored_s=7.0125)
+    response, request = SOURCE.events_of(builder.build(builder.sample([batch])))
     ids = response.pop("id"), request.pop("id")
     assert len(set(ids)) == 2
     common = {
@@ -85,6 +86,7 @@ def test_a_record_is_a_response_and_its_features_a_request_as_seldons_logger_tak
             "key": "42",
             "source": "store",
             "features_time": "2027-01-15T05:13:20+00:00",
+            "latency_ms": 12.5,
             "contract": CONTRACT.fingerprint,
         },
         "outputs": [{"name": "score", "datatype": "FP64", "shape": [1, 1], "data": [0.042]}],

@@ -33,8 +33,8 @@ def build(builder: RecordBuilder, *batches: ScoredBatch) -> list[dict[str, objec
 
 
 def test_a_record_has_every_column_of_its_prediction() -> None:
-    query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT))
-    (record,) = build(plain_builder(), batch_of([query]))
+    query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT), submitted_s=7.0)
+    (record,) = build(plain_builder(), batch_of([query])._replace(scored_s=7.0125))
     assert record.pop("features") == pytest.approx(
         {feature.name: pytest.approx(feature.example) for feature in CONTRACT.features}
     )
@@ -51,6 +51,7 @@ def test_a_record_has_every_column_of_its_prediction() -> None:
         "key_hash": None,
         "score": 0.042,
         "scores": None,
+        "latency_ms": 12.5,
         "source": "store",
         "features_time": datetime.fromtimestamp(STORED_AT_S, UTC),
         "challengers": None,
@@ -79,6 +80,12 @@ def test_rows_of_a_batch_are_numbered_as_in_the_callers_request() -> None:
         ("b", 256, "8"),
         ("b", 257, "9"),
     ]
+
+
+def test_the_latency_is_that_of_each_query_for_all_its_rows_and_missing_where_nobody_measured_it() -> None:
+    queries = [Query((1,), {}, submitted_s=10.0), Query([2, 3], {}, submitted_s=10.25), Query((4,), {})]
+    records = build(plain_builder(), batch_of(queries)._replace(scored_s=10.5))
+    assert [record["latency_ms"] for record in records] == [500.0, 250.0, 250.0, None]
 
 
 def test_a_query_with_an_error_is_no_record_and_shifts_none() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
-from custom_runtime.records.record import RecordBuilder, RecordOptions, schema_of
+from custom_runtime.records.record import SCHEMA, RecordBuilder, RecordOptions, schema_of
 from custom_runtime.records.segments import FINISHED, OPEN, SegmentLimits, SegmentSink, finish, read_records
 from tests.support.programs import ROOT
 from tests.support.record_batches import AT_S, batch_of_keys, metrics_of, plain_builder, records_of
@@ -206,6 +207,21 @@ def test_reading_chooses_columns_times_and_the_contract(tmp_path: Path) -> None:
         read_records(tmp_path, columns=["verdict"])
     with pytest.raises(RecordsError, match=r"are of contract .*; allowed: another"):
         read_records(tmp_path, contract="another")
+
+
+def test_segments_of_a_release_without_latencies_are_read_beside_new_ones(tmp_path: Path) -> None:
+    builder = plain_builder()
+    rows = pa.Table.from_batches([builder.build(builder.sample([batch_of_keys(1)]))])
+    pq.write_table(rows.drop_columns(["latency_ms"]), tmp_path / f"records-20200101T000000Z-host-1-1{FINISHED}")
+    sink = sink_of(tmp_path)
+    sink.write(builder.build(builder.sample([batch_of_keys(2, submitted_s=1.0)._replace(scored_s=1.002)])))
+    sink.close()
+    read = read_records(tmp_path)
+    assert read.schema.names == SCHEMA.names
+    assert read.select(["key", "latency_ms"]).to_pylist() == [
+        {"key": "1", "latency_ms": None},
+        {"key": "2", "latency_ms": 2.0},
+    ]
 
 
 def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
@@ -233,5 +234,20 @@ def test_pairs_are_joined_from_the_records_of_both_versions(tmp_path: Path) -> N
         ("paired_requests", Verdict.PASS),
         ("paired_scores", Verdict.PASS),
     ]
+    assert set(check.results) == {one.name for one in results}
     missing = Paired(records=str(tmp_path / "nowhere")).ask(SUBJECT, lambda: False)
     assert {one.verdict for one in missing} == {Verdict.ERROR}
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [(1.1, Verdict.PASS), (5.0, Verdict.FAIL)])
+def test_the_latencies_of_pairs_are_compared_request_by_request(
+    tmp_path: Path, slower: float, verdict: Verdict
+) -> None:
+    rows = [(200.0 + i, f"r{i}", name, 0.4) for i in range(400) for name in ("v7", "v8")]
+    # Requests take between 2 and 40 ms, so the versions' histograms overlap; of each pair one is slower.
+    latencies = [(2.0 + i % 39) * (slower if name == "v8" else 1) for i in range(400) for name in ("v7", "v8")]
+    parquet.write_table(table(rows, latency_ms=pa.array(latencies)), tmp_path / "1.parquet")
+    results = Paired(records=str(tmp_path), lag_s=5.0).ask(replace(SUBJECT, since_s=100.0), lambda: False)
+    (found,) = (one for one in results if one.name == "paired_latency")
+    assert found.verdict is verdict, found.reason
+    assert not found.asks  # slower answers roll back; only scores ask a person

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from custom_runtime.records.record import SCHEMA
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable
-from rollout.evidence.records import read_records
+from rollout.evidence.records import NEEDED, OPTIONAL, read_records
 from tests.support.prediction_records import table
 
 BOTH = ("v1", "v2")
@@ -51,6 +52,10 @@ def test_rows_classes_and_latencies_are_taken_where_they_are(tmp_path: Path) -> 
     parquet.write_table(table([(200, "a", "v1", 0.0)], **more), tmp_path / "1.parquet")
     (found,) = read_records(str(tmp_path), BOTH, since_s=0)
     assert (found.request, found.answer.scores, found.answer.latency_ms) == (("a", 1), (0.2, 0.8), 3.5)
+
+
+def test_the_services_records_have_every_column_that_is_read() -> None:
+    assert {*NEEDED, *OPTIONAL} <= set(SCHEMA.names)
 
 
 def test_of_very_many_rows_the_same_requests_of_both_versions_are_compared(tmp_path: Path) -> None:
