@@ -14,7 +14,7 @@ from commands.lazy import LazyCommand, LazyGroup, group
 PROGRAM = "churn-serving"
 READER_GONE = 128 + 13
 """The exit code when nobody reads the output: a shell gives it to a program that SIGPIPE has ended."""
-INTERRUPTED = 130  # 128 + SIGINT: Typer's exit code after Ctrl-C
+INTERRUPTED = (128 + 2, 128 + 15)  # after SIGINT (Typer's own code for Ctrl-C) and SIGTERM
 
 # Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {
@@ -80,25 +80,29 @@ class Root(LazyGroup):
         commands = {name: LazyCommand(name, *command) for name, command in COMMANDS.items()}
         super().__init__(**{**attributes, "commands": commands | {str(one.name): one for one in GROUPS}})
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command. When nobody reads its output any more (`... | head`), end as a program that SIGPIPE ends."""
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line. When nobody reads its output (`... | head`), end as a program that SIGPIPE ends.
+
+        A command that has failed keeps its own exit code. `--help` and `--version` write before any command runs.
+        """
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except typer.Exit:  # the command has ended: its exit code says how
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                _discard_output()
-            raise
-        except BrokenPipeError as error:
-            _discard_output()
-            raise typer.Exit(READER_GONE) from error
+            return super().main(*arguments, **options)
         except SystemExit as end:
-            if isinstance(end.__context__, BrokenPipeError):  # as rich ends when it finds out
-                raise typer.Exit(READER_GONE) from end
+            gone = isinstance(end.__context__, BrokenPipeError)  # click and rich make an exit code of it: 1
+            if gone or (_cannot_flush() and not end.code):
+                _discard_output()
+                raise SystemExit(READER_GONE) from end
             raise
-        return result
+
+
+def _cannot_flush() -> bool:
+    """Write what is left of the output; return whether nobody reads it, and discard it then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return True
+    return False
 
 
 def _discard_output() -> None:
@@ -134,7 +138,7 @@ def main(*command: str) -> None:
         else:
             app()
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
+        if ended.code in INTERRUPTED:
             typer.echo("interrupted", err=True)
         raise
 

@@ -146,9 +146,12 @@ def test_a_command_whose_packages_are_not_installed_says_what_to_run() -> None:
     assert done.stderr == "error: load-test needs mlperf_loadgen, which is not installed; run: make setup\n"
 
 
-def test_a_command_whose_output_nobody_reads_ends_quietly_and_not_as_a_rollback() -> None:
+@pytest.mark.parametrize(
+    "words", ["rollout plan", "manifest capacity", "--help", "rollout --help", "rollout run --help", "--version"]
+)
+def test_a_command_whose_output_nobody_reads_ends_quietly_and_not_as_a_rollback(words: str) -> None:
     with subprocess.Popen(
-        [PROGRAM, "rollout", "plan"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [PROGRAM, *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
