@@ -5,11 +5,9 @@ One server process per replica, Envoy in front. What takes long to import is imp
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,6 @@ from local_seldon.errors import LocalSeldonError
 from rollout.errors import RolloutError
 
 if TYPE_CHECKING:
-    from local_seldon.demo.story import Story
     from local_seldon.environment import Overrides
     from rollout.targets.local_store import LocalStore
 
@@ -186,23 +183,16 @@ def demo(
     from rich.console import Console
 
     from local_seldon.demo.story import Story
+    from local_seldon.signals import EndedBySignal, run_until_signal
 
     try:
-        asyncio.run(_run_until_signal(Story(Console(), directory.absolute(), rate)))
-    except asyncio.CancelledError:
+        run_until_signal(Story(Console(), directory.absolute(), rate).tell(), lambda line: typer.echo(line, err=True))
+    except EndedBySignal as ended:
         typer.echo("ended early; nothing runs any more", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ended.exit_code) from None
     except (LocalSeldonError, RolloutError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-async def _run_until_signal(story: Story) -> None:
-    """Run the story; Ctrl-C and SIGTERM end it in order, because its processes would otherwise keep running."""
-    telling = asyncio.ensure_future(story.tell())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, telling.cancel)
-    await telling
 
 
 def _show(found: dict[str, Any]) -> None:

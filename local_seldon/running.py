@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from local_seldon.errors import AlreadyRunning, DidNotStart, NotRunning
 from local_seldon.operator import Operator, Options, clear
 from local_seldon.process import identity
 from local_seldon.replica import Ports
+from local_seldon.signals import deferred_signals
 from rollout.targets.local_store import LocalStore
 
 STATE_ROOT = Path("var/seldon")
@@ -69,27 +70,36 @@ def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str
         raise AlreadyRunning(_already(store))
     store.directory.mkdir(parents=True, exist_ok=True)
     file = store.directory / "controller.log"
-    with file.open("wb") as output:
-        process = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
     try:
-        _wait_until_available(store, process, timeout_s)
+        # A signal must find the new process started or not, and ends it: nobody else knows of it yet.
+        with deferred_signals() as is_interrupted:
+            with file.open("wb") as output:
+                process = subprocess.Popen(
+                    list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            try:
+                _wait_until_available(store, process, timeout_s, is_interrupted)
+            except DidNotStart:
+                process.terminate()
+                process.wait()
+                raise
     except DidNotStart as error:
-        process.terminate()
-        process.wait()
         end = "\n".join(file.read_text(errors="replace").splitlines()[-15:])
         raise DidNotStart(f"{error}; {file} ends in:\n{end}") from error
     return store.runtime()
 
 
-def _wait_until_available(store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def _wait_until_available(
+    store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float, is_interrupted: Callable[[], bool]
+) -> None:
     deadline_s = time.monotonic() + timeout_s
     while True:
         ours = store.runtime().get("controller_pid") == process.pid  # not of an earlier one that was killed
         status = store.read().get("status", {}) if ours else {}
         if status.get("state") == "Available":
             return
+        if is_interrupted():
+            raise DidNotStart("a signal ended the start")
         if process.poll() is not None:
             raise DidNotStart("the controller ended before the deployment was Available")
         if time.monotonic() > deadline_s:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +40,7 @@ def soak(
     from benchmarks.soak.result import as_json, as_text, draw
     from benchmarks.soak.soak import SoakPlan
     from benchmarks.soak.soak import soak as run_soak
+    from local_seldon.signals import EndedBySignal, run_until_signal
 
     if not (bundle / "bundle.json").is_file():
         screen.print(
@@ -50,7 +50,9 @@ def soak(
     plan = SoakPlan(seconds, qps, bundle.resolve(), directory.resolve(), workers, seed)
     try:
         with Status("starting", console=screen) as status:
-            result = asyncio.run(run_soak(plan, lambda so_far: status.update(_line(so_far))))
+            result = run_until_signal(run_soak(plan, lambda so_far: status.update(_line(so_far))))
+    except EndedBySignal as ended:
+        raise typer.Exit(ended.exit_code) from None
     except BenchmarkError as error:
         screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error

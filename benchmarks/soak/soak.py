@@ -10,7 +10,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +50,19 @@ async def soak(plan: SoakPlan, on_progress: Callable[[SoakResult], None] = lambd
             sampling = asyncio.create_task(_sample_every_second(world, result, on_progress))
             breaking = asyncio.create_task(faults)
             background = [sampling, breaking]
-            await asyncio.wait(background, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait(background, timeout=plan.seconds, return_when=asyncio.FIRST_COMPLETED)
+                for task in background:
+                    if task.done():
+                        task.result()
+                await breaking  # until the last fault has ended
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
             for task in background:
-                if task.done():
+                if not task.cancelled():
                     task.result()
-            await breaking  # until the last fault has ended
-            sampling.cancel()
-            with suppress(asyncio.CancelledError):
-                await sampling
             await traffic.stop()
             result.sent = traffic.sent
         result.inflight_at_end = await asyncio.to_thread(world.gauge, "serving_inflight")

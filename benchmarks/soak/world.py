@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,8 @@ class SoakWorld:
             "SERVING_GRPC_MAX_WAITING": "1000",
         }
         self._server: subprocess.Popen[bytes] | None = None
+        self._storing = threading.Lock()  # an end during a start waits for it
+        self._is_ended = False
 
     async def __aenter__(self) -> SoakWorld:
         try:
@@ -66,7 +69,12 @@ class SoakWorld:
 
     async def start_store(self) -> None:
         """Start Redis; it reads the loaded rows from its file."""
-        await asyncio.to_thread(self.store.start)
+        await asyncio.to_thread(self._start_store)
+
+    def _start_store(self) -> None:
+        with self._storing:
+            if not self._is_ended:
+                self.store.start()
 
     async def roll(self) -> None:
         """Replace every worker, and wait until that is done."""
@@ -119,4 +127,6 @@ class SoakWorld:
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
-        self.store.close()
+        with self._storing:
+            self._is_ended = True
+            self.store.close()

@@ -204,7 +204,7 @@ class Story:
             yield str(self.store.runtime()["url"])
         finally:  # also when `up` was interrupted: its processes would keep running
             down = script("seldon_local", "down", f"{NAMESPACE}/{NAME}", *place, allowed=(0, NOTHING_RUNS))
-            await asyncio.shield(down)
+            await _to_its_end(asyncio.ensure_future(down))
 
     def _finish(self, load: Load) -> None:
         allowed = {BROKEN: "v4"}
@@ -222,6 +222,15 @@ class Story:
             raise DemoFailed(f"requests failed that no bad version answered: {lost}")
         if not load.tallies[BROKEN].failed:
             raise DemoFailed("v4 was to answer 503 and answered none")
+
+
+async def _to_its_end(ending: asyncio.Task[Result]) -> None:
+    """Wait for what must be done although the demo is cancelled meanwhile."""
+    try:
+        await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        await ending  # signals cancel the demo once only
+        raise
 
 
 def _body(chance: random.Random) -> bytes:

@@ -1,0 +1,68 @@
+"""The demo as a real process that a signal ends: nothing of what it started is left, whenever the signal comes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.leftovers import processes_of
+from tests.support.programs import ROOT, eventually
+from tests.support.serving import World
+
+PROGRAM = str(Path(sys.executable).parent / "churn-serving")
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+@contextmanager
+def demo(world: World, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the demo with models and features that are there already."""
+    for version in (1, 2, 3):
+        shutil.copytree(world.bundle, directory / f"bundle-{version}")
+    shutil.copyfile(world.store.removeprefix("sqlite:///"), directory / "features.db")
+    with (directory / "output").open("w") as output:
+        process = subprocess.Popen(
+            [PROGRAM, "demo", "--directory", str(directory), "--rate", "50"],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            for pid in (process.pid, *processes_of(directory)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(directory: Path, words: str) -> None:
+    """Wait for a process that the demo has started."""
+    eventually(
+        lambda: any(words in command for command in processes_of(directory).values()),
+        bool, every_s=0.02, within_s=90,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        pytest.param(signal.SIGTERM, "seldon_local.py up", id="SIGTERM while the deployment starts"),
+        pytest.param(signal.SIGINT, "canary_promote.py run churn --version v2", id="Ctrl-C in a rollout"),
+    ],
+)
+def test_a_signal_leaves_no_process(world: World, tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    with demo(world, tmp_path) as process:
+        wait_for(tmp_path, moment)
+        process.send_signal(number)
+        process.send_signal(number)  # somebody who is impatient
+        code = process.wait(120)
+        said = (tmp_path / "output").read_text()
+        assert (code, "Traceback" in said) == (128 + number, False), said
+        assert processes_of(tmp_path) == {}, said
+        assert "nothing runs any more" in said

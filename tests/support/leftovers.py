@@ -1,0 +1,22 @@
+"""Processes that a command has left behind, found by a directory that only they know."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def processes_of(directory: Path) -> dict[int, str]:
+    """Return the command lines, by pid, of the processes that name a directory in their arguments or environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes()
+            named = arguments + (entry / "environ").read_bytes()
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+        if os.fsencode(directory) in named:
+            found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
