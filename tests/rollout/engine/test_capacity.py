@@ -240,9 +240,9 @@ def test_fewer_pods_than_stables_share_are_enough_where_the_measurement_says_so(
 
 
 def test_more_traffic_in_a_step_is_no_unready_canary() -> None:
-    world = measured_world(2, pod_rps=400)
+    world = measured_world(2, pod_rps=101)
     world.start()
-    world.when(50, lambda: setattr(world.traffic, "per_s", 2000.0))
+    world.when(50, lambda: setattr(world.traffic, "per_s", 500.0))
     world.target.room = {"v7": 5, "v8": 5}
     outcome = world.promoter().drive()
     assert (outcome.state.phase, outcome.state.reason) == (Phase.HELD, "NoCapacity")
@@ -251,13 +251,12 @@ def test_more_traffic_in_a_step_is_no_unready_canary() -> None:
 
 
 def test_a_rollout_that_is_held_for_pods_asks_for_more_when_the_traffic_grows() -> None:
-    world = measured_world(2, pod_rps=400)
+    world = measured_world(2, pod_rps=41)
     world.plan = replace(world.plan, watch_held_s=10_000.0)
     world.start()
     world.target.room = {"v8": 2}
-    world.when(10, lambda: setattr(world.traffic, "per_s", 1000.0))
-    world.when(10, lambda: world.clock.after(1000, lambda: setattr(world.traffic, "per_s", 3000.0)))
-    world.when(10, lambda: world.clock.after(2000, world.target.room.clear))
+    world.when(30, lambda: world.clock.after(400, lambda: setattr(world.traffic, "per_s", 250.0)))
+    world.when(30, lambda: world.clock.after(600, world.target.room.clear))
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.SUCCEEDED, outcome.state.message
     assert "NoCapacity" in world.diary.events
