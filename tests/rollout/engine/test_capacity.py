@@ -267,7 +267,7 @@ def test_copies_are_no_traffic_of_callers() -> None:
     world.plan = replace(world.plan, steps=(Step(0, name="shadow", mirror_percent=100), *world.plan.steps))
     world.start()
     states: list[RolloutState] = []
-    world.diary.notify = lambda record, state: states.append(state)  # type: ignore[method-assign]
+    world.diary.notify = lambda record, state: states.append(state)
     assert world.promoter().drive().state.phase is Phase.SUCCEEDED
     rates = [state.traffic.rps for state in states if state.traffic.rps]
     assert min(rates) > 85
