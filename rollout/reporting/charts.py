@@ -29,7 +29,9 @@ SHARE_MIN_REQUESTS: Final = 20
 LATENCY_LABELS: Final = 6
 """At most so many edges of the latency buckets have a label, the objective's among them."""
 WIDTH: Final = 1060
-LEFT: Final = 92
+LEFT: Final = 124
+LABEL_LETTERS: Final = 18
+"""As many letters of a gate's or check's name have room left of the charts."""
 RIGHT: Final = 14
 _SPACINGS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
@@ -116,7 +118,7 @@ def verdicts(line: Timeline, clock: Clock) -> str:
     names = list(dict.fromkeys(result.name for window in line.windows for result in window.verdicts))
     row, top = 21.0, 4.0
     base = top + row * max(1, len(names))
-    parts = [text(LEFT - 8, top + row * index + 15, name) for index, name in enumerate(names)]
+    parts = [text(LEFT - 8, top + row * index + 15, shortened(name), told=name) for index, name in enumerate(names)]
     for window in line.windows:
         for result in window.verdicts:
             up = top + row * names.index(result.name)
@@ -226,9 +228,15 @@ def svg(height: float, *parts: str, width: float = WIDTH) -> str:
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img">{"".join(parts)}</svg>'
 
 
-def text(x: float, y: float, words: str, *, kind: str = "label", anchor: str = "end") -> str:
-    """Draw text; `anchor` is the end of it that is placed at x."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
+def text(x: float, y: float, words: str, *, kind: str = "label", anchor: str = "end", told: str = "") -> str:
+    """Draw text; `anchor` is the end of it that is placed at x; `told` is its tooltip."""
+    tooltip = f"<title>{escape(told)}</title>" if told else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{tooltip}{escape(words)}</text>'
+
+
+def shortened(name: str) -> str:
+    """Return a name that has room left of the charts."""
+    return name if len(name) <= LABEL_LETTERS else f"{name[: LABEL_LETTERS - 1]}…"
 
 
 def box(

@@ -9,9 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rollout.analysis.paired import LATENCY
 from rollout.analysis.verdict import GateResult, Verdict
+from rollout.checks.paired import Paired
 from rollout.engine.record import Record
 from rollout.errors import ReportError
+from rollout.plan.plan import Plan
 from rollout.reporting.report import render, write
 from tests.support.programs import program
 from tests.support.rollout_logs import START_S, Story, promoted, rolled_back
@@ -211,3 +214,20 @@ def test_a_failed_gate_is_shown_with_the_weights_that_the_mesh_had() -> None:
     assert "in the mesh:v7 90 %v8 10 %" in page
     records[index] = replace(records[index], mesh_percent={"v7": 100})
     assert "in the mesh:" not in Words(render(records)).text
+
+
+def test_the_names_left_of_the_charts_have_room_and_a_longer_one_is_shortened() -> None:
+    long_name = "errors of the feature store, all pods"
+    names = (*Plan().gates.gates, *Paired(records="records").results, LATENCY, "load test", long_name)
+    results = tuple(GateResult(name, Verdict.PASS, "so it is") for name in names)
+    labels = [
+        text
+        for drawing in drawings(render([replace(record, verdicts=results) for record in promoted()]))
+        for text in drawing.iter("text")
+        if text.get("text-anchor") == "end" and text.find("title") is not None
+    ]
+    assert [str(label.findtext("title")) for label in labels] == list(names)
+    for label in labels:
+        title, shown = label.findtext("title"), "".join(label.itertext()).removeprefix(str(label.findtext("title")))
+        assert float(label.get("x", 0)) >= 6.4 * len(shown)  # 11.5 px letters of DejaVu Sans
+        assert shown == title if title != long_name else shown.endswith("…")
