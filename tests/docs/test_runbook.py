@@ -37,10 +37,9 @@ def test_every_alert_has_its_place_in_the_runbook_and_no_place_is_left_over() ->
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     text = (ROOT / "docs" / "runbook.md").read_text()
     assert set(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == {alert["alert"] for alert in alerts}
-    for alert in alerts:
-        place = f"/docs/runbook.md#{alert['alert'].lower()}"
-        assert alert["annotations"]["runbook_url"].startswith("https://")
-        assert alert["annotations"]["runbook_url"].endswith(place)
+    for alert in alerts:  # seldon/runbook puts the address before it
+        assert alert["annotations"]["runbook_url"] == f"runbook#{alert['alert'].lower()}"
+        assert alert["alert"].lower() in anchors(text)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

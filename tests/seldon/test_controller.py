@@ -112,7 +112,7 @@ def test_every_alert_has_a_unit_test_that_fires_and_a_section_in_the_runbook() -
     headings = re.findall(r"^### (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
     for alert in alerts:
         assert alert["alert"] in headings
-        assert alert["annotations"]["runbook_url"].endswith(f"/docs/runbook.md#{alert['alert'].lower()}")
+        assert alert["annotations"]["runbook_url"] == f"runbook#{alert['alert'].lower()}"
 
 
 def test_every_metric_of_the_rules_is_exported_by_the_controller() -> None:

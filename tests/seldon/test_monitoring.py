@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from rollout.manifest.rendering import kustomized
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "seldon/monitoring"
@@ -115,9 +118,38 @@ def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read() -> None:
     assert {alert["alert"] for alert in alerts} == tested
     for alert in alerts:
         assert alert["labels"]["severity"] in ("page", "ticket")
-        place = f"/docs/runbook.md#{alert['alert'].lower()}"
-        assert alert["annotations"]["runbook_url"].startswith("https://")
-        assert alert["annotations"]["runbook_url"].endswith(place)
+        assert alert["annotations"]["runbook_url"] == f"runbook#{alert['alert'].lower()}"
+
+
+def rules_of(objects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        rule
+        for one in objects
+        if one["kind"] == "PrometheusRule"
+        for group in one["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+
+
+@pytest.mark.parametrize("folder", ["monitoring", "controller", "overlays/kind-monitoring"])
+def test_the_address_of_the_runbook_is_said_in_one_file(
+    folder: str, tmp_path: Path, built: Callable[[str], tuple[dict[str, Any], ...]]
+) -> None:
+    (said,) = re.findall(
+        r"^RUNBOOK_URL=(https://\S+)$", (ROOT / "seldon/runbook/runbook.env").read_text(), re.MULTILINE
+    )
+    assert not [one for one in built(folder) if one["metadata"]["name"] == "runbook"]  # it is no object of the cluster
+    copy = tmp_path / "seldon"
+    shutil.copytree(ROOT / "seldon", copy)
+    (copy / "runbook/runbook.env").write_text("RUNBOOK_URL=https://wiki.example/models/runbook\n")
+    plain, moved = rules_of(built(folder)), rules_of(kustomized(copy / folder))
+    for rule, other in zip(plain, moved, strict=True):
+        if "alert" not in rule:
+            assert rule == other
+            continue
+        anchor = f"#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == said + anchor
+        assert other["annotations"]["runbook_url"] == f"https://wiki.example/models/runbook{anchor}"
 
 
 def test_every_expression_of_the_dashboard_is_promql(tmp_path: Path, require: Callable[[str, str], str]) -> None:
