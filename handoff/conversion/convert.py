@@ -129,7 +129,8 @@ def class_order(model: Any, target: Target) -> list[int]:
     kind = type(model).__name__
     classes = getattr(model, "classes_", None)
     if target.kind == "regression":
-        if classes is not None or not hasattr(model, "predict"):
+        # A CatBoost regressor has `classes_`, which is empty.
+        if (classes is not None and len(classes)) or not hasattr(model, "predict"):
             raise ImportRefused(f"the model is a {kind}; wanted: a regressor, for the contract predicts a value")
         return []
     if not hasattr(model, "predict_proba") or classes is None:

@@ -7,40 +7,45 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from catboost import CatBoostClassifier
-from lightgbm import LGBMClassifier
+from catboost import CatBoostClassifier, CatBoostRegressor
+from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     AdaBoostClassifier,
     BaggingClassifier,
     ExtraTreesClassifier,
     GradientBoostingClassifier,
+    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
     RandomForestClassifier,
+    RandomForestRegressor,
     StackingClassifier,
+    StackingRegressor,
     VotingClassifier,
+    VotingRegressor,
 )
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, RobustScaler, StandardScaler, TargetEncoder
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
-from xgboost import XGBClassifier
+from xgboost import XGBClassifier, XGBRegressor
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH
-from handoff.conversion.convert import PRECISIONS, Converted, answers_of, convert, convert_last_step
+from handoff.conversion.convert import PRECISIONS, Converted, Target, answers_of, convert, convert_last_step
 from handoff.conversion.inputs import ModelInput, match_signature
 from handoff.conversion.parity import compare, costs_us
 from handoff.dataset import read_dataset
@@ -56,6 +61,12 @@ RAW = match_signature(
     FEATURES,
     uri="raw",
 )
+# The same columns, of which every category may be missing.
+WITH_MISSING = match_signature(
+    [(feature.name, "string" if feature.is_category else "double") for feature in FEATURES],
+    [replace(feature, nullable=feature.is_category) for feature in FEATURES],
+    uri="missing",
+)
 ENCODED = match_signature([(feature.name, "float") for feature in FEATURES], FEATURES, uri="encoded")
 ONE_HOT = OneHotEncoder(handle_unknown="ignore")
 SIZES = (1, 16, 1000)
@@ -63,14 +74,19 @@ SIZES = (1, 16, 1000)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model. build: makes it unfitted, with so many trees or iterations. encoded: it takes codes."""
+    """A kind of model. build: makes it unfitted, with so many trees or iterations. encoded: it takes codes.
+
+    missing: a tenth of each category's cells is missing. target: what it predicts.
+    """
 
     build: Callable[[int], Any]
     encoded: bool = False
+    missing: bool = False
+    target: Target = TARGET
 
     @property
     def inputs(self) -> ModelInput:
-        return ENCODED if self.encoded else RAW
+        return ENCODED if self.encoded else WITH_MISSING if self.missing else RAW
 
 
 def preprocessed(model: Any, categories: Any = ONE_HOT, numbers: Any = None) -> Pipeline:
@@ -179,6 +195,52 @@ KINDS: Mapping[str, Kind] = {
     "GaussianNB": Kind(lambda n: preprocessed(GaussianNB(), OneHotEncoder(sparse_output=False))),
     "MLPClassifier": Kind(lambda n: preprocessed(MLPClassifier((16,), max_iter=30, random_state=0))),
 }
+VALUE = Target("regression", "value")
+REGRESSORS: Mapping[str, Kind] = {
+    name: Kind(build, target=VALUE)
+    for name, build in {
+        "Ridge, OneHotEncoder and StandardScaler": lambda n: preprocessed(Ridge()),
+        "RandomForestRegressor": lambda n: ordinal(RandomForestRegressor(n, max_depth=8, random_state=0)),
+        "GradientBoostingRegressor": lambda n: ordinal(GradientBoostingRegressor(n_estimators=n, random_state=0)),
+        "HistGradientBoostingRegressor": lambda n: ordinal(HistGradientBoostingRegressor(max_iter=n, random_state=0)),
+        "XGBRegressor, one-hot": lambda n: preprocessed(XGBRegressor(n_estimators=n, max_depth=4, n_jobs=1)),
+        "XGBRegressor, ordinal": lambda n: ordinal(XGBRegressor(n_estimators=n, max_depth=4, n_jobs=1)),
+        "LightGBM regressor, ordinal": lambda n: ordinal(LGBMRegressor(n_estimators=n, verbose=-1, n_jobs=1)),
+        "CatBoost regressor, ordinal": lambda n: ordinal(
+            CatBoostRegressor(iterations=n, verbose=0, allow_writing_files=False, thread_count=1, random_seed=0)
+        ),
+        "TransformedTargetRegressor (log) over Ridge": lambda n: TransformedTargetRegressor(
+            preprocessed(Ridge()), func=np.log1p, inverse_func=np.expm1
+        ),
+        "VotingRegressor": lambda n: VotingRegressor(
+            [("linear", preprocessed(Ridge())), ("trees", ordinal(LGBMRegressor(n_estimators=n, verbose=-1, n_jobs=1)))]
+        ),
+        "StackingRegressor": lambda n: StackingRegressor(
+            [
+                ("linear", preprocessed(Ridge())),
+                ("trees", ordinal(LGBMRegressor(n_estimators=n, verbose=-1, n_jobs=1))),
+            ],
+            cv=3,
+        ),
+    }.items()
+}
+KNOWS_MISSING = OneHotEncoder(sparse_output=False)
+MISSING: Mapping[str, Kind] = {
+    name: Kind(build, missing=True)
+    for name, build in {
+        "LogisticRegression, SimpleImputer (most frequent)": lambda n: imputed(logistic()),
+        "LogisticRegression, SimpleImputer (a constant)": lambda n: preprocessed(
+            logistic(), make_pipeline(SimpleImputer(strategy="constant", fill_value="none"), ONE_HOT)
+        ),
+        "LogisticRegression, OneHotEncoder that knows missing": lambda n: preprocessed(logistic(), KNOWS_MISSING),
+        "XGBClassifier, one-hot": lambda n: preprocessed(xgboost(n), KNOWS_MISSING),
+        "LightGBM, ordinal, missing as NaN": lambda n: ordinal(lightgbm(n)),
+        "HistGradientBoostingClassifier, ordinal, missing as NaN": lambda n: ordinal(histogram(n)),
+        "CatBoost, ordinal, missing as -1": lambda n: preprocessed(
+            catboost(n), OrdinalEncoder(encoded_missing_value=-1), "passthrough"
+        ),
+    }.items()
+}
 # Kinds that no float32 arithmetic reproduces, and why.
 REFUSED: Mapping[str, str] = {
     "CalibratedClassifierCV (isotonic) over XGBoost": "steep steps of the isotonic curve enlarge the rounding of "
@@ -197,48 +259,81 @@ def converted(kind: Kind, model: Any, rows: np.ndarray) -> tuple[Converted, floa
     """Return the graph and the greatest difference from the model. Raises ImportRefused, as the import does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = answers_of(model, kind.inputs, TARGET, rows)
+        expected = answers_of(model, kind.inputs, kind.target, rows)
     for precision in PRECISIONS:
-        graph = convert(model, kind.inputs, TARGET, width=WIDTH, precision=precision)
+        graph = convert(model, kind.inputs, kind.target, width=WIDTH, precision=precision)
+        is_regression = kind.target.kind == "regression"
         try:
-            return graph, compare(graph.onnx, expected, rows).max_abs_difference
+            return graph, compare(graph.onnx, expected, rows, relative=is_regression).max_abs_difference
         except ImportRefused:
             if not graph.has_spliced_parts or precision == PRECISIONS[-1]:
                 raise
     raise AssertionError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trees", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=Path("docs/models.md"))
-    options = parser.parse_args()
-    dataset = read_dataset()
+def measured(kinds: Mapping[str, Kind], trees: int, rows: np.ndarray, labels: np.ndarray) -> str:
+    """Return the lines of a table, one for each kind."""
     lines = []
-    for name, kind in KINDS.items():
-        model = fit(kind, options.trees, dataset.rows, dataset.labels)
+    for name, kind in kinds.items():
+        model = fit(kind, trees, rows, labels)
         try:
-            graph, difference = converted(kind, model, dataset.rows)
+            graph, difference = converted(kind, model, rows)
         except ImportRefused as error:
             why = REFUSED.get(name, str(error))
             lines.append(f"| {name} | refused: {why} | | | | | |")
             print(lines[-1], flush=True)
             continue
-        costs = costs_us({"served": graph.onnx}, dataset.rows, SIZES)["served"]
+        costs = costs_us({"served": graph.onnx}, rows, SIZES)["served"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            last = convert_last_step(model, kind.inputs, dataset.rows)
+            last = convert_last_step(model, kind.inputs, rows)
         encoded = "" if last is None else f"{costs_us({'last': last[0]}, last[1], (1,))['last'][1]:.0f}"
         lines.append(
             f"| {name} | yes | {difference:.1e} | {costs[1]:.0f} | {encoded} | {costs[16]:.0f} | {costs[1000]:,.0f} |"
         )
         print(lines[-1], flush=True)
-    # Sections below the table are written by hand.
-    _, heading, below = options.output.read_text().partition("\n## ") if options.output.exists() else ("", "", "")
-    page = PAGE.format(table="\n".join(lines), rows=len(dataset.rows), trees=options.trees)
-    options.output.write_text(page + heading + below)
+    return "\n".join(lines)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trees", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=Path("docs/models.md"))
+    parser.add_argument("--only", choices=[*SECTIONS], help="write this section alone")
+    options = parser.parse_args()
+    dataset = read_dataset()
+    random = np.random.default_rng(0)
+    rows, labels = dataset.rows, dataset.labels
+    numbers = rows[:, [place for place, feature in enumerate(FEATURES) if not feature.is_category]].astype(np.float64)
+    # A value that the features decide in part, and that has a positive logarithm.
+    value = numbers @ (10 / numbers.std(axis=0)) + 20 * labels + random.gamma(2, 5, size=len(rows))
+    with_missing = rows.copy()
+    for place, feature in enumerate(FEATURES):
+        if feature.is_category:
+            with_missing[random.random(len(rows)) < 0.1, place] = len(feature.categories)
+    data = {CLASSIFIERS: (KINDS, rows, labels), REGRESSION: (REGRESSORS, rows, value)}
+    data[MISSING_CATEGORIES] = (MISSING, with_missing, labels)
+    text = options.output.read_text()
+    for name, template in SECTIONS.items():
+        if options.only in (None, name):
+            kinds, given, truth = data[name]
+            table = measured(kinds, options.trees, given, truth)
+            text = with_section(text, name, template.format(table=table, rows=len(rows), trees=options.trees))
+    options.output.write_text(text)
+
+
+def with_section(text: str, name: str, section: str) -> str:
+    """Return the page with one section in place of the old one; sections that are written by hand stay."""
+    parts = text.split("\n## ")
+    place = 0 if name == CLASSIFIERS else next((n for n, part in enumerate(parts) if part.startswith(name)), None)
+    if place is None:
+        parts.insert(list(SECTIONS).index(name), section)
+    else:
+        parts[place] = section
+    return "\n## ".join(parts)
+
+
+CLASSIFIERS, REGRESSION, MISSING_CATEGORIES = "Classifiers", "Regressors", "Missing categories"
 PAGE = """# Which models can be imported
 
 `churn-serving import` takes a registered model as the team fitted it, on the contract's raw columns or on encoded
@@ -254,12 +349,29 @@ with other work: compare the rows with each other. "Last step" is the model alon
 |---|---|---|---|---|---|---|
 {table}
 
-Regressors of the same kinds import too, as do the models inside GridSearchCV, FrozenEstimator,
-TunedThresholdClassifierCV and TransformedTargetRegressor. A regression's difference is a fraction of the value (or of
-the standard deviation of all values, where that is greater): 1e-5 of a price of 200,000 is less than float32 tells
-apart. Not converted: hard voting, categories inside XGBoost (`enable_categorical`) and CatBoost (`cat_features`),
+The models inside GridSearchCV, FrozenEstimator and TunedThresholdClassifierCV import as they do alone. Not converted:
+hard voting, categories inside XGBoost (`enable_categorical`) and CatBoost (`cat_features`),
 support vector machines under a calibrator, transformers that mix several text columns.
 """
+TABLE = """| Model | Imports | Difference | One row | Last step, one row | 16 rows | 1,000 rows |
+|---|---|---|---|---|---|---|
+{table}
+"""
+SECTIONS: Mapping[str, str] = {
+    CLASSIFIERS: PAGE,
+    REGRESSION: f"""{REGRESSION}
+
+A drawn value on the same rows. The difference is a fraction of the value (or of the standard deviation of all values,
+where that is greater): 1e-5 of a price of 200,000 is less than float32 tells apart.
+
+{TABLE}""",
+    MISSING_CATEGORIES: f"""{MISSING_CATEGORIES}
+
+The classifiers again, with a tenth of each category's cells missing (`Literal[...] | None` in the contract).
+
+{TABLE}""",
+}
+
 
 if __name__ == "__main__":
     main()

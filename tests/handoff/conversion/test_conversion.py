@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from catboost import CatBoostRegressor
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import (
@@ -124,6 +125,7 @@ def test_nan_goes_where_the_model_sends_it(rows: Any, labels: Any) -> None:
         XGBRegressor(n_estimators=20),
         XGBRegressor(n_estimators=20, objective="count:poisson"),
         LGBMRegressor(n_estimators=20, verbose=-1),
+        CatBoostRegressor(iterations=20, verbose=0, allow_writing_files=False, thread_count=1),
         TransformedTargetRegressor(LGBMRegressor(n_estimators=20, verbose=-1), func=np.log1p, inverse_func=np.expm1),
     ],
     ids=lambda model: type(model).__name__,
