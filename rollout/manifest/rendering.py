@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,18 @@ def bundle_version(directory: Path, *, model: str) -> str:
             f"{path} cannot be read ({error}); make it: churn-serving import models:/{model}@champion "
             f"--output {directory}"
         ) from error
-    if name != model:
+    container = container_name(name)
+    if model not in (name, container):
         raise ManifestError(
-            f"{directory} is a bundle of {name!r}; the deployment serves {model!r}; render one for it: --model {name}, "
-            f"and --name, or it takes the place of the deployment of {model!r}"
+            f"{directory} is a bundle of {name!r}; the deployment serves {model!r}; render one for it: "
+            f"--model {container}, and --name, or it takes the place of the deployment of {model!r}"
         )
     return version
+
+
+def container_name(model: str) -> str:
+    """Return a model's name as a DNS label, for its container: credit_default -> credit-default; it is served so."""
+    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
 
 
 def render(

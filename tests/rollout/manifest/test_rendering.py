@@ -121,3 +121,10 @@ def test_a_bundle_of_another_model_is_refused_with_what_renders_it(tmp_path: Pat
     with pytest.raises(ManifestError, match=r"a bundle of 'credit'; the deployment serves 'churn'.*--model credit"):
         bundle_version(tmp_path, model="churn")
     assert bundle_version(tmp_path, model="credit") == "3"
+
+
+def test_a_model_whose_name_no_container_can_have_is_served_under_a_label(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "Credit_default", "version": "3"}))
+    with pytest.raises(ManifestError, match=r"--model credit-default"):
+        bundle_version(tmp_path, model="churn")
+    assert bundle_version(tmp_path, model="credit-default") == "3"
