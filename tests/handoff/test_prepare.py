@@ -11,6 +11,7 @@ import pytest
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.bundle import read_bundle
 from handoff import prepare as preparing
+from handoff.dataset import Dataset
 from handoff.errors import ImportRefused, TrainingRefused
 from handoff.prepare import prepare
 from handoff.training import TrainedModel
@@ -193,3 +194,29 @@ def test_a_script_that_registers_nothing_is_said_so(tmp_path: Path, empty: str, 
     with pytest.raises(TrainingRefused, match=message):
         prepare(tmp_path / "bundle", tmp_path / "stock", script=tmp_path / "train.py", say=lambda line: None)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_challenger_that_cannot_be_trained_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, trained: dict[str, TrainedModel], dataset: Dataset, said: Any
+) -> None:
+    """As of a contract with an interval, which only the champion's kind of model fits."""
+    registered: list[str] = []
+
+    class Nothing:
+        def contract_of(self, name: str, alias: str) -> None:
+            return None
+
+        def register(self, model: TrainedModel, *, alias: str) -> Any:
+            registered.append(alias)
+            return type("Version", (), {"uri": "models:/m/1"})
+
+    def train(dataset: Any, flavor: str) -> TrainedModel:
+        if flavor == "sklearn":
+            raise TrainingRefused("it fits a value alone")
+        return trained[flavor]
+
+    monkeypatch.setattr("handoff.training.train", train)
+    monkeypatch.setattr("handoff.dataset.read_dataset", lambda: dataset)
+    preparing._train_missing(Nothing(), said.append)  # type: ignore[arg-type]
+    assert registered == ["champion"]
+    assert said[-1] == "left out challenger: it fits a value alone"
