@@ -23,8 +23,8 @@ class Query(Check):
     """Asks a Prometheus for one number at every look, and compares it with `at_most` or `at_least`.
 
     The expression may contain $canary, $stable and the other values of the rollout, and must give one number: a scalar
-    or one series. No series and NaN are no data. prometheus: its address; empty: the one of the evidence. The evidence's
-    credential is sent to the evidence's own address only: the plan is in an annotation that others may edit.
+    or one series. No series and NaN are no data. prometheus: its address; empty: that of the evidence. The credential
+    of the evidence is sent to its own address only, because the plan is in an annotation that others may edit.
     """
 
     repeats = True
