@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handoff.errors import ImageError
 from image.build import Buildah, make_base
 from image.container import running, working_container
 from image.parts import Part, measure
@@ -79,6 +80,10 @@ def prove(buildah: Buildah, context: Path, *, bundle: Path, features: Path, mode
     features: the SQLite feature store, of which the containers get a copy. body: what is sent to /predict.
     Raises ImageError when it cannot be built, or does not start.
     """
+    # Before the base is made, which takes minutes.
+    missing = [str(path) for path in (bundle / "bundle.json", features) if not path.is_file()]
+    if missing:
+        raise ImageError(f"{' and '.join(missing)} not found; make them: make serve")
     try:
         return _prove(buildah, context, bundle, features, model, body)
     finally:

@@ -108,3 +108,14 @@ def test_every_page_is_reached_from_the_first_one(site: Path) -> None:
         name = page.relative_to(ROOT / "docs").with_suffix(".html")
         place = site / "adr" / "index.html" if str(name).startswith("adr/0") else None
         assert (name.name if place else f'"{name}"') in (place.read_text() if place else first), name
+
+
+def test_pictures_are_small_whole_and_used() -> None:
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    pictures = list((ROOT / "docs" / "pictures").iterdir())
+    assert len(pictures) >= 7
+    for picture in pictures:
+        assert picture.stat().st_size < 200_000, picture
+        assert f"pictures/{picture.name})" in pages, picture
+        if picture.suffix == ".svg":
+            assert not re.search(r"https?://(?!www\.w3\.org|www\.textualize\.io)|\ufffd", picture.read_text()), picture

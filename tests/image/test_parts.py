@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from handoff.errors import ImageError
+from image.build import Buildah
 from image.parts import REASONS, measure
+from image.proof import prove
 
 SITE = "opt/serving/python/lib/python3.12/site-packages"
 
@@ -53,3 +55,10 @@ def test_large_part_without_a_reason_is_refused(tmp_path: Path) -> None:
     assert "surprise" not in REASONS
     with pytest.raises(ImageError, match=r"surprise \(5 MB\)"):
         measure(tmp_path)
+
+
+def test_without_a_bundle_nothing_is_built_and_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
+    features = write(tmp_path, "features.db", 1)
+    with pytest.raises(ImageError, match=r"nowhere/bundle\.json not found; make them: make serve"):
+        prove(Buildah(tmp_path), tmp_path, bundle=tmp_path / "nowhere", features=features, model="churn", body={})
+    assert list(tmp_path.iterdir()) == [features]
