@@ -223,7 +223,7 @@ def deployed() -> Iterator[None]:
     up = ("local", "up", "seldon/base/seldondeployment.yaml", "--detach", "--timeout-s", "180", "--port", str(port))
     try:
         run(*up, *STATE, *artifacts, "--env", f"SERVING_FEATURE_STORE={STORE}", limit_s=200)
-        with running("load-test", "--url", url, "--qps", "150", "--duration", "900", "--no-plot"):
+        with running("load-test", "--url", url, "--qps", "200", "--duration", "1500", "--no-plot"):
             yield
     finally:
         run("local", "down", "default/churn", *STATE, limit_s=60, allowed=(0, 4))
@@ -251,7 +251,7 @@ def good_release() -> None:
         status = ("rollout", "status", "churn", *LOCAL)
         wait_for(lambda: has_rollout(*status), 60)
         shown = watched(
-            *status, "--watch", until=lambda screen: "30 % v2" in screen and screen.count("pass") >= 3, limit_s=240
+            *status, "--watch", until=lambda screen: "30 % v2" in screen and screen.count("pass") >= 3, limit_s=420
         )
         drawn = as_svg(shown, "churn-serving rollout status churn --watch")
         (PICTURES / "rollout-status.svg").write_text(drawn)
@@ -318,6 +318,7 @@ def main(*wanted: str) -> int:
     """Make the pictures that are named, or all; return how many could not be made."""
     if unknown := set(wanted) - set(MAKERS):
         sys.exit(f"error: no picture is named {', '.join(sorted(unknown))}; allowed: {', '.join(MAKERS)}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was started is ended all the same
     PICTURES.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
     os.environ["SERVING_FEATURE_STORE"] = STORE
