@@ -249,7 +249,13 @@ class _Writer:
 
     def _ask(self, question: str) -> str:
         self.questions.append(question)
-        return f"    # Check: {question}"
+        return textwrap.fill(
+            f"Check: {question}",
+            LINE_LENGTH,
+            initial_indent="    # ",
+            subsequent_indent="    #   ",
+            break_long_words=False,
+        )
 
     def _leave_out(self, column: Column, reason: str) -> None:
         self.left_out.append(column.name)
@@ -360,10 +366,9 @@ class _Writer:
         if column.missing:
             lines.append(
                 self._ask(
-                    f"{column.name} is blank in {column.missing:,} rows, which the model has to take as missing (NaN): "
-                    "by a SimpleImputer, or an encoder that was fitted on it. If the model was fitted on a word in its "
-                    'place, add the word to the Literal, take "| None" away and write '
-                    f"Annotated[Literal[...], Origin(missing={_quoted(UNKNOWN)})]"
+                    f"{column.name} is blank in {column.missing:,} rows, which reach the model as missing (NaN): "
+                    "does it impute them, or know them? If it was fitted on a word in their place, make that one more "
+                    "value, and the blank cells stand for it with Origin(missing=...)"
                 )
             )
         call = f'category("{_described(column.name)}", example={_quoted(column.commonest)})'

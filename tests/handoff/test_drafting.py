@@ -59,10 +59,11 @@ def test_what_it_could_not_decide_is_said_and_stands_in_the_file(tmp_path: Path)
     draft, contract = drafted(tmp_path)
     assert draft.left_out == ("constant",)
     assert (contract.task.kind, contract.task.classes) == ("binary", ("good", "bad"))
+    assert max(map(len, draft.text.splitlines())) <= 120
     questions = "\n".join(draft.open_questions)
     for expected in (
         "constant is left out: every cell is 'EU'",
-        "homeOwner is blank in 1 rows, which the model has to take as missing (NaN)",
+        "homeOwner is blank in 1 rows, which reach the model as missing (NaN)",
         "rooms holds 'NA': write a blank cell instead",
         "1st_loan holds 0 and 1 only",
         "the probability is that of Status = 'bad', the rarer of the two",
