@@ -37,10 +37,16 @@ class RecordedAnswer:
 
 
 def read_records(
-    directory: str, predictors: Collection[str], *, since_s: float, most_rows: int = MOST_ROWS
+    directory: str,
+    predictors: Collection[str],
+    *,
+    since_s: float,
+    most_rows: int = MOST_ROWS,
+    requests: Collection[str] | None = None,
 ) -> list[RecordedAnswer]:
     """Return the records of these predictors with a request id, from a time on; those of young segments included.
 
+    requests: only these request ids; None: all.
     Raises EvidenceUnavailable where there are no files or no pyarrow, EvidenceMalformed for files of anything else.
     """
     try:
@@ -54,7 +60,7 @@ def read_records(
     tables = []
     for file in files:
         try:
-            tables += [_selected(table, predictors, since_s, file) for table in _tables(file)]
+            tables += [_selected(table, predictors, since_s, file, requests) for table in _tables(file)]
         except FileNotFoundError:
             continue  # a segment was completed or removed meanwhile
         except (OSError, pa.ArrowException) as error:
@@ -103,7 +109,9 @@ def _check(names: Collection[str], file: Path) -> None:
         raise EvidenceMalformed(f"{file} has no column {', '.join(missing)}; its columns: {', '.join(names)}")
 
 
-def _selected(table: pyarrow.Table, predictors: Collection[str], since_s: float, file: Path) -> pyarrow.Table:
+def _selected(
+    table: pyarrow.Table, predictors: Collection[str], since_s: float, file: Path, requests: Collection[str] | None
+) -> pyarrow.Table:
     import pyarrow as pa
     from pyarrow import compute
 
@@ -116,6 +124,8 @@ def _selected(table: pyarrow.Table, predictors: Collection[str], since_s: float,
             compute.is_valid(table["request_id"]), compute.is_in(table["predictor"], pa.array(sorted(predictors)))
         ),
     )
+    if requests is not None:
+        wanted = compute.and_(wanted, compute.is_in(table["request_id"], pa.array(sorted(requests), pa.string())))
     return table.filter(wanted)
 
 

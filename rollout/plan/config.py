@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, create_model
 
 from rollout.analysis.gate_config import GateConfig
 from rollout.analysis.verdict import OnDoubt
+from rollout.checks.labels import Labels
 from rollout.checks.query import Query
 from rollout.errors import PlanError
 from rollout.manifest.problems import field_errors
@@ -73,6 +74,7 @@ class Settings(Strict):
     keep_failed_canary: bool = False
     gates: GateSettings = Field(default_factory=GateSettings)  # type: ignore[valid-type]
     custom_gates: tuple[Query, ...] = ()
+    labels: Labels | None = None
     hooks: Hooks = Hooks()
     judged: bool = True
     capacity: CapacitySettings | None = None
@@ -131,7 +133,7 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
         settings.step_defaults,
         settings.bake_s,
         hooks=settings.hooks,
-        queries=tuple(queries),
+        questions=(*queries, *((settings.labels,) if settings.labels else ())),
         manual=frozenset(manual),
     )
     if unknown := set(manual) - {step.weight_percent for step in steps if step.weight_percent}:

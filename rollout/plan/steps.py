@@ -15,7 +15,6 @@ from rollout.analysis.paired import Limits
 from rollout.checks.check import Check
 from rollout.checks.kinds import Hook
 from rollout.checks.paired import Paired
-from rollout.checks.query import Query
 from rollout.checks.smoke import Smoke
 from rollout.plan.plan import Step
 
@@ -148,10 +147,10 @@ def compile_steps(
     bake_s: float,
     *,
     hooks: Hooks = Hooks(),  # noqa: B008
-    queries: tuple[Query, ...] = (),
+    questions: tuple[Check, ...] = (),
     manual: frozenset[int] = frozenset(),
 ) -> tuple[Step, ...]:
-    """Return the steps of a plan. queries: asked in steps with requests. manual: weights that wait for a person."""
+    """Return the steps of a plan. questions: asked in steps with requests. manual: weights that wait for a person."""
     settings = [WeightStep.model_construct(weight_percent=one) if isinstance(one, int) else one for one in given]
     steps = [one.step(defaults, bake_s) for one in settings]
     checks: tuple[Check, ...] = tuple(hooks.before)
@@ -163,7 +162,7 @@ def compile_steps(
         last = step.weight_percent == 100
         changes: dict[str, Any] = {"closing": (*hooks.after_each_step, *(hooks.after if last else ()))}
         if step.counted:
-            changes["checks"] = (*step.checks, *queries)
+            changes["checks"] = (*step.checks, *questions)
         if step.weight_percent and step.weight_percent in manual:
             changes["manual"] = True
         found.append(replace(step, **changes))
