@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -30,7 +29,7 @@ from custom_runtime.active import CONTRACT
 from custom_runtime.errors import NotExplainable, NotReady, StartupError
 from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.model.bundle import MANIFEST, read_bundle
+from custom_runtime.model.bundle import bundle_directory, read_bundle
 from custom_runtime.model.explaining import Explainer, open_explainer
 from custom_runtime.model.scoring import open_scorer
 from custom_runtime.prediction.coalescer import Submission
@@ -53,7 +52,8 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
     def __init__(self, settings: ModelSettings) -> None:
         self.serving = ServingSettings()
         # The version is known before load(): MLServer registers a model under it, then loads it.
-        self.bundle = read_bundle(_bundle_directory(settings, self.serving))
+        uri = settings.parameters.uri if settings.parameters else None
+        self.bundle = read_bundle(bundle_directory(uri, settings._source, self.serving.bundle))
         if settings.parameters is None:
             settings.parameters = ModelParameters()
         settings.parameters.version = self.bundle.version
@@ -195,14 +195,3 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
     def _observe(self, route: str, status: int, seconds: float) -> None:
         if not self.observed_at_edge:
             self.metrics.observe_request(route, status, seconds)
-
-
-def _bundle_directory(settings: ModelSettings, serving: ServingSettings) -> Path:
-    uri = settings.parameters.uri if settings.parameters else None
-    if uri:
-        # MLServer sets the URI to the folder of model-settings.json where none is given; that folder holds no bundle.
-        directory = Path(uri.removeprefix("file://"))
-        source = Path(settings._source).parent if settings._source else None
-        if (directory / MANIFEST).exists() or directory != source:
-            return directory
-    return serving.bundle

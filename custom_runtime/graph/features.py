@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 
 from mlserver import MLModel
 from mlserver.settings import ModelParameters, ModelSettings
@@ -20,7 +19,7 @@ from custom_runtime.features.adapters import open_store
 from custom_runtime.graph.parameters import NodeParameters, read_parameters
 from custom_runtime.graph.tensors import FEATURES
 from custom_runtime.metrics import ServingMetrics
-from custom_runtime.model.bundle import read_bundle
+from custom_runtime.model.bundle import bundle_directory, read_bundle
 from custom_runtime.model.encoding import WIDTH, Matrix
 from custom_runtime.prediction.assembly import Assembler
 from custom_runtime.prediction.predictor import Lookup
@@ -38,8 +37,7 @@ class FeatureNode(MLModel):  # type: ignore[misc]
         self.serving = ServingSettings()
         uri = settings.parameters.uri if settings.parameters else None
         # The bundle has the training defaults and the contract's fingerprint; no model of it is loaded here.
-        directory = Path(uri.removeprefix("file://")) if uri else self.serving.bundle
-        self.bundle = read_bundle(directory if (directory / "bundle.json").exists() else self.serving.bundle)
+        self.bundle = read_bundle(bundle_directory(uri, settings._source, self.serving.bundle))
         if settings.parameters is None:
             settings.parameters = ModelParameters()
         settings.parameters.version = self.bundle.version

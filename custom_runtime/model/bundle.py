@@ -91,6 +91,19 @@ class Bundle:
         return self.directory / self.files[role].name
 
 
+def bundle_directory(uri: str | None, settings_file: str | None, default: Path) -> Path:
+    """Return the directory of the bundle: what a model's URI names, or else `default`.
+
+    MLServer sets the URI to the folder of model-settings.json (settings_file) where none is given; that folder holds no
+    bundle. A folder that was given is taken even when it holds none: another model must not answer in its place.
+    """
+    if not uri:
+        return default
+    directory = Path(uri.removeprefix("file://"))
+    source = Path(settings_file).parent if settings_file else None
+    return directory if (directory / MANIFEST).exists() or directory != source else default
+
+
 def read_bundle(directory: Path) -> Bundle:
     """Read and verify a bundle: every file's sha256 and the contract's fingerprint.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,8 @@ from custom_runtime.graph.joining import JoinParameters, Stack, combine, read_st
 from custom_runtime.graph.parameters import PARAMETERS, NodeParameters, read_parameters
 from custom_runtime.graph.routing import Counts, Rewards, RouteParameters, choose
 from custom_runtime.graph.tensors import BranchScores, read_branch, read_matrix, tensors_of
-from custom_runtime.model.encoding import POSITIONS, WIDTH
+from custom_runtime.model.bundle import Parity, write_bundle
+from custom_runtime.model.encoding import POSITIONS, WIDTH, decode_row
 
 CHILDREN = '["a", "b"]'
 
@@ -271,3 +274,41 @@ def test_tensors_are_found_in_requests_and_responses() -> None:
 def test_a_node_without_parameters_refuses_them() -> None:
     with pytest.raises(StartupError, match="speed is 1: Extra inputs are not permitted"):
         read_parameters(NodeParameters, settings({"speed": 1}))
+
+
+# The node that fetches features. MLServer is imported in a process of its own.
+
+FETCHING = """
+import sys
+from mlserver.settings import ModelParameters, ModelSettings
+from custom_runtime.errors import StartupError
+from custom_runtime.graph.features import FeatureNode
+settings = ModelSettings(name="features", implementation=FeatureNode, parameters=ModelParameters(uri=sys.argv[1]))
+try:
+    print("bundle of version", FeatureNode(settings).bundle.version)
+except StartupError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_model_folder_without_a_bundle_is_refused_and_no_other_bundle_taken(tmp_path: Path) -> None:
+    bundle, empty = tmp_path / "bundle", tmp_path / "model"
+    empty.mkdir()
+    write_bundle(
+        bundle,
+        {"onnx": b"not loaded by this node"},
+        name="churn", version="7", run_id="", source="test", flavor="test",
+        defaults=decode_row(np.zeros(WIDTH, dtype=np.float32)),
+        parity=Parity(rows=1, max_abs_difference=0.0, tolerance=1e-5),
+    )  # fmt: skip
+
+    def started(folder: Path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", FETCHING, str(folder)],
+            env=os.environ | {"SERVING_BUNDLE": str(bundle)},
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert "bundle of version 7" in started(bundle)
+    assert f"refused: no bundle at {empty}" in started(empty)
