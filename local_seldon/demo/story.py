@@ -20,6 +20,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from local_seldon.demo.learning import explain, measure
 from local_seldon.demo.load import Load, Tally
 from local_seldon.demo.versions import ROOT, STORE, Result, Versions, script
 from local_seldon.errors import DemoFailed
@@ -115,7 +116,7 @@ class Story:
 
     async def tell(self) -> None:
         """Run the demo. Raises DemoFailed when a check fails; no process is left in either case."""
-        self.console.print("preparing three models and a feature store; what exists is not made again")
+        self.console.print("preparing four models and a feature store; what exists is not made again")
         await self.versions.make(self.console.print)
         async with self._deployed() as url:
             load = Load(f"{url}/seldon/{NAMESPACE}/{NAME}/predict", _body, per_s=self.per_s)
@@ -127,7 +128,11 @@ class Story:
                 finally:
                     load.stop()
                     await sending
+            explanation = await explain(f"{url}/seldon/{NAMESPACE}/{NAME}/predict")
         self._finish(load)
+        self.console.print(explanation)
+        page = await measure(self.versions, self.console)
+        self.console.print(f"quality: {page}", soft_wrap=True)
 
     async def _acts(self, load: Load, stage: Stage) -> None:
         stage.act("v1 serves")

@@ -2,7 +2,8 @@
 
 v1 serves. v2 is trained with another seed: a good release. v3 is trained on a table with a swapped churn column, an
 error of the data pipeline: its held-out AUC is as good as v1's, so only live traffic shows the error. v4 is v2's model
-with a separate feature store, which is removed once v4 serves. The demo runs the commands as a person does (`script`).
+with a separate feature store, which is removed once v4 serves. A linear model is the challenger: it scores every row
+beside the version that answers, and is only recorded. The demo runs the commands as a person does (`script`).
 """
 
 from __future__ import annotations
@@ -155,6 +156,11 @@ class Versions:
         """Return a version's bundle; v4 has v2's."""
         return self.directory / f"bundle-{2 if version == 4 else version}"
 
+    @property
+    def challenger(self) -> Path:
+        """The bundle of the model that is only compared."""
+        return self.directory.absolute() / "bundle-challenger"
+
     def artifacts(self) -> list[str]:
         """Return the values of `up --artifact` for each image."""
         return [f"churn-serving:{version}={self.bundle(version)}" for version in (1, 2, 3, 4)]
@@ -167,7 +173,7 @@ class Versions:
             self.doomed_features.with_name(self.doomed_features.name + suffix).unlink(missing_ok=True)
         shutil.copyfile(self.features, self.doomed_features)
         shutil.rmtree(self.records, ignore_errors=True)
-        self.manifest.write_text(to_yaml(_served_from(self.features, self.records)))
+        self.manifest.write_text(to_yaml(_served_from(self.features, self.records, self.challenger)))
         self.plan.write_text(Template(PLAN).substitute(RECORDS=self.records.as_uri()))
 
     def take_store_away(self) -> None:
@@ -177,18 +183,22 @@ class Versions:
     async def _models(self, say: Callable[[str], None]) -> None:
         """Train one after the other, because the registry numbers them; import each while the next is trained."""
         swapped = self.directory / "swapped.csv"
-        seeds = {1: ("--seed", "7"), 2: ("--seed", "8"), 3: ("--seed", "7", "--data", str(swapped))}
+        trainings = {
+            self.bundle(1): ("--seed", "7"),
+            self.bundle(2): ("--seed", "8"),
+            self.bundle(3): ("--seed", "7", "--data", str(swapped)),
+            self.challenger: ("--flavor", "sklearn"),
+        }
         registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.directory / 'mlflow.db'}"}
         async with asyncio.TaskGroup() as imports:
-            for version, arguments in seeds.items():
-                bundle = self.bundle(version)
+            for bundle, arguments in trainings.items():
                 if (bundle / "bundle.json").exists():
                     continue
-                if version == 3:
+                if str(swapped) in arguments:
                     _write_swapped(swapped)
                 trained = await script("train", *arguments, "--alias", "", "-o", "json", env=registry)
                 uri = trained.answer["model"]["uri"]
-                say(f"v{version}: trained {uri}, held-out AUC {trained.answer['metrics']['auc']:.4f}")
+                say(f"{bundle.name}: trained {uri}, held-out AUC {trained.answer['metrics']['auc']:.4f}")
                 imports.create_task(script("import_model", uri, "--output", str(bundle), "-o", "json", env=registry))
 
     async def _features(self, say: Callable[[str], None]) -> None:
@@ -206,7 +216,7 @@ def _write_swapped(file: Path) -> None:
     table.to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
 
 
-def _served_from(features: Path, records: Path) -> SeldonDeployment:
+def _served_from(features: Path, records: Path, challenger: Path) -> SeldonDeployment:
     """Return the base manifest with an explicit feature store (there is no Secret on this machine), and records."""
     base = read_manifest(BASE_MANIFEST.read_bytes())
     (predictor,) = base.predictors
@@ -217,7 +227,9 @@ def _served_from(features: Path, records: Path) -> SeldonDeployment:
         *kept,
         EnvVar(name=STORE, value=f"sqlite:///{features}"),
         EnvVar(name="SERVING_RECORDS", value=records.as_uri()),
-        EnvVar(name="SERVING_RECORD_KEY", value="omitted"),  # pairs are joined by request id
+        EnvVar(name="SERVING_RECORD_KEY", value="plain"),  # of a public table: the simulated labels need it
+        EnvVar(name="SERVING_RECORD_FEATURES", value="1"),
+        EnvVar(name="SERVING_CHALLENGERS", value=str(challenger)),
         EnvVar(name="SERVING_DRAIN_DELAY_S", value="0.5"),  # there is no mesh of many nodes that must update
     )
     pod = component.spec.but(containers=(container.but(env=env),))
