@@ -1,6 +1,8 @@
 # The model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
 # What drives rollouts: docker build -t rollout-controller --target controller --build-arg LOCK=controller.txt .
 # (or: make image-controller)
+# What measures quality once a day (seldon/quality): the same with --target quality --build-arg LOCK=train.txt
+# (or: make image-quality)
 #
 # A model is mounted at /mnt/models, or baked in there: --build-arg BUNDLE=var/bundle. A mount hides a baked model.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
@@ -63,6 +65,27 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="rollout-controller" \
       org.opencontainers.image.description="Drives the rollouts of SeldonDeployments" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM python AS build-quality
+COPY custom_runtime /opt/serving/custom_runtime
+COPY handoff /opt/serving/handoff
+COPY commands /opt/serving/commands
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash \
+        /opt/serving/custom_runtime /opt/serving/handoff /opt/serving/commands
+
+FROM base AS quality
+COPY --from=build-quality /opt/serving /opt/serving
+ARG BUNDLE
+COPY ${BUNDLE:-LICENSE} /mnt/models/
+USER 1000:1000
+ENTRYPOINT ["python", "-m", "commands.main", "quality"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="churn-quality" \
+      org.opencontainers.image.description="Measures the quality of a served model from its records and late labels" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

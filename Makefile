@@ -104,7 +104,8 @@ BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 LOCK ?= image.txt
 TARGET ?=
 CONTROLLER_IMAGE ?= rollout-controller:latest
-.PHONY: image push image-seldon image-controller image-test version
+QUALITY_IMAGE ?= churn-quality:latest
+.PHONY: image push image-seldon image-controller image-quality image-test version
 
 version:
 	@echo $(VERSION)
@@ -122,6 +123,9 @@ image-seldon: ## The same for Seldon's own protocol (seldon/overlays/seldon-prot
 
 image-controller: ## The image of seldon/controller, which drives rollouts; it holds no model and no server
 	$(MAKE) image IMAGE=$(CONTROLLER_IMAGE) LOCK=controller.txt TARGET=controller BUNDLE=
+
+image-quality: ## The image of seldon/quality, which measures quality once a day; it holds the bundle for its training profile
+	$(MAKE) image IMAGE=$(QUALITY_IMAGE) LOCK=train.txt TARGET=quality
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/churn-serving image-test --report docs/image.md
