@@ -7,9 +7,10 @@ percentile intervals).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from handoff.evaluation.measures import (
     DECISIVE,
@@ -38,14 +39,20 @@ def compare_answers(
     note: str = "",
     replicates: int = REPLICATES,
     seed: int = 0,
+    keys: Any = None,
 ) -> Comparison:
-    """Compare two models' answers on the same rows in the metrics that decide."""
+    """Compare two models' answers on the same rows in the metrics that decide.
+
+    keys [n]: rows of one key are drawn together; None: each row is drawn by itself.
+    """
     ours, theirs = _resampled(task, truth, answers), _resampled(task, truth, champion_answers)
     random = np.random.default_rng(seed)
     samples: dict[str, list[float]] = {name: [] for name in DECISIVE[task]}
     rows = len(truth)
+    codes = np.arange(rows) if keys is None else pd.factorize(np.asarray(keys))[0]
+    units = int(codes.max()) + 1
     for _ in range(replicates):
-        weights = np.bincount(random.integers(rows, size=rows), minlength=rows).astype(np.float64)
+        weights = np.bincount(random.integers(units, size=units), minlength=units).astype(np.float64)[codes]
         for name, differences in samples.items():
             differences.append(ours[name](weights) - theirs[name](weights))
     mine, other = metrics(task, truth, answers), metrics(task, truth, champion_answers)

@@ -26,7 +26,8 @@ STYLE = """
 body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; color: var(--ink); background: var(--page);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
-h3 { font-size: .95rem; margin: 0 0 .4rem; } p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
+h3 { font-size: .95rem; margin: 0 0 .4rem; }
+.scroll + h3 { margin-top: 1.25rem; } p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
 .cards { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem;
   min-width: 8rem; }
@@ -37,6 +38,7 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft);
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, .left { text-align: left; }
+span.left { display: block; }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
 .note { border-left: 3px solid var(--second); padding: .3rem .8rem; background: var(--card); }
@@ -72,7 +74,7 @@ def page(evaluation: Evaluation) -> str:
         _comparison(evaluation.comparison),
         *(class_curves(curves, evaluation.task) for curves in evaluation.curves),
         _classes(evaluation),
-        _residuals(evaluation.residuals),
+        residual_plots(evaluation.residuals),
         _importance(evaluation.importance),
         _segments(evaluation.segments),
         _profile(evaluation.profile),
@@ -168,7 +170,8 @@ def _classes(evaluation: Evaluation) -> str:
     )
 
 
-def _residuals(residuals: Residuals | None) -> str:
+def residual_plots(residuals: Residuals | None) -> str:
+    """Return how a regression is wrong; nothing for another task."""
     if residuals is None:
         return ""
     highest = max(residuals.counts) or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,32 +16,53 @@ from custom_runtime.records.segments import read_records
 from handoff.errors import DataError
 from handoff.quality.drift import ROLE, TrainingProfile
 from handoff.quality.exposition import render_metrics
-from handoff.quality.joining import join, read_labels
+from handoff.quality.joining import Joined, join, read_labels
 from handoff.quality.measuring import measure_quality
 from handoff.quality.page import page
 from handoff.quality.results import Quality
 
 COLUMNS = (
-    "time", "request_id", "inference_id", "row", "model", "version", "key", "key_hash", "score", "source",
-    "features_time", "features", "challengers", "contract",
+    "time", "request_id", "inference_id", "row", "model", "version", "key", "key_hash", "score", "scores",
+    "source", "features_time", "features", "challengers", "contract",
 )  # fmt: skip
 
 
-def check_quality(
+@dataclass(frozen=True, slots=True)
+class JoinedRecords:
+    """All records, and those of them that have a label."""
+
+    records: pd.DataFrame
+    labelled: Joined
+
+
+def read_joined(
     records: Path,
     labels: Path,
     *,
-    bundle: Path | None = None,
     horizon: timedelta = timedelta(days=90),
     since: datetime | None = None,
-    period: str = "7D",
     salt: str | None = None,
-    made: datetime | None = None,
+) -> JoinedRecords:
+    """Read a directory of records and join a file of labels with it. Raises DataError or StartupError."""
+    found = read_frame(records, since)
+    return JoinedRecords(found, join(found, read_labels(labels), horizon=horizon, salt=salt))
+
+
+def check_quality(
+    joined: JoinedRecords, *, bundle: Path | None = None, period: str = "7D", made: datetime | None = None
 ) -> Quality:
-    """Measure a directory of records with a file of labels. Raises DataError or StartupError."""
-    found = _frame(records, since)
-    joined = join(found, read_labels(labels), horizon=horizon, salt=salt)
-    return measure_quality(found, joined, profile=_profile(bundle), made=made or datetime.now(UTC), period=period)
+    """Measure records with their labels, and drift against the bundle's profile. Raises DataError or StartupError."""
+    try:
+        pd.tseries.frequencies.to_offset(period)
+    except ValueError as error:
+        raise DataError(f"period is {period!r}; allowed: a number and a unit, such as 1D, 7D or 1h") from error
+    return measure_quality(
+        joined.records,
+        joined.labelled,
+        profile=_profile(bundle),
+        made=made or datetime.now(UTC),
+        period=period,
+    )
 
 
 def write_quality(quality: Quality, directory: Path) -> Path:
@@ -58,14 +80,23 @@ def write_quality(quality: Quality, directory: Path) -> Path:
     return directory / "quality.html"
 
 
-def _frame(records: Path, since: datetime | None) -> pd.DataFrame:
+def read_frame(records: Path, since: datetime | None = None) -> pd.DataFrame:
+    """Return the records of the active contract in the order of time. Raises DataError or StartupError.
+
+    In a directory of several models (the branches of a graph), `version` is the model and its version.
+    """
     table = read_records(records, columns=COLUMNS, since=since, contract=CONTRACT.fingerprint)
     others = set(table["contract"].unique().to_pylist()) - {CONTRACT.fingerprint}
     if others:
         raise DataError(
             f"{records} has records of contract {', '.join(sorted(others))}; this is {CONTRACT.fingerprint}"
         )
+    if not table.num_rows:
+        when = "" if since is None else f" from {since.isoformat()} on"
+        raise DataError(f"{records} has no predictions{when}")
     frame: pd.DataFrame = table.to_pandas().sort_values("time", kind="stable").reset_index(drop=True)
+    if frame["model"].nunique() > 1:
+        frame["version"] = frame["model"] + " " + frame["version"]
     return frame
 
 

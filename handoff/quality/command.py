@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from handoff.commands import OutputFormat, configure_log, fail_with_one_line
+from handoff.errors import DataError
 
 
 def quality(
@@ -28,29 +29,44 @@ def quality(
     salt_file: Annotated[
         Path | None, typer.Option(help="The salt of SERVING_RECORD_SALT, for records with hashed keys.")
     ] = None,
+    push: Annotated[str | None, typer.Option(help="A Pushgateway that gets the metrics: http://host:port.")] = None,
+    rewards: Annotated[
+        Path | None, typer.Option(help="The file of a router with `route: thompson`, written from the same labels.")
+    ] = None,
+    child: Annotated[
+        list[str] | None,
+        typer.Option(help="A child of that router; repeat it for each. Without: the models in the records."),
+    ] = None,
     output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
 ) -> None:
     """Join labels with the predictions that they belong to, and measure each version.
 
-    Writes quality.html, quality.json and quality.prom. Records and labels of another contract are refused.
+    Writes quality.html, quality.json and quality.prom. Records and labels of another contract are refused. With
+    --rewards, the counts for a router's Thompson sampling are written too: of each model in the records.
 
     Example:
     churn-serving quality --records /var/records --labels churned.csv --bundle var/bundle
     """
     configure_log()
     with fail_with_one_line():
-        from handoff.quality.checking import check_quality, write_quality
+        from handoff.quality.checking import check_quality, read_joined, write_quality
+        from handoff.quality.exposition import push_metrics
 
-        found = check_quality(
+        joined = read_joined(
             records,
             labels,
-            bundle=bundle,
             horizon=timedelta(days=horizon_days),
             since=None if since is None else since.replace(tzinfo=since.tzinfo or UTC),
-            period=period,
-            salt=None if salt_file is None else salt_file.read_text().strip(),
+            salt=None if salt_file is None else _salt(salt_file),
         )
+        if rewards is not None:
+            from handoff.quality.rewards import reward_counts, write_rewards
+
+            write_rewards(reward_counts(joined.labelled.records, child or ()), rewards)
+        found = check_quality(joined, bundle=bundle, period=period)
         page = write_quality(found, directory)
+        if push is not None:
+            push_metrics(found, push)
     if output == "json":
         typer.echo(found.model_dump_json())
         return
@@ -65,3 +81,12 @@ def quality(
             )
         )
     typer.echo(f"page: {page}")
+
+
+def _salt(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file} cannot be read: {error}; allowed: a file with the salt of SERVING_RECORD_SALT"
+        ) from error

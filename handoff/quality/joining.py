@@ -24,8 +24,9 @@ REQUEST_ID, ROW, TIME, CONTRACT_COLUMN = "request_id", "row", "time", "contract"
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """records: the predictions that have a label, in the order of time, with `truth` (the class's place) added.
+    """Predictions with their labels.
 
+    records: those that have a label, in the order of time, with `truth` added: the class's place, or the value.
     labels: how many were given. unmatched: labels without a prediction. superseded: labels for a prediction that has a
     later one, which counts.
     """
@@ -61,8 +62,9 @@ def read_labels(path: Path) -> pd.DataFrame:
     label = snake_case(str(CONTRACT.label))
     if label not in frame:
         raise DataError(f"{path} has no column {label!r}; present: {', '.join(frame.columns)}")
-    frame["truth"] = _places(frame[label], path)
-    known: pd.DataFrame = frame.loc[frame["truth"] >= 0]
+    read = _values if CONTRACT.task.kind == "regression" else _places
+    frame["truth"] = read(frame[label], path)
+    known: pd.DataFrame = frame.dropna(subset=["truth"])
     return known
 
 
@@ -139,16 +141,27 @@ def _by_key(records: pd.DataFrame, labels: pd.DataFrame, horizon: timedelta, sal
     return matched.dropna(subset=["record"])
 
 
+_BLANK = ("", "nan", "None", "NaN", "null")
+
+
 def _places(labels: Any, path: Path) -> Any:
-    """Return each label's class, -1 where the cell is blank: not known yet."""
-    known: dict[str, int] = {"": -1, "nan": -1, "None": -1}
+    """Return each label's class as a number, NaN where the cell is blank: not known yet."""
+    known: dict[str, float] = {}
     for text in labels.astype(str).str.strip().unique():
-        if text not in known:
-            place = CONTRACT.task.place_of(text)
-            if place is None:
-                raise DataError(f"{path}: a label is {text!r}; allowed: {', '.join(CONTRACT.task.classes)}, or blank")
-            known[text] = place
-    return labels.astype(str).str.strip().map(known).astype(np.int64)
+        place = None if text in _BLANK else CONTRACT.task.place_of(text)
+        if place is None and text not in _BLANK:
+            raise DataError(f"{path}: a label is {text!r}; allowed: {', '.join(CONTRACT.task.classes)}, or blank")
+        known[text] = np.nan if place is None else float(place)
+    return labels.astype(str).str.strip().map(known).astype(np.float64)
+
+
+def _values(labels: Any, path: Path) -> Any:
+    """Return each label's value, NaN where the cell is blank."""
+    texts = labels.astype(str).str.strip()
+    values = pd.to_numeric(texts.where(~texts.isin(_BLANK)), errors="coerce")
+    if len(wrong := texts[~np.isfinite(values) & ~texts.isin(_BLANK)]):
+        raise DataError(f"{path}: a label is {wrong.iloc[0]!r}; allowed: a finite number, or blank")
+    return values.astype(np.float64)
 
 
 def _check_contract(path: Path, named: set[str]) -> None:

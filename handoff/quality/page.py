@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from custom_runtime.schema import TaskKind
 from handoff.evaluation.measures import HIGHER_IS_BETTER
-from handoff.evaluation.report import NAMES, class_curves, document, number, plot, table, x_of, y_of
-from handoff.quality.measuring import METRICS
+from handoff.evaluation.report import (
+    NAMES,
+    class_curves,
+    document,
+    number,
+    plot,
+    residual_plots,
+    table,
+    x_of,
+    y_of,
+)
 from handoff.quality.results import Challenge, Measure, Quality, VersionQuality
+from handoff.quality.scoring import CLASS_METRICS, METRICS, ROW_LOSS
 
 QUALITY_NAMES = {
     **NAMES,
-    "calibration": "Observed minus predicted rate",
+    "calibration": "Observed minus predicted",
     "lift": "Lift of the highest tenth",
 }
+SHOWN_SEGMENTS = 20  # those with the greatest difference
 _COLORS = ("var(--first)", "var(--second)", "var(--good)", "var(--bad)")
 _VERDICTS = {"steady": "better", "watch": "soft", "moved": "worse"}
 
@@ -27,15 +39,11 @@ def page(quality: Quality) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{quality.predictions:,} predictions and {quality.labels:,} labels, joined by '
         f"{quality.joined_by}; {lost}. Measured {quality.made:%Y-%m-%d %H:%M} UTC.</p>",
-        "<p>Every interval is a 95 % bootstrap interval over customers.</p>",
-        _versions(quality.versions),
-        _over_time(quality.versions),
+        "<p>Every interval is a 95 % bootstrap interval; the predictions for one key are drawn together.</p>",
+        _versions(quality.versions, quality.task),
+        _over_time(quality.versions, quality.task),
         *(_challenge(found) for found in quality.challenges),
-        *(
-            f"<h2>Version {escape(version.version)}</h2>{class_curves(version.curves, 'binary')}"
-            for version in quality.versions
-            if version.curves is not None
-        ),
+        *(_version(version, quality.task) for version in quality.versions),
         _failing(quality),
         _drift(quality),
         _freshness(quality),
@@ -43,40 +51,58 @@ def page(quality: Quality) -> str:
     return document(title, parts)
 
 
-def _versions(versions: Sequence[VersionQuality]) -> str:
-    heads = ["Version", "Predictions", "Labels", "Positive", *(QUALITY_NAMES[name] for name in METRICS)]
-    rows = [
-        [
-            escape(version.version),
-            f"{version.predictions:,}",
-            f"{version.overall.labels:,}",
-            f"{version.overall.positives / version.overall.labels:.1%}",
-            *(_with_interval(version.overall.measures[name]) for name in METRICS),
-        ]
-        for version in versions
+def _versions(versions: Sequence[VersionQuality], task: TaskKind) -> str:
+    names = _measured(versions, task)
+    heads = ["Version", "Predictions", "Labels", *(["Positive"] if task == "binary" else [])]
+    rows = []
+    for version in versions:
+        found = version.overall
+        positive = [] if found.positives is None else [f"{found.positives / found.labels:.1%}"]
+        cells = [escape(version.version), f"{version.predictions:,}", f"{found.labels:,}", *positive]
+        rows.append(cells + [_with_interval(found.measures[name]) for name in names])
+    return "<h2>Versions</h2>" + table([*heads, *(QUALITY_NAMES[name] for name in names)], rows)
+
+
+def _measured(versions: Sequence[VersionQuality], task: TaskKind) -> list[str]:
+    """Return the metrics that have a value: only some regressions have intervals."""
+    return [
+        name for name in METRICS[task] if any(version.overall.measures[name].value is not None for version in versions)
     ]
-    return "<h2>Versions</h2>" + table(heads, rows)
 
 
-def _over_time(versions: Sequence[VersionQuality]) -> str:
+def _version(version: VersionQuality, task: TaskKind) -> str:
+    """Show one version by itself: its curves, its classes, its residuals."""
+    rows = [
+        [escape(found.label), f"{found.labels:,}", *(_with_interval(found.measures[name]) for name in CLASS_METRICS)]
+        for found in version.classes
+    ]
+    heads = ["Class", "Labels", "Log loss of its rows", "Accuracy of its rows", "AUC against the rest"]
+    classes = f"<h3>Classes</h3>{table([*heads, QUALITY_NAMES['calibration']], rows)}" if rows else ""
+    details = classes + "".join(class_curves(curves, task) for curves in version.curves)
+    details += residual_plots(version.residuals)
+    return f"<h2>Version {escape(version.version)}</h2>{details}" if details else ""
+
+
+def _over_time(versions: Sequence[VersionQuality], task: TaskKind) -> str:
     if max((len(version.periods) for version in versions), default=0) < 2:
         return '<h2>Over time</h2><p class="soft">All labels are of one period.</p>'
     legend = " ".join(
         f'<span style="color:{_COLORS[place % len(_COLORS)]}">&#9679; version {escape(version.version)}</span>'
         for place, version in enumerate(versions)
     )
-    plots = "".join(_plot_of(name, versions) for name in METRICS)
+    names = _measured(versions, task)
+    plots = "".join(_plot_of(name, versions) for name in names)
     rows = [
         [
             f"{period.begin:%Y-%m-%d} to {period.end:%Y-%m-%d}",
             escape(period.version),
             f"{period.labels:,}",
-            *(_with_interval(period.measures[name]) for name in METRICS),
+            *(_with_interval(period.measures[name]) for name in names),
         ]
         for version in versions
         for period in version.periods
     ]
-    heads = ["Period", "Version", "Labels", *(QUALITY_NAMES[name] for name in METRICS)]
+    heads = ["Period", "Version", "Labels", *(QUALITY_NAMES[name] for name in names)]
     return f'<h2>Over time</h2><p>{legend}</p><div class="plots">{plots}</div>' + table(heads, rows)
 
 
@@ -132,15 +158,18 @@ def _challenge(found: Challenge) -> str:
         ]
         for difference in found.comparison.differences
     ]
-    heads = ["Metric", "Challenger", "Champion", "Difference", "95 % interval", "The challenger is"]
+    one, other = f"Version {escape(found.challenger)}", f"Version {escape(found.champion)}"
+    heads = ["Metric", one, other, "Difference", "95 % interval", f"{one} is"]
     return (
-        f"<h2>Challenger {escape(found.challenger)} beside champion {escape(found.champion)}</h2>"
+        f"<h2>Challenger {escape(found.challenger)} beside version {escape(found.champion)}</h2>"
         f"<p>{found.comparison.rows:,} labelled rows that both scored.</p>" + table(heads, rows)
     )
 
 
 def _failing(quality: Quality) -> str:
-    heads = ["Version", "Feature", "Segment", "Labels", "Log loss", "More than elsewhere", "At least"]
+    loss = QUALITY_NAMES[ROW_LOSS[quality.task]]
+    names = (f'<span class="left">{name}</span>' for name in ("Feature", "Segment"))
+    heads = ["Version", *names, "Labels", loss, "More than elsewhere", "At least"]
     rows = [
         [
             escape(found.version),
@@ -151,9 +180,11 @@ def _failing(quality: Quality) -> str:
             f"{found.excess:+.4g}",
             f"{found.low:+.4g}",
         ]
-        for found in quality.failing
+        for found in quality.failing[:SHOWN_SEGMENTS]
     ]
     shown = table(heads, rows) if rows else "<p>None was found.</p>"
+    if more := len(quality.failing) - len(rows):
+        shown += f'<p class="soft">{more:,} more with a smaller difference are in quality.json.</p>'
     return f'<h2>Segments where it fails</h2><p class="soft">{escape(quality.failing_note)}</p>{shown}'
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from handoff.evaluation.results import ClassCurves, Comparison
+from custom_runtime.schema import TaskKind
+from handoff.evaluation.results import ClassCurves, Comparison, Residuals
 from handoff.quality.drift import Drift
 
 
@@ -23,19 +24,30 @@ class Measure(_Result):
     high: float | None
 
 
+class ClassQuality(_Result):
+    """One class of several. measures: of the rows that are of it, and of it against the rest."""
+
+    label: str
+    labels: int
+    measures: dict[str, Measure]
+
+
 class Period(_Result):
-    """The labelled predictions of one version in one period. measures: metric -> value and interval."""
+    """The labelled predictions of one version in one period. measures: metric -> value and interval.
+
+    positives: labels of the positive class; None where there are not two classes.
+    """
 
     version: str
     begin: datetime
     end: datetime
     labels: int
-    positives: int
+    positives: int | None
     measures: dict[str, Measure]
 
 
 class Failing(_Result):
-    """A segment whose log loss is greater than elsewhere. excess: the difference, with its interval."""
+    """A segment whose loss is greater than elsewhere. excess: the difference; low: the least that it may be."""
 
     version: str
     feature: str
@@ -63,11 +75,16 @@ class VersionQuality(_Result):
     predictions: int
     overall: Period
     periods: tuple[Period, ...]
-    curves: ClassCurves | None
+    curves: tuple[ClassCurves, ...] = ()
+    classes: tuple[ClassQuality, ...] = ()
+    residuals: Residuals | None = None
 
 
 class Challenge(_Result):
-    """A challenger beside the champion whose rows it scored, too, on those that have a label."""
+    """A challenger beside another model that scored the same rows, on those that have a label.
+
+    champion: the version that answered, or another of its challengers.
+    """
 
     champion: str
     challenger: str
@@ -78,6 +95,7 @@ class Quality(_Result):
     """All results of one check. joined_by: how labels found their predictions."""
 
     model: str
+    task: TaskKind
     contract: str
     made: datetime
     joined_by: Literal["request id", "key and time"]

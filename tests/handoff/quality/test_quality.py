@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import decode_row
@@ -18,8 +18,9 @@ from handoff.errors import DataError
 from handoff.quality.drift import build_profile, drift_of
 from handoff.quality.exposition import render_metrics
 from handoff.quality.joining import join, read_labels
-from handoff.quality.measuring import measure_quality, measures
+from handoff.quality.measuring import measure_quality
 from handoff.quality.page import page
+from handoff.quality.scoring import class_qualities, measures
 
 START = pd.Timestamp("2026-10-01", tz="UTC")
 HORIZON = timedelta(days=30)
@@ -111,7 +112,7 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, labels: dict[str
 def test_the_metrics_are_those_of_scikit_learn_and_their_intervals_hold_them() -> None:
     frame = records(800)
     truth, scores = truths(frame).astype(np.int64), frame["score"].to_numpy()
-    found = measures(truth, scores, frame["key"])
+    found = measures("binary", truth, scores[:, None], frame["key"])
     expected = {
         "auc": roc_auc_score(truth, scores),
         "log_loss": log_loss(truth, scores),
@@ -128,11 +129,55 @@ def test_the_metrics_are_those_of_scikit_learn_and_their_intervals_hold_them() -
     assert found["lift"].value > 1.2
 
 
+def holds(measure: Any, value: float) -> None:
+    assert measure.value == pytest.approx(value, abs=1e-6)
+    assert measure.low < value < measure.high
+
+
+def test_of_several_classes_each_is_measured_by_itself() -> None:
+    random = np.random.default_rng(0)
+    chances = random.dirichlet([1, 1, 1], size=600)
+    truth = np.array([random.choice(3, p=row) for row in chances])
+    keys = np.arange(600)
+    found = measures("multiclass", truth, chances, keys)
+    holds(found["accuracy"], accuracy_score(truth, chances.argmax(axis=1)))
+    holds(found["log_loss"], log_loss(truth, chances))
+    holds(found["macro_auc"], roc_auc_score(truth, chances, multi_class="ovr"))
+    oak, pine, rare = class_qualities(("oak", "pine", "elm"), truth, chances, keys, fewest=300)
+    assert [one.labels for one in (oak, pine, rare)] == [int((truth == place).sum()) for place in range(3)]
+    assert oak.measures["log_loss"].value is None  # too few labels
+    (oak, *_) = class_qualities(("oak", "pine", "elm"), truth, chances, keys, fewest=30)
+    own = truth == 0
+    holds(oak.measures["log_loss"], float(-np.log(chances[own, 0]).mean()))
+    holds(oak.measures["accuracy"], float((chances[own].argmax(axis=1) == 0).mean()))
+    holds(oak.measures["auc"], roc_auc_score(own, chances[:, 0]))
+    holds(oak.measures["calibration"], float(own.mean() - chances[:, 0].mean()))
+
+
+def test_a_regression_is_measured_by_its_errors() -> None:
+    random = np.random.default_rng(0)
+    predicted = random.uniform(100, 400, size=500)
+    truth = predicted + random.normal(5, 20, size=500)
+    found = measures("regression", truth, predicted[:, None], np.arange(500))
+    holds(found["mae"], mean_absolute_error(truth, predicted))
+    holds(found["rmse"], float(((truth - predicted) ** 2).mean() ** 0.5))
+    holds(found["r2"], r2_score(truth, predicted))
+    holds(found["calibration"], float((truth - predicted).mean()))
+    assert found["coverage"].value is None
+    ends = measures("regression", truth, np.column_stack([predicted - 20, predicted, predicted + 30]), np.arange(500))
+    holds(ends["coverage"], float(((truth >= predicted - 20) & (truth <= predicted + 30)).mean()))
+    assert ends["mae"].value == found["mae"].value
+    constant = measures("regression", np.full(50, 3.0), np.full((50, 1), 3.0), np.arange(50))
+    assert constant["r2"].value is None  # nothing varies that could be explained
+
+
 def test_rows_of_one_customer_are_no_independent_evidence() -> None:
     frame = records(300)
     truth, scores = truths(frame).astype(np.int64), frame["score"].to_numpy()
-    once = measures(truth, scores, frame["key"])["log_loss"]
-    copied = measures(np.tile(truth, 10), np.tile(scores, 10), np.tile(frame["key"], 10))["log_loss"]
+    once = measures("binary", truth, scores[:, None], frame["key"])["log_loss"]
+    copied = measures("binary", np.tile(truth, 10), np.tile(scores[:, None], (10, 1)), np.tile(frame["key"], 10))[
+        "log_loss"
+    ]
     assert once.low is not None
     assert once.high is not None
     assert copied.low is not None
@@ -171,11 +216,38 @@ def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshn
     assert [fresh.median_s for fresh in quality.freshness] == [3600.0, 3600.0]
     html = page(quality)
     assert "http" not in html.replace("http-equiv", "")
-    for words in ("Challenger 9 beside champion 7", "Fiber optic", "Drift against the training profile", "Lift"):
+    for words in ("Challenger 9 beside version 7", "Fiber optic", "Drift against the training profile", "Lift"):
         assert words in html
     text = render_metrics(quality).decode()
     assert 'serving_quality{bound="low",metric="auc",model="churn",version="7"}' in text
     assert 'serving_quality_labels{model="churn",version="8"} 300.0' in text
+
+
+def test_challengers_are_compared_with_the_champion_and_with_each_other(tmp_path: Path) -> None:
+    frame = records(400, version="7")
+    random = np.random.default_rng(3)
+    noise = random.random(400)
+    # Version 9 answers at random, version 8 as the champion does; a bundle of the champion's own version adds nothing.
+    challengers: Any = [
+        [
+            {"version": "8", "score": score, "scores": None},
+            {"version": "9", "score": other, "scores": None},
+            {"version": "7", "score": score, "scores": None},
+        ]
+        for score, other in zip(frame["score"], noise, strict=True)
+    ]
+    frame["challengers"] = challengers
+    joined = join(frame, written(tmp_path / "labels.csv", by_request(frame)), horizon=HORIZON)
+    quality = measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC))
+    verdicts = {
+        (one.champion, one.challenger): {found.verdict for found in one.comparison.differences}
+        for one in quality.challenges
+    }
+    assert verdicts == {
+        ("7", "8"): {"no difference shown"},
+        ("7", "9"): {"worse"},
+        ("8", "9"): {"worse"},
+    }
 
 
 def test_too_few_labels_are_no_measurement(tmp_path: Path) -> None:
