@@ -180,7 +180,11 @@ def evidence(results: Sequence[GateResult]) -> list[GateSummary]:
 def message(record: Record) -> str:
     """Return a decision's message without the text that the gates' own lines repeat."""
     words = record.message
+    named: dict[str, list[str]] = {}
     for result in record.verdicts:
-        # `errors` ends the name `slo_errors`: only a whole name is removed.
-        words = re.sub(rf"(?<!\w){re.escape(f'{result.name}: {result.reason}')}", "", words)
+        named.setdefault(result.reason, []).append(re.escape(result.name))
+    for reason, names in named.items():
+        # `errors` ends the name `slo_errors`: only whole names are removed. Gates with one reason are named together.
+        name = f"(?:{'|'.join(names)})"
+        words = re.sub(rf"(?<!\w){name}(?:, {name})*: {re.escape(reason)}", "", words)
     return re.sub(r"\s*\([;\s]*\)|[;\s]+$|^[;\s]+|;\s*(?=;)", "", words)

@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from rollout.analysis.paired import LATENCY
-from rollout.analysis.verdict import GateResult, Verdict
+from rollout.analysis.verdict import GateResult, Verdict, missing_evidence
 from rollout.checks.paired import Paired
 from rollout.engine.record import Record
 from rollout.errors import ReportError
 from rollout.plan.plan import Plan
+from rollout.reporting import timeline
 from rollout.reporting.report import render, write
 from tests.support.programs import program
 from tests.support.rollout_logs import START_S, Story, promoted, rolled_back
@@ -188,6 +189,15 @@ def test_what_the_gates_say_is_not_said_twice() -> None:
         cell = Words(render([record])).text.split("Every decision")[1]
         assert f"{left} inconclusive errors: errors is unsure (3 of 5)" in cell
         assert cell.count("drift is unsure") == 1
+
+
+def test_gates_that_wait_for_the_same_are_not_named_twice() -> None:
+    waiting = [GateResult(name, Verdict.NO_DATA, "no counts yet") for name in ("errors", "slo_errors", "drift")]
+    results = (*waiting, GateResult("paired_scores", Verdict.NO_DATA, "asked 0 s ago"))
+    said = f"3 s more at 0 % (shadow); {missing_evidence(results)}"
+    record = Record(START_S, "Analysing", "churn", "v7", "v8", 0, {"v7": 100}, results, message=said)
+    assert said.count("no counts yet") == 1
+    assert timeline.message(record) == "3 s more at 0 % (shadow)"
 
 
 def test_a_rate_of_a_hundred_percent_is_written_out() -> None:
