@@ -27,7 +27,7 @@ body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; color: var(-
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
 h3 { font-size: .95rem; margin: 0 0 .4rem; }
-.scroll + h3 { margin-top: 1.25rem; } p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
+.scroll + h3, .plots + h3 { margin-top: 1.25rem; } p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
 .cards { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem;
   min-width: 8rem; }

@@ -114,7 +114,12 @@ def _period(version: str, rows: pd.DataFrame, seed: int) -> Period:
 
 
 def _keys(rows: pd.DataFrame) -> Any:
-    """Return what identifies a customer; each row is its own where the records name none."""
+    """Return what identifies a customer; each row is its own where the records name none.
+
+    Of a contract without a key, records before this version hold the row's number in the request, which names nobody.
+    """
+    if CONTRACT.key is None:
+        return np.arange(len(rows))
     keys = rows["key"].fillna(rows["key_hash"])
     return keys.where(keys.notna(), "row " + pd.Series(np.arange(len(rows)), index=rows.index).astype(str))
 

@@ -118,6 +118,7 @@ def test_labels_by_request_id_reach_the_page_the_json_and_a_pushgateway(recorded
     assert "serving_quality_labels" in (tmp_path / "page" / "quality.prom").read_text()
 
 
+@pytest.mark.slow
 def test_labels_by_key_and_time_find_hashed_keys(recorded: Recorded, tmp_path: Path) -> None:
     truth = truths(recorded)
     soon = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -141,6 +142,7 @@ def test_labels_by_key_and_time_find_hashed_keys(recorded: Recorded, tmp_path: P
     assert "0 of 240 labels belong to a prediction" in said
 
 
+@pytest.mark.slow
 def test_records_and_labels_of_another_contract_are_refused(recorded: Recorded, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     table = {"request_id": ["batch-0"], "row": [0], "churn": ["Yes"], "contract": ["0123abcd"]}
@@ -158,6 +160,7 @@ def test_records_and_labels_of_another_contract_are_refused(recorded: Recorded, 
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said_in_one_line(recorded: Recorded, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("request_id,churn\nsingle,Yes\n")

@@ -2,6 +2,7 @@
 
 import hmac
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import custom_runtime.records.record as record_module
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import UnknownKey
 from custom_runtime.features.store import FetchedRows
@@ -16,6 +18,7 @@ from custom_runtime.prediction.challengers import ChallengerScores
 from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Prediction, Query
 from custom_runtime.records.record import (
     SCHEMA,
+    KeyMode,
     RecordBuilder,
     RecordOptions,
     ScoredBatch,
@@ -116,6 +119,15 @@ def test_a_key_is_hashed_with_the_salt_or_left_out() -> None:
     omitted = RecordBuilder(RecordOptions("churn", "v7", "7", key_mode="omitted"))
     (record,) = build(omitted, batch_of_keys(42))
     assert (record["key"], record["key_hash"], record["features"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("mode", ["plain", "hashed"])
+def test_without_a_key_in_the_contract_a_record_has_none(mode: KeyMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyless = SimpleNamespace(key=None, features=CONTRACT.features, fingerprint=CONTRACT.fingerprint)
+    monkeypatch.setattr(record_module, "CONTRACT", keyless)
+    builder = RecordBuilder(RecordOptions("churn", "v7", "7", key_mode=mode, salt="s" * 16))
+    (record,) = build(builder, batch_of_keys(0))  # the number of the row
+    assert (record["key"], record["key_hash"]) == (None, None)
 
 
 def test_the_sample_is_of_keys_and_the_same_everywhere() -> None:
