@@ -70,7 +70,7 @@ lock: $(STAMP) ## Renew the hashed locks under requirements/
 
 .PHONY: reference docs screenshots
 
-screenshots: $(STAMP) ## Make the pictures of docs/pictures from the running software (five minutes; needs chromium)
+screenshots: $(STAMP) ## Make the pictures of docs/pictures from the running software (eight minutes; needs chromium)
 	$(BIN)/python docs/screenshots.py
 
 reference: $(STAMP) ## Write docs/reference from the code

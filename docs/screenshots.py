@@ -1,4 +1,4 @@
-"""Makes the pictures of the documentation from the running software: `make screenshots` (six minutes; chromium).
+"""Makes the pictures of the documentation from the running software: `make screenshots` (eight minutes; chromium).
 
 Each picture is made by itself and tried twice: `python docs/screenshots.py quality load-test` makes two of them.
 Pages are taken with chromium, the terminal as SVG. Everything runs on free ports, below var/screenshots. Latencies are
