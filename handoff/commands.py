@@ -35,7 +35,9 @@ def train(
     alias: Annotated[str, typer.Option(help="The alias that points at the new version; '' for none.")] = "challenger",
     floor: Annotated[
         list[str] | None,
-        typer.Option(help="METRIC=VALUE: register nothing that is worse on held-out rows; default: the contract's."),
+        typer.Option(
+            help="METRIC=VALUE: nothing worse on held-out rows is registered. Default: the contract's. Repeatable."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 7,
     refit: Annotated[bool, typer.Option(help="Fit on all rows once the evaluation is done.")] = True,

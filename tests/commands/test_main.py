@@ -1,6 +1,7 @@
 """`churn-serving`: one look of help, commands that are imported when called, scripts that stand for commands."""
 
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -48,6 +49,15 @@ def test_help_ends_in_an_example_that_the_command_understands(leaf: tuple[str, .
     _, called, words = example.replace("\\\n", "").splitlines()[0].partition(f"churn-serving {' '.join(leaf)}")
     assert called, text
     assert unknown_options(*leaf, *shlex.split(words)) == []
+
+
+@pytest.mark.parametrize("leaf", leaves(), ids=" ".join)
+def test_values_have_plain_names_and_a_repeatable_option_says_so(leaf: tuple[str, ...]) -> None:
+    _, command = find(*leaf)
+    for option in command.params:
+        if option.param_type_name == "option" and not option.is_flag:
+            assert re.fullmatch(r"<[a-z0-9|-]+>", option.metavar), f"{option.opts}: {option.metavar}"
+            assert option.multiple is option.help.endswith("Repeatable."), option.opts
 
 
 @pytest.mark.parametrize("group", [(), ("features",), ("manifest",), ("rollout",), ("local",)], ids=" ".join)
