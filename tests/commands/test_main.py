@@ -29,6 +29,7 @@ SCRIPTS = {
     "load_features": ("features", "load"),
     "load_test": ("load-test",),
     "manifest": ("manifest",),
+    "quality": ("quality",),
     "seldon_local": ("local",),
     "soak": ("soak",),
     "train": ("train",),
