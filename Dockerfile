@@ -84,7 +84,7 @@ USER 1000:1000
 ENTRYPOINT ["python", "-m", "commands.main", "quality"]
 ARG VERSION=unknown
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="churn-quality" \
+LABEL org.opencontainers.image.title="model-quality" \
       org.opencontainers.image.description="Measures the quality of a served model from its records and late labels" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \

@@ -104,7 +104,7 @@ BUNDLE ?= $(patsubst %/bundle.json,%,$(wildcard var/bundle/bundle.json))
 LOCK ?= image.txt
 TARGET ?=
 CONTROLLER_IMAGE ?= rollout-controller:latest
-QUALITY_IMAGE ?= churn-quality:latest
+QUALITY_IMAGE ?= model-quality:latest
 .PHONY: image push image-seldon image-controller image-quality image-test version
 
 version:
