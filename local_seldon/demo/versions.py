@@ -189,10 +189,13 @@ class Versions:
             self.bundle(3): ("--seed", "7", "--data", str(swapped)),
             self.challenger: ("--flavor", "sklearn"),
         }
-        registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{self.directory / 'mlflow.db'}"}
+        registry_file = self.directory / "mlflow.db"
+        registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{registry_file}"}
+        # Another registry would number the next model from 1 again: two bundles would have the same version.
+        is_numbered = registry_file.exists()
         async with asyncio.TaskGroup() as imports:
             for bundle, arguments in trainings.items():
-                if (bundle / "bundle.json").exists():
+                if is_numbered and (bundle / "bundle.json").exists():
                     continue
                 if str(swapped) in arguments:
                     _write_swapped(swapped)

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from local_seldon.demo import versions
 from local_seldon.demo.learning import explanation_table, quality_tables, write_labels
+from local_seldon.demo.versions import Result, Versions
 from local_seldon.errors import DemoFailed
 
 
@@ -56,3 +58,26 @@ def test_the_tables_show_versions_challengers_and_reasons() -> None:
     shown = text(explanation_table(answer))
     for words in ("customer 42 has the probability 0.354 (version 2)", "Month-to-month", "+0.500", "-0.600"):
         assert words in shown
+
+
+async def test_bundles_that_another_registry_has_numbered_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Versions(tmp_path)
+    for number in (1, 2, 3):
+        made.bundle(number).mkdir()
+        (made.bundle(number) / "bundle.json").touch()
+    called: list[str] = []
+
+    async def script(name: str, *arguments: str, **more: Any) -> Result:
+        called.append(name)
+        return Result(0, {"model": {"uri": "models:/churn/1"}, "metrics": {"auc": 0.85}}, "")
+
+    monkeypatch.setattr(versions, "script", script)
+    monkeypatch.setattr(versions, "_write_swapped", lambda file: None)
+    await made._models(lambda line: None)
+    assert (called.count("train"), called.count("import_model")) == (4, 4)
+    (tmp_path / "mlflow.db").touch()
+    called.clear()
+    await made._models(lambda line: None)
+    assert (called.count("train"), called.count("import_model")) == (1, 1)  # the challenger's bundle is still missing
