@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,8 +25,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(180
 @contextmanager
 def demo(world: World, directory: Path) -> Iterator[subprocess.Popen[str]]:
     """Run the demo with models and features that are there already."""
-    for version in (1, 2, 3):
-        shutil.copytree(world.bundle, directory / f"bundle-{version}")
+    for name in ("1", "2", "3", "challenger"):
+        shutil.copytree(world.bundle, directory / f"bundle-{name}")
+    manifest = directory / "bundle-challenger" / "bundle.json"
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"version": "8"})
+    )  # another one than the champion's
     shutil.copyfile(world.store.removeprefix("sqlite:///"), directory / "features.db")
     with (directory / "output").open("w") as output:
         process = subprocess.Popen(
