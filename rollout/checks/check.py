@@ -25,7 +25,8 @@ class Subject:
     """What a check asks about: a rollout and its present step.
 
     canary_url, canary_headers: how the canary is reached past the weights; the address is empty where none is known.
-    since_s: the Unix time at which the mesh had the step's routes.
+    since_s: the Unix time at which the mesh had the step's routes. prometheus: the address of the evidence, as whoever
+    drives the rollout was given it, and not as the plan says; empty where the evidence is no Prometheus.
     """
 
     deployment: str
@@ -37,6 +38,7 @@ class Subject:
     canary_url: str = ""
     canary_headers: Mapping[str, str] = field(default_factory=dict)
     since_s: float = 0.0
+    prometheus: str = ""
 
     def fill(self, text: str) -> str:
         """Replace $deployment, $namespace, $stable, $canary, $step, $weight_percent and $canary_url in a text."""

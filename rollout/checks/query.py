@@ -23,7 +23,8 @@ class Query(Check):
     """Asks a Prometheus for one number at every look, and compares it with `at_most` or `at_least`.
 
     The expression may contain $canary, $stable and the other values of the rollout, and must give one number: a scalar
-    or one series. No series and NaN are no data. prometheus: its address; empty: the one of the evidence.
+    or one series. No series and NaN are no data. prometheus: its address; empty: that of the evidence. The credential
+    of the evidence is sent to its own address only, because the plan is in an annotation that others may edit.
     """
 
     repeats = True
@@ -51,9 +52,11 @@ class Query(Check):
         """Ask once."""
         if not self.prometheus:
             return self.result(Verdict.ERROR, "the address of Prometheus is not known: set `prometheus`")
-        authorization = os.environ.get(AUTHORIZATION_ENV)
+        base = self.prometheus.rstrip("/")
+        is_ours = base == subject.prometheus.rstrip("/")
+        authorization = os.environ.get(AUTHORIZATION_ENV) if is_ours else None
         headers = {"Authorization": authorization} if authorization else None
-        url, form = f"{self.prometheus.rstrip('/')}/api/v1/query", {"query": subject.fill(self.query)}
+        url, form = f"{base}/api/v1/query", {"query": subject.fill(self.query)}
         try:
             with httpx.Client() as client:
                 body = exchange(client, "POST", url, timeout_s=self.timeout_s, form=form, headers=headers)

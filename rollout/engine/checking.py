@@ -45,11 +45,12 @@ class _Inquiry:
 
 
 class Checker:
-    """The checks of one rollout. start: how a question is run; tests run it at once."""
+    """The checks of one rollout. start: how a question is run; tests run it at once. prometheus: see Subject."""
 
-    def __init__(self, clock: Clock, *, start: Start = on_thread) -> None:
+    def __init__(self, clock: Clock, *, start: Start = on_thread, prometheus: str = "") -> None:
         self._clock = clock
         self._start = start
+        self._prometheus = prometheus
         self._step: tuple[str, int] | None = None
         self._since_s = 0.0
         self._inquiries: dict[str, _Inquiry] = {}
@@ -67,7 +68,7 @@ class Checker:
         if self._step != here:
             self._step, self._since_s = here, self._clock.wall_s()
         step = state.plan.steps[state.step]
-        subject = subject_of(state, snapshot, self._since_s)
+        subject = subject_of(state, snapshot, self._since_s, prometheus=self._prometheus)
         results: list[GateResult] = []
         for check in (*step.checks, *(step.closing if state.closing else ())):
             inquiry = self._inquiries.setdefault(check.name, _Inquiry(check))
@@ -136,7 +137,7 @@ def _final(inquiry: _Inquiry) -> bool:
     return decided and not inquiry.check.repeats
 
 
-def subject_of(state: RolloutState, snapshot: Snapshot, since_s: float) -> Subject:
+def subject_of(state: RolloutState, snapshot: Snapshot, since_s: float, *, prometheus: str = "") -> Subject:
     """Return what the checks of the present step ask about."""
     deployment = snapshot.deployment
     address = snapshot.addresses.get(state.canary, Address(""))
@@ -150,4 +151,5 @@ def subject_of(state: RolloutState, snapshot: Snapshot, since_s: float) -> Subje
         canary_url=address.url,
         canary_headers=dict(address.headers),
         since_s=since_s,
+        prometheus=prometheus,
     )

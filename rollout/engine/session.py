@@ -14,6 +14,7 @@ import structlog
 from rollout.clock import Clock, SystemClock
 from rollout.engine.analyst import Analyst
 from rollout.engine.announcer import Subscriber
+from rollout.engine.checking import Checker
 from rollout.engine.lease import Lock
 from rollout.engine.patches import command as command_patch
 from rollout.engine.patches import weigh
@@ -21,6 +22,7 @@ from rollout.engine.promoter import Outcome, Promoter
 from rollout.engine.start import FirstPatch, Release, start, undo
 from rollout.engine.state import Command, Phase, RolloutState, derive_state, read_state
 from rollout.errors import StateError, TargetError
+from rollout.evidence.prometheus import PrometheusSource
 from rollout.evidence.source import Source
 from rollout.plan.plan import Plan
 from rollout.targets.target import LeaseRecord, LeaseStore, Operation, Snapshot, Target
@@ -79,7 +81,14 @@ class Session:
         forever: watch a held or paused rollout without an end, and leave everything as it is when `stop` is true.
         """
         promoter = Promoter(
-            self.target, self._lock(), Analyst(source), self.clock, subscriber=subscriber, stop=stop, forever=forever
+            self.target,
+            self._lock(),
+            Analyst(source),
+            self.clock,
+            subscriber=subscriber,
+            stop=stop,
+            forever=forever,
+            checker=Checker(self.clock, prometheus=source.address if isinstance(source, PrometheusSource) else ""),
         )
         return promoter.drive(command)
 

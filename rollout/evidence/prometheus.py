@@ -71,6 +71,7 @@ class PrometheusSource:
         for label in (predictor_label, *(selector or {}), *(mesh.selector if mesh else {})):
             if not _LABEL.fullmatch(label):
                 raise ValueError(f"{label!r} is no label name; letters, digits and _ are allowed")
+        self.address = url
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._selector = dict(selector or {})
         self._predictor_label = predictor_label

@@ -20,3 +20,16 @@ def processes_of(directory: Path) -> dict[int, str]:
         if os.fsencode(directory) in named:
             found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the pids of a process's children and of theirs."""
+    try:
+        children = [
+            int(child)
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+            for child in (thread / "children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
+    return [found for child in children for found in (child, *descendants(child))]

@@ -203,6 +203,18 @@ def test_a_query_has_one_limit_and_a_lower_one_is_a_limit_too(service: Service) 
     assert ask(Query(name="own", query="up", at_least=0.6, prometheus=service.url)).verdict is Verdict.ERROR
 
 
+def test_the_evidences_credential_is_sent_to_the_evidences_own_address_only(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_PROMETHEUS_AUTHORIZATION", "Bearer of the evidence")
+    service.answers["/api/v1/query"] = (200, {"data": {"resultType": "scalar", "result": [0, "0.7"]}})
+    own = Query(name="own", query="up", at_least=0.6, prometheus=service.url)
+    ask(own, replace(SUBJECT, prometheus=f"{service.url}/"))
+    ask(own, replace(SUBJECT, prometheus="http://prometheus.monitoring:9090"))
+    ask(own)
+    assert [headers.get("authorization") for _, _, headers, _ in service.seen] == ["Bearer of the evidence", None, None]
+
+
 def test_smoke_requests_go_to_the_canary_alone_and_are_compared(service: Service) -> None:
     subject = replace(SUBJECT, canary_url=service.url, canary_headers={"X-Seldon-Predictor": "v8"})
     service.answers = {"/ready": (200, b""), "/predict": (200, {"customer_id": 5, "churn_probability": 0.3})}

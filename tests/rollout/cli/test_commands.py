@@ -230,16 +230,21 @@ def test_abort_says_how_it_ended_when_the_promoter_at_work_ends_it_in_between(
 
 
 @pytest.mark.parametrize(
-    ("on_sigterm", "code", "weights"), [("hold", 3, {"v7": 70, "v8": 30}), ("rollback", 1, {"v7": 100})]
+    ("number", "on_sigterm", "code", "weights"),
+    [
+        (signal.SIGTERM, "hold", 3, {"v7": 70, "v8": 30}),
+        (signal.SIGTERM, "rollback", 1, {"v7": 100}),
+        pytest.param(signal.SIGINT, "hold", 3, {"v7": 70, "v8": 30}, marks=pytest.mark.slow),
+    ],
 )
-def test_5_sigterm_holds_or_rolls_back_as_configured(
-    shell: Shell, on_sigterm: str, code: int, weights: dict[str, int]
+def test_5_sigterm_and_ctrl_c_hold_or_roll_back_as_configured(
+    shell: Shell, number: signal.Signals, on_sigterm: str, code: int, weights: dict[str, int]
 ) -> None:
     running = shell.begin(f"{shell.rollout} --manual 30 --on-sigterm {on_sigterm}")
     shell.cluster.until({"v7": 70, "v8": 30})
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(number)
     output, _ = running.communicate(timeout=60)
-    assert running.returncode == code, output
+    assert (running.returncode, "Traceback" in output) == (code, False), output
     shell.cluster.until(weights)
     if on_sigterm == "hold":
         assert shell.run("promote churn").exit_code == 0
