@@ -146,7 +146,7 @@ class Predictor:
             self._has_traces = True
             query = query._replace(trace=trace)
         if self._recorder is not None:
-            query = query._replace(origin=current_origin(), submitted_s=self._clock())
+            query = query.to_record(current_origin(), self._clock())
         self._inflight += 1
         return coalescer.submit(query, deadline=self._clock() + limit_s)
 

@@ -37,6 +37,10 @@ class Query(NamedTuple):
     origin: RequestOrigin | None = None
     submitted_s: float | None = None
 
+    def to_record(self, origin: RequestOrigin | None, submitted_s: float) -> Query:
+        """Return the query with what a record says of it; `_replace` takes twice as long."""
+        return Query(self.keys, self.given, self.first_row, self.trace, self.inference_id, origin, submitted_s)
+
     @property
     def size(self) -> int:
         """Rows of this query."""

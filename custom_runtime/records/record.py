@@ -266,6 +266,9 @@ class _Taken:
 
     def add(self, batch: ScoredBatch) -> None:
         stored = batch.fetched.updated_at if isinstance(batch.fetched, FetchedRows) else None
+        if stored is not None and len(stored) == len(batch.rows) == len(batch.queries):
+            self._add_single_rows(batch, stored)
+            return
         start = 0
         for query, result in zip(batch.queries, batch.results, strict=True):
             size = query.size
@@ -293,6 +296,21 @@ class _Taken:
                 self.inference_ids += [query.inference_id] * size
                 self.origins += [query.origin] * size
                 self.numbers += range(query.first_row, query.first_row + size)
+
+    def _add_single_rows(self, batch: ScoredBatch, stored_at_s: NDArray[np.float64]) -> None:
+        """Do the same for queries of one row each that all got it from the store: the usual batch."""
+        queries, results, scored_s = batch.queries, batch.results, batch.scored_s
+        self.stored_at_s.append(stored_at_s)
+        self.sources += [result.sources[0] for result in results]  # type: ignore[union-attr]  # no error: rows of all
+        self.scores += [result.scores[0] for result in results]  # type: ignore[union-attr]
+        self.at_s += [batch.at_s] * len(queries)
+        self.latency_ms += [
+            nan if query.submitted_s is None else 1e3 * (scored_s - query.submitted_s) for query in queries
+        ]
+        self.keys += [query.keys[0] for query in queries]
+        self.inference_ids += [query.inference_id for query in queries]
+        self.origins += [query.origin for query in queries]
+        self.numbers += [query.first_row for query in queries]
 
 
 def scores_of(prediction: Prediction) -> Sequence[float] | Sequence[Sequence[float]]:
