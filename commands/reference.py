@@ -216,8 +216,8 @@ def _keys(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
 
 
 def _portable(text: str) -> str:
-    """Return a help text without this machine's paths."""
-    return re.sub(r"[ \t]+\n", "\n", text.replace(f"{Path(__file__).parents[1]}/", "")).strip()
+    """Return a help text without spaces at the ends of its lines."""
+    return re.sub(r"[ \t]+\n", "\n", text).strip()
 
 
 def main() -> None:

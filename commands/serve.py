@@ -11,9 +11,12 @@ import typer
 
 from custom_runtime.server.command import MODELS
 
+# Without the directory of the clone.
+SHOWN = f"{MODELS.parent.name}/{MODELS.name}"
+
 
 def serve(
-    models: Annotated[Path, typer.Option(help="Folder of models.")] = MODELS,
+    models: Annotated[Path, typer.Option(help="Folder of models.", show_default=SHOWN)] = MODELS,
     workers: Annotated[int, typer.Option(help="Processes that share the ports.", min=1)] = 1,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="First train, import and load features, where missing.")

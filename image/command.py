@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def image_test(
-    bundle: Annotated[Path, typer.Option(help="The bundle that is baked in, and mounted.")] = ROOT / "var" / "bundle",
-    features: Annotated[Path, typer.Option(help="The SQLite feature store.")] = ROOT / "var" / "features.db",
-    storage: Annotated[Path, typer.Option(help="Where images are kept; a second run is quick.")] = ROOT / "var/image",
+    bundle: Annotated[Path, typer.Option(help="The bundle that is baked in, and mounted.")] = Path("var/bundle"),
+    features: Annotated[Path, typer.Option(help="The SQLite feature store.")] = Path("var/features.db"),
+    storage: Annotated[Path, typer.Option(help="Where images are kept; a second run is quick.")] = Path("var/image"),
     report: Annotated[Path | None, typer.Option(help="Write size and parts as Markdown.")] = None,
     output: Annotated[OutputFormat, typer.Option("-o", "--output", help="What is printed.")] = "text",
 ) -> None:
@@ -35,6 +35,7 @@ def image_test(
         from image.proof import prove, render
 
         require_programs()
+        bundle, features, storage = bundle.resolve(), features.resolve(), storage.resolve()
         fields = CONTRACT.features if CONTRACT.key_field is None else (CONTRACT.key_field,)
         body = {field.name: field.example for field in fields}
         proof = prove(Buildah(storage), ROOT, bundle=bundle, features=features, model=CONTRACT.name, body=body)

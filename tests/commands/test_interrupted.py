@@ -16,6 +16,8 @@ from tests.support.answering import answering, ok
 from tests.support.programs import ROOT, eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
+# A shell starts what runs in its background with SIGINT ignored, and these tests with it.
+FROM_A_TERMINAL = ("env", "--default-signal=INT")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
@@ -29,7 +31,7 @@ def test_an_interrupted_load_test_says_so_in_one_line() -> None:
     with answering(answer) as port:
         url = f"http://127.0.0.1:{port}"
         process = subprocess.Popen(
-            [PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
+            [*FROM_A_TERMINAL, PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         assert asked.wait(60), "no request came"

@@ -65,7 +65,7 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
         ),
         (("train", "--dry-run", "--floor", "auc"), "error: --floor is 'auc'; allowed: METRIC=VALUE, such as auc=0.8\n"),
         (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
-        (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found\n"),
+        (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found; register a model"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )

@@ -31,8 +31,8 @@ evaluation = evaluate(
     target_of(CONTRACT), CONTRACT.features, table.rows, table.labels.astype(int), answers, model="m", source="s"
 )
 size = len(table.rows)
-sampled = SampledRows(np.zeros(size), table.keys.tolist(), [None] * size, [None] * size, [0] * size, [0] * size,
-                      [0.5] * size, np.zeros(size), table.rows)
+sampled = SampledRows(np.zeros(size), np.zeros(size), table.keys.tolist(), [None] * size, [None] * size, [0] * size,
+                      [0] * size, [0.5] * size, np.zeros(size), table.rows)
 records = RecordBuilder(RecordOptions("trees", "v1", "1", with_features=True)).build(sampled)
 features = records.column("features").to_pylist()
 print(json.dumps({
