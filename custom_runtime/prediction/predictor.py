@@ -108,7 +108,7 @@ class Predictor:
         """
         if query.size <= self._offload_rows:
             return await self.submit(query, timeout_s=timeout_s)
-        coalescer = self._coalescer if query.needs_store else self._storeless
+        coalescer = self._coalescer_of(query)
         limit_s = self._admit(query, coalescer, timeout_s)
         query = query._replace(trace=current_trace(), origin=current_origin(), submitted_s=self._clock())
         self._inflight += 1
@@ -123,7 +123,7 @@ class Predictor:
         Raises NotExplainable, and what `predict` raises; Overloaded at the limit of explanations, too.
         """
         self._explanations.check(query.size)
-        self._admit(query, self._coalescer if query.needs_store else self._storeless, None)
+        self._admit(query, self._coalescer_of(query), None)
         limit_s = self._batch_deadline_s if timeout_s is None else min(timeout_s, self._batch_deadline_s)
         started = self._clock()
         self._inflight += 1
@@ -139,7 +139,7 @@ class Predictor:
 
         Raises Overloaded; the submission ends with what `predict` returns or raises. Cancel it when its caller is gone.
         """
-        coalescer = self._coalescer if query.needs_store else self._storeless
+        coalescer = self._coalescer_of(query)
         limit_s = self._admit(query, coalescer, timeout_s)
         trace = current_trace()
         if trace is not None:  # the batch that answers it runs elsewhere
@@ -149,6 +149,9 @@ class Predictor:
             query = query.to_record(current_origin(), self._clock())
         self._inflight += 1
         return coalescer.submit(query, deadline=self._clock() + limit_s)
+
+    def _coalescer_of(self, query: Query) -> Coalescer[Query, Prediction]:
+        return self._coalescer if query.needs_store else self._storeless
 
     def _admit(self, query: Query, coalescer: Coalescer[Query, Prediction], timeout_s: float | None) -> float:
         """Return the query's time limit in seconds, or raise Overloaded."""

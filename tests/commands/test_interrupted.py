@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.answering import answering, ok
@@ -21,7 +22,9 @@ FROM_A_TERMINAL = ("env", "--default-signal=INT")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
-def test_an_interrupted_load_test_says_so_in_one_line() -> None:
+@contextlib.contextmanager
+def load_test(output: int) -> Iterator[subprocess.Popen[str]]:
+    """Run a load test of a minute that has sent its first request; output: where its two streams go."""
     asked = threading.Event()
 
     def answer(number: int) -> bytes:
@@ -32,28 +35,21 @@ def test_an_interrupted_load_test_says_so_in_one_line() -> None:
         url = f"http://127.0.0.1:{port}"
         process = subprocess.Popen(
             [*FROM_A_TERMINAL, PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            cwd=ROOT, stdout=output, stderr=output, text=True, start_new_session=True,
         )  # fmt: skip
         assert asked.wait(60), "no request came"
+        yield process
+
+
+def test_an_interrupted_load_test_says_so_in_one_line() -> None:
+    with load_test(subprocess.PIPE) as process:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.split()) == (130, "", ["interrupted"])
 
 
 def test_a_killed_load_test_leaves_nothing_that_sends_requests() -> None:
-    asked = threading.Event()
-
-    def answer(number: int) -> bytes:
-        asked.set()
-        return ok()
-
-    with answering(answer) as port:
-        url = f"http://127.0.0.1:{port}"
-        process = subprocess.Popen(
-            [PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        assert asked.wait(60), "no request came"
+    with load_test(subprocess.DEVNULL) as process:
         process.kill()
         process.wait(30)
         group = process.pid
