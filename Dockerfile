@@ -103,11 +103,8 @@ COPY ${BUNDLE:-LICENSE} /mnt/models/
 ENV SERVING_BUNDLE=/mnt/models
 USER 1000:1000
 EXPOSE 8080 8081 8082
-# Of the server, not of a model by its name: that is the contract's. It is ready once its model is loaded.
-HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "\
-import os, urllib.request; \
-port = os.environ.get('MLSERVER_HTTP_PORT', '8080'); \
-urllib.request.urlopen(f'http://127.0.0.1:{port}/v2/health/ready', timeout=2)"]
+# Of the server, not of a model by its name: that is the contract's. It is ready once its model is loaded. It speaks TLS as the server does.
+HEALTHCHECK --interval=15s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-m", "custom_runtime.server.health"]
 ENTRYPOINT ["python", "scripts/serve.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown

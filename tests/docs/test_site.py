@@ -1,15 +1,21 @@
-"""The documentation as a site: built strictly, every page within reach, and no request to another host."""
+"""The documentation as a site: built strictly, every page within reach, no request to another host, and readable on a phone."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, program
 
 # What a browser fetches by itself when it shows a page, unlike a link that a reader follows.
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
@@ -119,3 +125,77 @@ def test_pictures_are_small_whole_and_used() -> None:
         assert f"pictures/{picture.name})" in pages, picture
         if picture.suffix == ".svg":
             assert not re.search(r"https?://(?!www\.w3\.org|www\.textualize\.io)|\ufffd", picture.read_text()), picture
+
+
+PHONE_WIDTH = 390
+# What a reader of one page meets: how wide it is, the scheme in use, pictures that did not load, text that is hard to see.
+LOOK = """
+const luminance = colour => {
+  const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(c => c / 255).map(
+    c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const [text, page] = ['color', 'backgroundColor'].map(name => luminance(getComputedStyle(document.body)[name]));
+return {
+  width: document.documentElement.scrollWidth,
+  scheme: document.body.dataset.mdColorScheme,
+  broken: [...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src),
+  contrast: (Math.max(text, page) + 0.05) / (Math.min(text, page) + 0.05),
+};
+"""
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Serves a directory, and logs nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Serve the site on loopback; yields its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A browser as wide as a phone, that finds no other host."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium")
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    driver = Service(program("chromedriver", package="chromium-driver"))
+    opened = webdriver.Chrome(options=options, service=driver)
+    opened.set_page_load_timeout(60)
+    # Not `mobile`: that zooms out until everything fits, and a page that is too wide would not be noticed.
+    size = {"width": PHONE_WIDTH, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    yield opened
+    opened.quit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("wanted", "scheme"), [("light", "default"), ("dark", "slate")])
+def test_no_page_scrolls_sideways_on_a_phone(
+    site: Path, address: str, phone: webdriver.Chrome, wanted: str, scheme: str
+) -> None:
+    preference = {"features": [{"name": "prefers-color-scheme", "value": wanted}]}
+    phone.execute_cdp_cmd("Emulation.setEmulatedMedia", preference)
+    wrong = []
+    for page in sorted(str(file.relative_to(site)) for file in site.rglob("*.html")):
+        phone.get(f"{address}/{page}")
+        seen = phone.execute_script(LOOK)
+        if seen["width"] > PHONE_WIDTH or seen["scheme"] != scheme or seen["broken"] or seen["contrast"] < 4.5:
+            wrong.append((page, seen))
+    assert wrong == []

@@ -63,7 +63,7 @@ def test_writes_nowhere_but_to_temporary_folders(proof: Any) -> None:
 
 def test_carries_health_check_ports_and_labels(proof: Any) -> None:
     configuration = proof.configuration
-    assert configuration["Healthcheck"]["Test"][0] == "CMD"
+    assert configuration["Healthcheck"]["Test"] == ["CMD", "python", "-m", "custom_runtime.server.health"]
     assert set(configuration["ExposedPorts"]) == {"8080/tcp", "8081/tcp", "8082/tcp"}
     assert configuration["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     # The operator injects these; a value in the image would be one more place to look.

@@ -150,6 +150,7 @@ def over_tls(world: World, folder: Path, authority: Authority, *, mutual: bool) 
         settings["SERVING_TLS_CLIENT_CA"] = str(authority.pair.cert)
     with serving(world.environment | settings, folder / "log", ready=False) as server:
         wait_for_line(server, "try:")
+        assert is_healthy(server, settings)
         yield server
 
 
@@ -159,6 +160,16 @@ def wait_for_line(server: Server, line: str) -> None:
         assert time.monotonic() < deadline, server.log.read_text()
         assert server.process.poll() is None, server.log.read_text()
         time.sleep(0.05)
+
+
+def is_healthy(server: Server, settings: dict[str, str]) -> bool:
+    """What the image's HEALTHCHECK says."""
+    port = server.rest.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "custom_runtime.server.health"],
+        cwd=ROOT, env=os.environ | settings | {"MLSERVER_HTTP_PORT": port}, check=False, timeout=30,
+    )  # fmt: skip
+    return done.returncode == 0
 
 
 def trusting(authority: Authority) -> ssl.SSLContext:

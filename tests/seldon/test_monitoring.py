@@ -28,6 +28,7 @@ ELSEWHERE = {
     "kube_horizontalpodautoscaler_status_desired_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_horizontalpodautoscaler_spec_max_replicas": {"namespace", "horizontalpodautoscaler"},
     "kube_pod_container_status_waiting_reason": {"namespace", "pod", "container", "reason"},
+    "kube_cronjob_info": {"namespace", "cronjob"},
     "serving_rollout_phase": {"namespace", "deployment", "phase"},
 }
 # What `churn-serving quality` pushes; a Pushgateway adds no labels of a pod.
