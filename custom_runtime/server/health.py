@@ -1,8 +1,8 @@
 """The health check of a container: `python -m custom_runtime.server.health` exits with 0 when the service is ready.
 
-It asks the REST port of this container over loopback, with TLS where SERVING_TLS_CERT is set. Where SERVING_TLS_CLIENT_CA
-is set it presents the service's own certificate, which that authority must then have signed for clients too.
-It runs every few seconds, so it imports the standard library alone and reads the variables itself.
+It asks the REST port of this container over loopback, with TLS where SERVING_TLS_CERT is set. Where
+SERVING_TLS_CLIENT_CA is set it presents the service's own certificate, which that authority must then have signed for
+clients too. It runs every few seconds, so it imports the standard library alone and reads the variables itself.
 """
 
 from __future__ import annotations

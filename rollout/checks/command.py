@@ -50,7 +50,7 @@ class CommandHook(Check):
 
 
 class LoadTest(Check):
-    """Runs `churn-serving load-test` against the canary alone, past the weights; it passes when the test is VALID."""
+    """Runs `churn-serving load-test` against the canary alone, past the weights; passes when it says PASSED."""
 
     kind: Literal["load_test"] = "load_test"
     name: Annotated[str, Field(min_length=1, max_length=60)] = "load test"

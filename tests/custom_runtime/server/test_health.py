@@ -1,4 +1,4 @@
-"""The container's health check, against a server of the test's own: plain, over TLS, and where clients need a certificate."""
+"""The container's health check: plain, over TLS, and where clients need a certificate."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def check(monkeypatch: pytest.MonkeyPatch, **environment: str) -> int:
     return health.main()
 
 
-@pytest.mark.parametrize(("status", "code", "said"), [(200, 0, ""), (503, 1, "not ready: /v2/health/ready answered 503\n")])
+@pytest.mark.parametrize(
+    ("status", "code", "said"), [(200, 0, ""), (503, 1, "not ready: /v2/health/ready answered 503\n")]
+)
 def test_it_is_the_readiness_of_the_server(
     status: int, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,9 +72,7 @@ def test_it_is_the_readiness_of_the_server(
     assert capsys.readouterr().err == said
 
 
-def test_without_a_server_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_server_one_line_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(monkeypatch, MLSERVER_HTTP_PORT=str(free_port())) == 1
     assert capsys.readouterr().err.startswith("not ready: ")
 
