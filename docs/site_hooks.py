@@ -18,6 +18,7 @@ ADR = DOCS / "adr"
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(#[^)]*)?\)")
 COMPARISON = re.compile(r"^\[The README's table\].*\n", re.MULTILINE)
 WIDTH, HEIGHT, GAP_X, GAP_Y = 132, 34, 18, 44
+SMALLEST = 0.75  # on a phone a drawing shrinks so far, then it scrolls: its text stays readable
 
 
 def on_config(config: Any) -> Any:
@@ -95,7 +96,7 @@ def drawing(text: str) -> str:
     names = html.escape(", ".join(f"{source} to {target}" for source, target in edges), quote=True)
     return (
         f'<div class="drawing"><svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{names}" '
-        f'style="width: {width:g}px; min-width: min({width:g}px, 34rem)" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg></div>'
+        f'style="width: {width:g}px; min-width: {SMALLEST * width:g}px" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg></div>'
     )
 
 

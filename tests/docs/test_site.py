@@ -108,6 +108,17 @@ def test_a_flowchart_with_a_circle_is_as_high_as_its_way_down(site: Path) -> Non
     assert max(heights) < 500
 
 
+def test_a_list_of_the_source_is_a_list_on_the_page(site: Path) -> None:
+    """Python-Markdown takes "- " right below a paragraph as more of the paragraph; GitHub does not."""
+    paragraphs = {page: re.findall(r"<p>(.*?)</p>", page.read_text(), re.DOTALL) for page in site.rglob("*.html")}
+    assert [
+        (page.name, text[:60])
+        for page, texts in paragraphs.items()
+        for text in texts
+        if re.search(r"\n(?:-|1\.) ", text)
+    ] == []
+
+
 def test_every_page_is_reached_from_the_first_one(site: Path) -> None:
     first = (site / "index.html").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
