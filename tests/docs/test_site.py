@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -196,6 +197,10 @@ def phone(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     opened.quit()
 
 
+def has_scheme(scheme: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda seen: seen["scheme"] == scheme
+
+
 @pytest.mark.slow
 def test_no_page_scrolls_sideways_on_a_phone_in_either_scheme(
     site: Path, address: str, phone: webdriver.Chrome
@@ -206,11 +211,8 @@ def test_no_page_scrolls_sideways_on_a_phone_in_either_scheme(
         for wanted, scheme in (("light", "default"), ("dark", "slate")):  # the page follows the system's scheme
             preference = {"features": [{"name": "prefers-color-scheme", "value": wanted}]}
             phone.execute_cdp_cmd("Emulation.setEmulatedMedia", preference)
-            # The event of the change comes with the browser's next frame.
-            seen = eventually(
-                lambda: phone.execute_script(LOOK),
-                lambda found, scheme=scheme: found["scheme"] == scheme,
-                what=f"{page} is not {wanted}",
+            seen = eventually(  # the event of the change comes with the browser's next frame
+                lambda: dict(phone.execute_script(LOOK)), has_scheme(scheme), what=f"{page} is not {wanted}"
             )
             if seen["width"] > PHONE_WIDTH or seen["broken"] or seen["contrast"] < 4.5:
                 wrong.append((page, wanted, seen))
