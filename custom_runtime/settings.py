@@ -134,7 +134,8 @@ class ServingSettings(BaseSettings):
         1.0,
         gt=0,
         le=1,
-        description="The share of keys whose predictions are recorded; a key is always in or always out.",
+        description="The share of keys whose predictions are recorded; a key is always in or always out. Without a key "
+        "in the contract: of requests, by their id.",
     )
     record_queue_rows: int = Field(
         32_768, ge=1_024, description="Rows that wait to be recorded; what does not fit is dropped and counted."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import orjson
 from pydantic import ValidationError
 
@@ -116,7 +117,7 @@ class PredictionBody:
         """Return the body for a query of one row."""
         template = self._templates[prediction.sources[0]]
         if _IS_PLAIN:
-            return template % (query.keys[0], orjson.dumps(prediction.scores[0]))
+            return template % (query.keys[0], _render_score(prediction.scores[0]))
         return template % tuple([render(query, prediction) for render in _RENDERERS])
 
     def render_explained(self, query: Query, count: int, explained: ExplainedPrediction) -> bytes:
@@ -154,8 +155,19 @@ def _renderer(name: str) -> Callable[[Query, Prediction | ExplainedPrediction], 
     if output.role == "probabilities":
         return lambda _, prediction: orjson.dumps(dict(zip(classes, read(prediction), strict=True)))
     if output.role == "interval":
-        return lambda _, prediction: orjson.dumps(read(prediction))
+        return lambda _, prediction: _shortest_all(read(prediction))
+    if output.role == "value":
+        return lambda _, prediction: _shortest(read(prediction)[0])
     return lambda _, prediction: orjson.dumps(read(prediction)[0])
+
+
+def _shortest(value: float) -> bytes:
+    """Return a float32 as its shortest decimal: 12.3, and not 12.300000190734863, which it is as a double."""
+    return orjson.dumps(np.float32(value), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _shortest_all(values: Sequence[float]) -> bytes:
+    return orjson.dumps(np.array(values, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 _SOURCE_OUTPUT = CONTRACT.output("source")
@@ -163,6 +175,7 @@ _SOURCE = None if _SOURCE_OUTPUT is None else _SOURCE_OUTPUT.name
 _RENDERED = [name for name in CONTRACT.prediction.model_fields if name not in (VERSION_FIELD, _SOURCE)]
 _RENDERERS = [_renderer(name) for name in _RENDERED]
 _SCORE_OUTPUT = CONTRACT.output("probability") or CONTRACT.output("value")
+_render_score: Callable[[Any], bytes] = _shortest if CONTRACT.task.kind == "regression" else orjson.dumps
 # An integer key and one number after it, which needs no call for each field.
 _IS_PLAIN = (
     KEY is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.prediction.challengers import open_challengers
@@ -30,7 +31,7 @@ def open_recorder(settings: ServingSettings, metrics: ServingMetrics, *, model: 
     from custom_runtime.records.recorder import Recorder
 
     salt = settings.record_salt.get_secret_value() if settings.record_salt else ""
-    if settings.record_key == "hashed" and not salt:
+    if settings.record_key == "hashed" and CONTRACT.key is not None and not salt:
         raise RecordsError(
             "records hash the key, and SERVING_RECORD_SALT is not set; set it from a secret, the same in all pods, "
             "or set SERVING_RECORD_KEY to plain or omitted"

@@ -1,7 +1,8 @@
 """One prediction as one row: the schema of the records, and batches of the predictor -> Arrow record batches.
 
 The key is written as text, hashed, or left out. Whether a key is recorded at all depends on the key alone, so that a
-row is always in the sample or always out of it, in every pod and every version.
+row is always in the sample or always out of it, in every pod and every version. A contract without a key is sampled by
+the request's id.
 """
 
 from __future__ import annotations
@@ -101,9 +102,9 @@ def _hmac_states(salt: str) -> tuple[Any, Any]:
     return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
-def sample_position(key: int | str) -> float:
-    """Return the key's place in [0, 1): it is recorded where the sampled share is greater."""
-    return int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) / 2**64
+def sample_position(identity: int | str) -> float:
+    """Return the place of a key, or of what stands for it, in [0, 1): it is recorded where the share is greater."""
+    return int.from_bytes(hashlib.blake2b(str(identity).encode(), digest_size=8).digest()) / 2**64
 
 
 class ScoredBatch(NamedTuple):
@@ -149,6 +150,14 @@ class SampledRows(NamedTuple):
     rows: Matrix
     left_out: int = 0
 
+    @property
+    def request_ids(self) -> list[str | None]:
+        """The id of each row's request: the header's, or else the V2 message's."""
+        return [
+            inference_id if origin is None or not origin.request_id else origin.request_id
+            for origin, inference_id in zip(self.origins, self.inference_ids, strict=True)
+        ]
+
 
 class RecordBuilder:
     """Builds record batches for one loaded model."""
@@ -159,7 +168,7 @@ class RecordBuilder:
         self._categories = [pa.array(f.codes, pa.string()) if f.is_category else None for f in CONTRACT.features]
 
     def sample(self, batches: Sequence[ScoredBatch]) -> SampledRows:
-        """Take the rows of the sampled keys out of some batches; left_out: how many rows belong to other keys."""
+        """Take the rows that are in the sample out of some batches; left_out: how many rows are not."""
         taken = _Taken()
         for batch in batches:
             taken.add(batch)
@@ -178,7 +187,7 @@ class RecordBuilder:
         share = self._options.share
         if share >= 1.0:
             return sampled
-        keep = [sample_position(key) < share for key in sampled.keys]
+        keep = [sample_position(identity) < share for identity in _identities(sampled)]
         mask = np.array(keep, dtype=bool)
         return SampledRows(
             sampled.at_s[mask],
@@ -200,13 +209,7 @@ class RecordBuilder:
         columns = {
             "time": _times(sampled.at_s),
             "latency_ms": pa.array(sampled.latency_ms.round(3), pa.float64(), from_pandas=True),
-            "request_id": pa.array(
-                [
-                    inference_id if origin is None or not origin.request_id else origin.request_id
-                    for origin, inference_id in zip(sampled.origins, sampled.inference_ids, strict=True)
-                ],
-                pa.string(),
-            ),
+            "request_id": pa.array(sampled.request_ids, pa.string()),
             "inference_id": pa.array(sampled.inference_ids, pa.string()),
             "row": pa.array(sampled.numbers, pa.int32()),
             "traceparent": pa.array(
@@ -248,6 +251,20 @@ class RecordBuilder:
             for position, categories in enumerate(self._categories)
         ]
         return pa.StructArray.from_arrays(values, fields=list(SCHEMA.field("features").type))
+
+
+def _identities(sampled: SampledRows) -> Sequence[int | str]:
+    """Return what decides whether each row is in the sample: its key.
+
+    Without a key in the contract, its request's id, so that a request is in the sample with all its rows or not at all,
+    in every predictor that got it; without an id either, its values.
+    """
+    if CONTRACT.key is not None:
+        return sampled.keys
+    return [
+        row.tobytes().hex() if request_id is None else request_id
+        for row, request_id in zip(sampled.rows, sampled.request_ids, strict=True)
+    ]
 
 
 class _Taken:

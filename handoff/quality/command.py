@@ -71,14 +71,14 @@ def quality(
         typer.echo(found.model_dump_json())
         return
     for version in found.versions:
-        measured = version.overall.measures
+        measured = [
+            f"{name} {measure.value:.4f} ({measure.low:.4f} to {measure.high:.4f})"
+            for name, measure in version.overall.measures.items()
+            if measure.value is not None
+        ]
         typer.echo(
             f"version {version.version}: {version.overall.labels:,} labels, "
-            + ", ".join(
-                f"{name} {measure.value:.4f} ({measure.low:.4f} to {measure.high:.4f})"
-                for name, measure in measured.items()
-                if measure.value is not None
-            )
+            + (", ".join(measured) or "too few to measure anything")
         )
     typer.echo(f"page: {page}")
 

@@ -1,9 +1,9 @@
 """How far inputs and scores have moved from the training profile: effect sizes, which do not grow with the rows.
 
 The profile holds counts in bins, so that a bundle carries no customer's row. Of each input: the population stability
-index (PSI; Siddiqi 2006: below 0.1 nothing, from 0.25 on a shift), and what moved most: for a number the difference of
-the means in standard deviations of the training rows, for a category the greatest change of a share. Missing is a bin
-of its own.
+index (PSI; Siddiqi 2006: below 0.1 nothing, from 0.25 on a shift; in few rows chance alone makes one), and what moved
+most: for a number the difference of the means in standard deviations of the training rows, for a category the greatest
+change of a share. Missing is a bin of its own.
 
 Evidently was looked at first (0.7.23): it compares two tables of rows, and a bundle should hold none; it brings 27
 packages (a web server and telemetry among them) into the pipeline that holds the registry's credentials, and plotly 5
@@ -26,10 +26,14 @@ SCORE_BINS = 20
 NUMBER_BINS = 10
 # PSI from which an input is worth a look, and from which it has moved (Siddiqi 2006).
 WATCH_PSI, MOVED_PSI = 0.1, 0.25
+# How often a PSI of rows that have not moved is taken for drift: a check looks at many inputs, every day.
+CHANCE = 0.001
+_SAMPLES = 2_000
 # A share of zero on one side would be an infinite PSI.
 _LEAST_SHARE = 1e-4
 
 Values = NDArray[Any]
+Verdict = Literal["steady", "within chance", "watch", "moved"]
 
 
 class InputProfile(BaseModel):
@@ -67,7 +71,10 @@ class TrainingProfile(BaseModel):
 
 
 class Drift(BaseModel):
-    """How one input, or the score, has moved. effect: in standard deviations, or the change of the share in `moved`."""
+    """How one input, or the score, has moved. effect: in standard deviations, or the change of the share in `moved`.
+
+    verdict: "within chance" is a PSI that so few rows show though nothing has moved.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,7 +84,7 @@ class Drift(BaseModel):
     effect: float
     moved: str
     missing: float
-    verdict: Literal["steady", "watch", "moved"]
+    verdict: Verdict
 
 
 def build_profile(
@@ -123,8 +130,8 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
         present = numbers[~np.isnan(numbers)]
         inner = np.bincount(np.searchsorted(profile.edges, present, side="right"), minlength=len(profile.edges) + 1)
         counts = np.append(inner, len(numbers) - len(present))
-    before, after = _shares(np.array(profile.counts)), _shares(counts)
-    psi = float(((after - before) * np.log(after / before)).sum())
+    expected = np.array(profile.counts)
+    psi = float(_psi(expected, counts))
     rows = int(counts.sum())
     missing = float(counts[-1] / max(rows, 1))
     if profile.categories:
@@ -136,10 +143,42 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
         mean = float(present.mean()) if len(present) else 0.0
         effect = (mean - (profile.mean or 0.0)) / (profile.deviation or 1.0) if len(present) else 0.0
         moved = f"mean {profile.mean or 0.0:.4g} to {mean:.4g}"
-    verdict: Literal["steady", "watch", "moved"] = (
-        "moved" if psi >= MOVED_PSI else "watch" if psi >= WATCH_PSI else "steady"
+    return Drift(
+        name=profile.name,
+        rows=rows,
+        psi=psi,
+        effect=effect,
+        moved=moved,
+        missing=missing,
+        verdict=_verdict(psi, _chance(expected, counts)),
     )
-    return Drift(name=profile.name, rows=rows, psi=psi, effect=effect, moved=moved, missing=missing, verdict=verdict)
+
+
+def _chance(before: Values, after: Values) -> float:
+    """Return the PSI that one in a thousand samples of these sizes exceeds though nothing has moved.
+
+    Drawn, and not from the chi-square approximation: bins that few rows leave empty add more than that knows.
+    """
+    random = np.random.default_rng(0)
+    total = before + after
+    shares = total / max(total.sum(), 1)
+    drawn = [random.multinomial(int(counts.sum()), shares, size=_SAMPLES) for counts in (before, after)]
+    return float(np.quantile(_psi(*drawn), 1 - CHANCE))
+
+
+def _psi(before: Values, after: Values) -> NDArray[np.float64]:
+    """Return the population stability index of counts [..., bins]."""
+    shares_before, shares_after = _shares(before), _shares(after)
+    psi: NDArray[np.float64] = ((shares_after - shares_before) * np.log(shares_after / shares_before)).sum(axis=-1)
+    return psi
+
+
+def _verdict(psi: float, chance: float) -> Verdict:
+    if psi < WATCH_PSI:
+        return "steady"
+    if psi < chance:
+        return "within chance"
+    return "moved" if psi >= MOVED_PSI else "watch"
 
 
 def _counted(name: str, categories: tuple[str, ...], codes: Values) -> InputProfile:
@@ -169,5 +208,6 @@ def _binned(name: str, edges: Values, present: Values, missing: int) -> InputPro
 
 
 def _shares(counts: Values) -> NDArray[np.float64]:
-    shares = np.maximum(np.asarray(counts, dtype=np.float64) / max(counts.sum(), 1), _LEAST_SHARE)
-    return np.asarray(shares / shares.sum())
+    totals = np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    shares = np.maximum(np.asarray(counts, dtype=np.float64) / totals, _LEAST_SHARE)
+    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))

@@ -3,7 +3,7 @@
 serving_quality{model,version,metric,bound="value|low|high"}
 serving_quality_class{model,version,label,metric,bound}  the same of one class of several
 serving_quality_labels{model,version}
-serving_quality_drift{model,version,input}             PSI against the training profile
+serving_quality_drift{model,version,input}             PSI against the training profile, unless it is within chance
 serving_quality_feature_age_seconds{model,version,quantile}
 serving_quality_challenger{model,version,challenger,metric,bound}   challenger minus champion
 serving_quality_timestamp_seconds{model}                when the check was made
@@ -74,7 +74,7 @@ def registry_of(quality: Quality) -> CollectorRegistry:
             for name, bound, value in _bounds(found.measures):
                 classes.labels(model, version.version, found.label, name, bound).set(value)
     for version_name, drifts in quality.drift.items():
-        for moved in drifts:
+        for moved in (one for one in drifts if one.verdict != "within chance"):
             drift.labels(model, version_name, moved.name).set(moved.psi)
     for fresh in quality.freshness:
         for quantile, seconds in (("0.5", fresh.median_s), ("0.95", fresh.p95_s)):

@@ -1,7 +1,8 @@
 """Labels that came late -> the predictions that they belong to.
 
 A label names its prediction by request id (and the row in the request, where that has several), or by key and time:
-then it belongs to the last prediction for that key before the label's time, and within the horizon.
+then it belongs to the last prediction for that key before the label's time, and within the horizon. Both hold for each
+version by itself: what a shadow or a canary has predicted is evidence for it, whatever another version has predicted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from custom_runtime.active import CONTRACT
 from handoff.columns import snake_case
 from handoff.errors import DataError
 
-REQUEST_ID, ROW, TIME, CONTRACT_COLUMN = "request_id", "row", "time", "contract"
+REQUEST_ID, ROW, TIME, VERSION, CONTRACT_COLUMN = "request_id", "row", "time", "version", "contract"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Joined:
     """Predictions with their labels.
 
     records: those that have a label, in the order of time, with `truth` added: the class's place, or the value.
-    labels: how many were given. unmatched: labels without a prediction. superseded: labels for a prediction that has a
-    later one, which counts.
+    labels: how many were given. unmatched: labels without a prediction. superseded: labels that a later one for
+    the same predictions has replaced.
     """
 
     records: pd.DataFrame
@@ -80,7 +81,7 @@ def join(records: pd.DataFrame, labels: pd.DataFrame, *, horizon: timedelta, sal
     matched = found["label"].nunique()
     last = found.sort_values([TIME, "label"], kind="stable").drop_duplicates("record", keep="last")
     joined = last.sort_values(TIME, kind="stable").reset_index(drop=True)
-    return Joined(joined, len(labels), len(labels) - matched, len(found) - len(last), by)
+    return Joined(joined, len(labels), len(labels) - matched, matched - last["label"].nunique(), by)
 
 
 def _by_request(records: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -130,11 +131,13 @@ def _by_key(records: pd.DataFrame, labels: pd.DataFrame, horizon: timedelta, sal
     held = records.assign(record=np.arange(len(records)), by=records[column]).dropna(subset=["by"])
     held = held.assign(at=held[TIME].astype("datetime64[us, UTC]"))
     wanted["at"] = wanted["at"].astype("datetime64[us, UTC]")
+    # Each label once for each version, so that a shadow's record takes no label from the champion's.
+    wanted = wanted.merge(held[[VERSION]].drop_duplicates(), how="cross")
     matched = pd.merge_asof(
         wanted.sort_values("at", kind="stable"),
         held.sort_values("at", kind="stable"),
         on="at",
-        by="by",
+        by=["by", VERSION],
         direction="backward",
         tolerance=pd.Timedelta(horizon),
     )

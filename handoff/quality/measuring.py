@@ -17,8 +17,8 @@ from handoff.evaluation.comparing import compare_answers
 from handoff.evaluation.measures import curves, residuals, value_of
 from handoff.quality.drift import Drift, TrainingProfile, drift_of
 from handoff.quality.joining import Joined
-from handoff.quality.results import Challenge, Freshness, Period, Quality, VersionQuality
-from handoff.quality.scoring import REPLICATES, Floats, class_qualities, measures
+from handoff.quality.results import Challenge, Freshness, Measure, Period, Quality, VersionQuality
+from handoff.quality.scoring import METRICS, REPLICATES, Floats, class_qualities, measures
 from handoff.quality.segments import FEWEST_LABELS, failing_segments
 
 
@@ -38,8 +38,8 @@ def measure_quality(
             f"{len(labelled)} of {joined.labels} labels belong to a prediction; at least {FEWEST_LABELS} are needed"
         )
     versions = [
-        _version(str(version), int((records["version"] == version).sum()), rows, period, seed)
-        for version, rows in labelled.groupby("version", sort=True)
+        _version(str(version), predicted, labelled[labelled["version"] == version], period, seed)
+        for version, predicted in records.groupby("version", sort=True)
     ]
     drift, drift_note = _drift(records, profile)
     failing, failing_note = failing_segments(labelled, answers_of(labelled))
@@ -75,7 +75,12 @@ def truth_of(rows: pd.DataFrame) -> NDArray[Any]:
     return rows["truth"].to_numpy(dtype=np.float64 if CONTRACT.task.kind == "regression" else np.int64)
 
 
-def _version(version: str, predictions: int, rows: pd.DataFrame, period: str, seed: int) -> VersionQuality:
+def _version(version: str, predicted: pd.DataFrame, rows: pd.DataFrame, period: str, seed: int) -> VersionQuality:
+    """Measure one version. predicted: its records; rows: those with a label, of which few measure nothing."""
+    if len(rows) < FEWEST_LABELS:
+        return VersionQuality(
+            version=version, predictions=len(predicted), overall=_unmeasured(version, predicted, rows), periods=()
+        )
     task, truth, answers = CONTRACT.task, truth_of(rows), answers_of(rows)
     periods = [
         _period(version, part, seed)
@@ -86,7 +91,7 @@ def _version(version: str, predictions: int, rows: pd.DataFrame, period: str, se
     chances = [answers[:, 0] if task.kind == "binary" else answers[:, place] for place in columns]
     return VersionQuality(
         version=version,
-        predictions=predictions,
+        predictions=len(predicted),
         overall=_period(version, rows, seed),
         periods=tuple(periods),
         curves=tuple(
@@ -101,6 +106,21 @@ def _version(version: str, predictions: int, rows: pd.DataFrame, period: str, se
     )
 
 
+def _unmeasured(version: str, predicted: pd.DataFrame, rows: pd.DataFrame) -> Period:
+    return Period(
+        version=version,
+        begin=predicted["time"].min(),
+        end=predicted["time"].max(),
+        labels=len(rows),
+        positives=_positives(rows),
+        measures={name: Measure(value=None, low=None, high=None) for name in METRICS[CONTRACT.task.kind]},
+    )
+
+
+def _positives(rows: pd.DataFrame) -> int | None:
+    return int(truth_of(rows).sum()) if CONTRACT.task.kind == "binary" else None
+
+
 def _period(version: str, rows: pd.DataFrame, seed: int) -> Period:
     truth = truth_of(rows)
     return Period(
@@ -108,7 +128,7 @@ def _period(version: str, rows: pd.DataFrame, seed: int) -> Period:
         begin=rows["time"].min(),
         end=rows["time"].max(),
         labels=len(rows),
-        positives=int(truth.sum()) if CONTRACT.task.kind == "binary" else None,
+        positives=_positives(rows),
         measures=measures(CONTRACT.task.kind, truth, answers_of(rows), _keys(rows), seed=seed),
     )
 

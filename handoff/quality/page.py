@@ -20,6 +20,7 @@ from handoff.evaluation.report import (
 )
 from handoff.quality.results import Challenge, Measure, Quality, VersionQuality
 from handoff.quality.scoring import CLASS_METRICS, METRICS, ROW_LOSS
+from handoff.quality.segments import FEWEST_LABELS
 
 QUALITY_NAMES = {
     **NAMES,
@@ -28,13 +29,13 @@ QUALITY_NAMES = {
 }
 SHOWN_SEGMENTS = 20  # those with the greatest difference
 _COLORS = ("var(--first)", "var(--second)", "var(--good)", "var(--bad)")
-_VERDICTS = {"steady": "better", "watch": "soft", "moved": "worse"}
+_VERDICTS = {"steady": "better", "within chance": "soft", "watch": "soft", "moved": "worse"}
 
 
 def page(quality: Quality) -> str:
     """Return the page as HTML text."""
     title = f"Quality of {quality.model}"
-    lost = f"{quality.unmatched:,} found no prediction, {quality.superseded:,} have a later label or prediction"
+    lost = f"{quality.unmatched:,} found no prediction, {quality.superseded:,} were replaced by a later label"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{quality.predictions:,} predictions and {quality.labels:,} labels, joined by '
@@ -57,10 +58,13 @@ def _versions(versions: Sequence[VersionQuality], task: TaskKind) -> str:
     rows = []
     for version in versions:
         found = version.overall
-        positive = [] if found.positives is None else [f"{found.positives / found.labels:.1%}"]
+        positive = [] if found.positives is None else [f"{found.positives / found.labels:.1%}" if found.labels else "-"]
         cells = [escape(version.version), f"{version.predictions:,}", f"{found.labels:,}", *positive]
         rows.append(cells + [_with_interval(found.measures[name]) for name in names])
-    return "<h2>Versions</h2>" + table([*heads, *(QUALITY_NAMES[name] for name in names)], rows)
+    few = [version.version for version in versions if version.overall.labels < FEWEST_LABELS]
+    note = f"Fewer than {FEWEST_LABELS} labels measure nothing: version {', '.join(few)}."
+    shown = "<h2>Versions</h2>" + table([*heads, *(QUALITY_NAMES[name] for name in names)], rows)
+    return shown + (f'<p class="soft">{escape(note)}</p>' if few else "")
 
 
 def _measured(versions: Sequence[VersionQuality], task: TaskKind) -> list[str]:
@@ -84,8 +88,12 @@ def _version(version: VersionQuality, task: TaskKind) -> str:
 
 
 def _over_time(versions: Sequence[VersionQuality], task: TaskKind) -> str:
+    versions = [version for version in versions if version.periods]
     if max((len(version.periods) for version in versions), default=0) < 2:
-        return '<h2>Over time</h2><p class="soft">All labels are of one period.</p>'
+        return (
+            '<h2>Over time</h2><p class="soft">No version has labels of two periods '
+            f"({FEWEST_LABELS} in each); --period makes them shorter or longer.</p>"
+        )
     legend = " ".join(
         f'<span style="color:{_COLORS[place % len(_COLORS)]}">&#9679; version {escape(version.version)}</span>'
         for place, version in enumerate(versions)

@@ -95,7 +95,10 @@ def quality_tables(found: Any) -> list[RenderableType]:
         versions.add_column(heading, justify="right")
     for version in found["versions"]:
         measures = [version["overall"]["measures"][name] for name in METRICS]
-        cells = [f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in measures]
+        cells = [
+            "too few labels" if one["value"] is None else f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+            for one in measures
+        ]
         versions.add_row(version["version"], f"{version['overall']['labels']:,}", *cells)
     challengers = Table("challenger", "beside", "metric", title="The challenger in the pod", title_justify="left")
     for heading in ("difference", "95 % interval", ""):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -12,8 +12,8 @@ from rollout.analysis.paired import Answer
 from rollout.analysis.verdict import GateResult, Verdict
 from rollout.checks.check import Check, Ended, Positive, Subject
 from rollout.errors import EvidenceError, EvidenceMalformed, EvidenceUnavailable
-from rollout.evidence.labels import Request, read_labels
-from rollout.evidence.records import read_records
+from rollout.evidence.labels import LabelFile, Request, read_labels
+from rollout.evidence.records import RecordedAnswer, read_records
 
 
 class Labels(Check):
@@ -23,6 +23,8 @@ class Labels(Check):
     request has several) and the column `label`. classes: in the order of the outputs (two: negative, positive); empty
     for a regression. loss: brier or log_loss for classes, absolute for a regression, where largest_error and more cost
     1. look_back_s: how old records may be when a step begins; more than a rollout lasts, for all its labels count.
+    contracts: the fingerprints that records and labels may name (`contract_fingerprint` in bundle.json); empty: all
+    must name the same one. Two where the canary's contract has other features, and the same label.
     """
 
     repeats: ClassVar[bool] = True
@@ -36,6 +38,7 @@ class Labels(Check):
     loss: Loss = "brier"
     largest_error: Positive | None = None
     look_back_s: Positive = 7 * 86_400.0
+    contracts: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     timeout_s: Positive = 60.0
     limits: LossLimits = LossLimits()
 
@@ -47,6 +50,11 @@ class Labels(Check):
         if any(isinstance(one, bool) for one in value):
             raise ValueError("classes are texts; quote them: YAML reads No and Yes as false and true")
         return tuple(value)
+
+    @field_validator("contracts", mode="before")
+    @classmethod
+    def _is_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _loss_fits(self) -> Self:
@@ -77,13 +85,15 @@ class Labels(Check):
         )
 
     def _rows(self, subject: Subject) -> Iterator[LabelledRow]:
-        labels = read_labels(subject.fill(self.labels), self.label)
+        labelled = read_labels(subject.fill(self.labels), self.label)
+        labels = labelled.labels
         found = read_records(
             subject.fill(self.records),
             (subject.stable, subject.canary),
             since_s=subject.since_s - self.look_back_s,
             requests={request for request, _ in labels},
         )
+        self._check_contracts(found, labelled)
         answers: dict[tuple[str, Request], Answer] = {}
         for one in sorted(found, key=lambda one: one.at_s):
             if one.answer.scores:
@@ -93,6 +103,27 @@ class Labels(Check):
             if stable is not None or canary is not None:
                 truth = self._truth(text)
                 yield LabelledRow(self._loss_of(stable, truth), self._loss_of(canary, truth))
+
+    def _check_contracts(self, found: Sequence[RecordedAnswer], labelled: LabelFile) -> None:
+        """Raise EvidenceMalformed for records or labels of a contract that is not allowed."""
+        pairs = sorted({(one.predictor, one.contract) for one in found})
+        of_records = {contract for _, contract in pairs}
+        said = ", ".join(f"{predictor} of {contract or 'none'}" for predictor, contract in pairs)
+        named = ", ".join(self.contracts)
+        if self.contracts and of_records - set(self.contracts):
+            raise EvidenceMalformed(f"records of contracts that are not allowed: {said}; `contracts`: {named}")
+        if not self.contracts and len(of_records) > 1:
+            raise EvidenceMalformed(
+                f"the records are of several contracts: {said}; they are compared only where `contracts` names them all"
+            )
+        allowed = set(self.contracts) or of_records
+        if allowed and (others := labelled.contracts - allowed):
+            limit = f"`contracts`: {named}" if named else f"the records are of {''.join(of_records) or 'none'}"
+            raise EvidenceMalformed(f"{labelled.path} has labels of contract {', '.join(sorted(others))}; {limit}")
+        if not allowed and len(labelled.contracts) > 1:
+            raise EvidenceMalformed(
+                f"{labelled.path} has labels of several contracts: {', '.join(sorted(labelled.contracts))}"
+            )
 
     def _truth(self, text: str) -> float:
         if self.classes:

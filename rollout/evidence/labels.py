@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,18 +12,32 @@ from rollout.errors import EvidenceMalformed, EvidenceUnavailable
 
 REQUEST_ID: Final = "request_id"
 ROW: Final = "row"
+CONTRACT: Final = "contract"
 
 Request = tuple[str, int]
 
 
-def read_labels(file: str, column: str) -> Mapping[Request, str]:
-    """Return the label of each request (id and row), in the file's order; blank ones are left out, the first counts.
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """What a file of labels holds. labels: request (id and row) -> label, in the file's order.
+
+    contracts: the fingerprints that its column `contract` names; empty where it has none.
+    """
+
+    path: Path
+    labels: Mapping[Request, str]
+    contracts: frozenset[str]
+
+
+def read_labels(file: str, column: str) -> LabelFile:
+    """Read the labels; blank ones are left out, and of several for one request the first counts.
 
     A later label for the same request is ignored: what was judged once must not change. Raises EvidenceUnavailable
     where there is no file yet, EvidenceMalformed for one without the columns.
     """
     path = Path(file.removeprefix("file://"))
     labels: dict[Request, str] = {}
+    contracts: set[str] = set()
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -35,11 +50,12 @@ def read_labels(file: str, column: str) -> Mapping[Request, str]:
                 text = (line[column] or "").strip()
                 if text and line[REQUEST_ID]:
                     labels.setdefault((line[REQUEST_ID].strip(), _row(line.get(ROW), path, number)), text)
+                    contracts.add((line.get(CONTRACT) or "").strip())
     except FileNotFoundError as error:
         raise EvidenceUnavailable(f"{path} does not exist; labels are expected there") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EvidenceMalformed(f"{path} cannot be read as labels: {error}") from error
-    return labels
+    return LabelFile(path, labels, frozenset(contracts - {""}))
 
 
 def _row(text: str | None, path: Path, number: int) -> int:

@@ -1,8 +1,8 @@
 """Prediction records as evidence: what each version has answered to which request.
 
 The service writes them (SERVING_RECORDS): Parquet segments, and one open Arrow stream for each process. They are read
-here by the names of their columns only: time, request_id, row, predictor, score, scores, and latency_ms where there is
-one.
+here by the names of their columns only: time, request_id, row, predictor, score, scores, and latency_ms and contract
+where there are any.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     import pyarrow
 
 NEEDED: Final = ("time", "request_id", "predictor")
-OPTIONAL: Final = ("row", "score", "scores", "latency_ms")
+OPTIONAL: Final = ("row", "score", "scores", "latency_ms", "contract")
 MOST_ROWS: Final = 200_000
 """With more rows, only the requests in a part of the hashes of their ids are compared, the same for both versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """One record: the Unix time, the predictor, the request's id and row, the answer."""
+    """One record: the Unix time, the predictor, the request's id and row, the answer.
+
+    contract: the fingerprint of the contract that it was made by; "" where the record names none.
+    """
 
     at_s: float
     predictor: str
     request: tuple[str, int]
     answer: Answer
+    contract: str = ""
 
 
 def read_records(
@@ -136,4 +140,5 @@ def _answers(table: pyarrow.Table, share: float) -> Iterator[RecordedAnswer]:
             continue
         scores = row.get("scores") or ([row["score"]] if row.get("score") is not None else [])
         answer = Answer(tuple(scores), row.get("latency_ms"))
-        yield RecordedAnswer(row["time"].timestamp(), row["predictor"], (request, row.get("row") or 0), answer)
+        at_s, contract = row["time"].timestamp(), row.get("contract") or ""
+        yield RecordedAnswer(at_s, row["predictor"], (request, row.get("row") or 0), answer, contract)

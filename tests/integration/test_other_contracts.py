@@ -266,7 +266,9 @@ def test_a_price_comes_with_its_interval_and_needs_no_store(prices: Other) -> No
         answer = prices.predict(offer(prices.rows[number])).json()
         assert list(answer) == ["price", "interval", "model_version"]
         lower, value, upper = prices.answers[number]
-        np.testing.assert_allclose([answer["price"], *answer["interval"]], [value, lower, upper], rtol=1e-5)
+        numbers = [answer["price"], *answer["interval"]]
+        np.testing.assert_allclose(numbers, [value, lower, upper], rtol=1e-5)
+        assert numbers == [float(str(np.float32(one))) for one in numbers]  # the shortest decimals, without noise
 
 
 def test_without_a_key_every_feature_is_required(prices: Other) -> None:

@@ -44,12 +44,16 @@ def test_the_tables_show_versions_challengers_and_reasons() -> None:
     measures = dict.fromkeys(("auc", "log_loss", "brier"), measure)
     difference = {"metric": "auc", "difference": -0.01, "low": -0.02, "high": -0.005, "verdict": "worse"}
     found = {
-        "versions": [{"version": "1", "overall": {"labels": 1_234, "measures": measures}}],
+        "versions": [
+            {"version": "1", "overall": {"labels": 1_234, "measures": measures}},
+            {"version": "2", "overall": {"labels": 3, "measures": dict.fromkeys(measures, dict.fromkeys(measure))}},
+        ],
         "challenges": [{"challenger": "4", "champion": "1", "comparison": {"differences": [difference]}}],
     }
     shown = text(*quality_tables(found))
     assert "1,234" in shown
     assert "0.840 (0.820 to 0.860)" in shown
+    assert "too few labels" in shown
     assert "version 4" in shown
     assert "-0.020 to -0.005" in shown
     contribution = {"feature": "contract", "value": "Month-to-month", "contribution": 0.5}

@@ -22,6 +22,7 @@ from custom_runtime.model.encoding import WIDTH, Matrix, decode_row
 from handoff.conversion.convert import answers_of, convert, target_of
 from handoff.conversion.inputs import match_signature
 from handoff.conversion.parity import compare
+from handoff.quality.drift import ROLE, build_profile
 
 ROWS = 200
 
@@ -57,9 +58,10 @@ def main(directory: Path) -> None:
     inputs = match_signature([(feature.name, "float") for feature in CONTRACT.features], CONTRACT.features, uri="test")
     graph = convert(model, inputs, target, width=WIDTH, nullable=True).onnx
     expected = answers_of(model, inputs, target, rows)
+    profile = build_profile(CONTRACT.fingerprint, CONTRACT.features, rows, expected, task=CONTRACT.task)
     write_bundle(
         directory / "bundle",
-        {"onnx": graph},
+        {"onnx": graph, ROLE: profile.model_dump_json().encode()},
         name=CONTRACT.name,
         version="3",
         run_id="",

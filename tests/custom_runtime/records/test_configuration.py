@@ -1,11 +1,13 @@
 """From settings to a recorder: what is refused, and that a recorder of each kind works."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from custom_runtime.errors import RecordsError
+from custom_runtime.records import configuration
 from custom_runtime.records.configuration import open_recorder
 from custom_runtime.records.segments import read_records
 from custom_runtime.settings import ServingSettings
@@ -60,3 +62,15 @@ def test_challengers_are_a_list_of_paths(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ServingSettings().challengers == (Path("var/bundle-8"), Path("var/bundle-9"))
     monkeypatch.delenv("SERVING_CHALLENGERS")
     assert ServingSettings().challengers == ()
+
+
+def test_a_contract_without_a_key_needs_no_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "CONTRACT", SimpleNamespace(key=None))
+    recorder = open_recorder(
+        ServingSettings(records=f"file://{tmp_path}", record_key="hashed"),
+        metrics_of("keyless"),
+        model="churn",
+        version="7",
+    )
+    assert recorder is not None
+    recorder.close()

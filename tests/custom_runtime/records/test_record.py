@@ -145,6 +145,36 @@ def test_the_sample_is_of_keys_and_the_same_everywhere() -> None:
     assert set(sampled.keys) < set(wider.keys)
 
 
+def keyless_batch(numbers: range, *, with_ids: bool = True) -> ScoredBatch:
+    """Requests of three rows each, whose keys are the rows' numbers; every request has values of its own."""
+    queries = [Query(range(3), {}, origin=RequestOrigin(f"r-{number}", "") if with_ids else None) for number in numbers]
+    batch = batch_of(queries)
+    batch.rows[:, 0] = np.repeat(np.array(numbers, dtype=np.float32), 3)
+    return batch
+
+
+def test_without_a_key_the_sample_is_of_requests_and_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyless = SimpleNamespace(key=None, features=CONTRACT.features, fingerprint=CONTRACT.fingerprint)
+    monkeypatch.setattr(record_module, "CONTRACT", keyless)
+    first, second = (RecordBuilder(RecordOptions("prices", name, name, share=0.2)) for name in ("v7", "v8"))
+    sampled = first.sample([keyless_batch(range(2_000))])
+    assert len(sampled.keys) / 6_000 == pytest.approx(0.2, abs=0.03)
+    assert len(sampled.keys) + sampled.left_out == 6_000
+    # A request is in with all its rows, or not at all, whatever else is in its batch.
+    assert sampled.numbers == [0, 1, 2] * (len(sampled.numbers) // 3)
+    again = second.sample([keyless_batch(range(1_000, 2_000))])
+    assert again.request_ids == [name for name in sampled.request_ids if name and int(name[2:]) >= 1_000]
+
+
+def test_without_a_key_and_an_id_the_values_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyless = SimpleNamespace(key=None, features=CONTRACT.features, fingerprint=CONTRACT.fingerprint)
+    monkeypatch.setattr(record_module, "CONTRACT", keyless)
+    builder = RecordBuilder(RecordOptions("prices", "v7", "7", share=0.2))
+    once, twice = (builder.sample([keyless_batch(range(2_000), with_ids=False)]) for _ in range(2))
+    assert len(once.keys) / 6_000 == pytest.approx(0.2, abs=0.03)
+    assert once.rows[:, 0].tolist() == twice.rows[:, 0].tolist()
+
+
 def test_scores_of_several_classes_are_a_list() -> None:
     batch = batch_of_keys(1, 2)
     results = [Prediction([[0.1, 0.2, 0.7]], [STORE]), Prediction([[0.5, 0.25, 0.25]], [STORE])]

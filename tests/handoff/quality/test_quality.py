@@ -72,7 +72,7 @@ def test_labels_join_by_request_id_and_by_the_id_of_a_v2_request(tmp_path: Path)
 
 
 def test_a_label_belongs_to_the_last_prediction_before_it_and_within_the_horizon(tmp_path: Path) -> None:
-    frame = records(3, key=["1", "1", "2"], time=[START, START + pd.Timedelta(days=2), START])
+    frame = records(3, key=["1", "1", "2"], time=[START, START + pd.Timedelta(days=2), START], version="7")
     labels = pd.DataFrame(
         {
             "customerID": [1, 1, 2, 3],
@@ -86,6 +86,42 @@ def test_a_label_belongs_to_the_last_prediction_before_it_and_within_the_horizon
         [START + pd.Timedelta(days=2), 0],
     ]
     assert (joined.unmatched, joined.by) == (2, "key and time")
+
+
+def test_of_each_version_the_last_prediction_before_a_label_has_it(tmp_path: Path) -> None:
+    # Customer 1 was answered by version 7 twice; the first time a shadow, version 8, recorded it a little later.
+    moments = [START, START + pd.Timedelta(seconds=1), START + pd.Timedelta(days=2), START]
+    frame = records(4, key=["1", "1", "1", "2"], version=["7", "8", "7", "7"], time=moments)
+    labels = pd.DataFrame({"customer_id": [1, 2, 3], "time": "2026-10-10", "churn": ["Yes", "No", "No"]})
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    assert sorted(joined.records["request_id"]) == ["r-1", "r-2", "r-3"]
+    assert joined.records.set_index("request_id")["truth"].to_dict() == {"r-1": 1, "r-2": 1, "r-3": 0}
+    assert (joined.labels, joined.unmatched, joined.superseded) == (3, 1, 0)
+
+
+def test_a_shadow_has_its_own_metrics_by_either_join(tmp_path: Path) -> None:
+    champion = records(100, version="7")
+    shadow = champion.assign(
+        version="8", score=1 - champion["score"], time=champion["time"] + pd.Timedelta(milliseconds=3)
+    )
+    frame = pd.concat([champion, shadow]).sort_values("time", kind="stable").reset_index(drop=True)
+    by_id = by_request(champion)
+    by_time = pd.DataFrame({"customer_id": champion["key"], "time": "2026-10-10", "churn": by_id["churn"]})
+    for labels in (by_id, by_time):
+        joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+        quality = measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC))
+        own, other = quality.versions
+        assert (own.version, own.overall.labels, other.version, other.overall.labels) == ("7", 100, "8", 100)
+        aucs = [one.overall.measures["auc"].value for one in (own, other)]
+        assert sum(value for value in aucs if value is not None) == pytest.approx(1)
+        assert (quality.labels, quality.unmatched, quality.superseded) == (100, 0, 0)
+
+
+def test_a_label_that_another_one_replaced_is_counted_once_for_all_versions(tmp_path: Path) -> None:
+    frame = records(2, key="1", version=["7", "8"])
+    labels = pd.DataFrame({"customer_id": [1, 1], "time": ["2026-10-02", "2026-10-05"], "churn": ["No", "Yes"]})
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    assert (joined.records["truth"].tolist(), joined.superseded) == ([1, 1], 1)
 
 
 def test_a_later_label_for_the_same_prediction_counts(tmp_path: Path) -> None:
@@ -255,6 +291,26 @@ def test_too_few_labels_are_no_measurement(tmp_path: Path) -> None:
     joined = join(frame, written(tmp_path / "labels.csv", by_request(frame)), horizon=HORIZON)
     with pytest.raises(DataError, match="10 of 10 labels belong to a prediction; at least 30 are needed"):
         measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def test_a_version_with_few_labels_or_none_is_shown_and_not_measured(tmp_path: Path) -> None:
+    version = np.where(np.arange(120) < 100, "7", np.where(np.arange(120) < 110, "8", "9"))
+    frame = records(120, version=version)
+    labels = by_request(frame)[:105]
+    joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
+    quality = measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC), period="1D")
+    assert [(one.version, one.predictions, one.overall.labels) for one in quality.versions] == [
+        ("7", 100, 100),
+        ("8", 10, 5),
+        ("9", 10, 0),
+    ]
+    assert {measure.value for one in quality.versions[1:] for measure in one.overall.measures.values()} == {None}
+    html = page(quality)
+    assert "Fewer than 30 labels measure nothing: version 8, 9." in html
+    assert "nan" not in html.lower()
+    text = render_metrics(quality).decode()
+    assert 'serving_quality_labels{model="churn",version="9"} 0.0' in text
+    assert 'metric="auc",model="churn",version="8"' not in text
 
 
 def test_drift_tells_a_moved_input_from_a_steady_one(dataset: Dataset) -> None:

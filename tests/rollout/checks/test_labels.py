@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -35,7 +36,7 @@ def written(folder: Path, *, noise: float, rows: int = 2_000) -> None:
     labels(folder, [(f"r-{n}", "Yes" if one else "No") for n, one in enumerate(truth)])
 
 
-def labels(folder: Path, rows: Sequence[tuple[str, str]], head: Sequence[str] = ("request_id", "label")) -> None:
+def labels(folder: Path, rows: Sequence[tuple[str, ...]], head: Sequence[str] = ("request_id", "label")) -> None:
     with (folder / "labels.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([head, *rows])
 
@@ -93,6 +94,56 @@ def test_labels_that_cannot_be_read_are_an_error(
     assert message in reason
 
 
+def of_contracts(folder: Path, stable: str, canary: str, *, labelled: str | None = None) -> None:
+    """The same records, of contracts; and labels that name one, where `labelled` is given."""
+    written(folder, noise=0.0)
+    file = folder / "records-1.parquet"
+    records = pq.read_table(file)
+    names = [stable if arm == "v1" else canary for arm in records["predictor"].to_pylist()]
+    place = records.column_names.index("contract")
+    pq.write_table(records.set_column(place, "contract", pa.array(names, pa.string())), file)
+    if labelled is not None:
+        with (folder / "labels.csv").open(newline="") as stream:
+            _, *rows = csv.reader(stream)
+        with (folder / "labels.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("request_id", "label", "contract"), *([*row, labelled] for row in rows)])
+
+
+@pytest.mark.parametrize(
+    ("stable", "canary", "labelled", "allowed", "message"),
+    [
+        ("aa", "bb", None, (), "the records are of several contracts: v1 of aa, v2 of bb; "),
+        ("aa", "", None, (), "the records are of several contracts: v1 of aa, v2 of none; "),
+        ("aa", "aa", "bb", (), "labels.csv has labels of contract bb; the records are of aa"),
+        ("aa", "aa", None, ("bb",), "records of contracts that are not allowed: v1 of aa, v2 of aa; `contracts`: bb"),
+        ("aa", "bb", "cc", ("aa", "bb"), "labels.csv has labels of contract cc; `contracts`: aa, bb"),
+        ("", "", "aa", (), "labels.csv has labels of contract aa; the records are of none"),
+    ],
+)
+def test_records_and_labels_of_another_contract_are_an_error(
+    tmp_path: Path, stable: str, canary: str, labelled: str | None, allowed: tuple[str, ...], message: str
+) -> None:
+    of_contracts(tmp_path, stable, canary, labelled=labelled)
+    found, reason = verdict(gate(tmp_path, contracts=allowed))
+    assert found is Verdict.ERROR
+    assert message in reason
+
+
+def test_contracts_that_are_named_are_compared(tmp_path: Path) -> None:
+    of_contracts(tmp_path, "aa", "bb", labelled="aa")  # the canary's contract has one feature more
+    assert verdict(gate(tmp_path, contracts=("aa", "bb")))[0] is Verdict.PASS
+    of_contracts(tmp_path, "aa", "aa", labelled="")  # a label need not name one
+    assert verdict(gate(tmp_path))[0] is Verdict.PASS
+
+
+def test_labels_of_several_contracts_are_refused_before_any_record_is_found(tmp_path: Path) -> None:
+    written(tmp_path, noise=0.0)
+    labels(tmp_path, [("x-1", "Yes", "aa"), ("x-2", "No", "bb")], ("request_id", "label", "contract"))
+    found, reason = verdict(gate(tmp_path))
+    assert found is Verdict.ERROR
+    assert "labels.csv has labels of several contracts: aa, bb" in reason
+
+
 def test_the_first_label_of_a_request_counts(tmp_path: Path) -> None:
     written(tmp_path, noise=0.0)
     before = verdict(gate(tmp_path))
@@ -113,6 +164,7 @@ def test_the_gate_is_asked_in_every_step_with_requests_and_strict(tmp_path: Path
         ("classes: ['No', 'No']", "two classes have the same name"),
         ("classes: ['No', 'Yes'], loss: absolute", "absolute needs largest_error, and no classes"),
         ("classes: ['No', 'Yes'], speed: 1", "Extra inputs are not permitted"),
+        ("classes: ['No', 'Yes'], contracts: ['']", "at least 1 character"),
         ("classes: ['No', 'Yes'], limits: {alpha: 0}", "greater than 0"),
     ):
         plan.write_text(text.replace("classes: ['No', 'Yes']", wrong))
