@@ -1,7 +1,7 @@
 # The model server: docker build -t churn-serving .    (or: make image; how big and why: docs/image.md)
 # What drives rollouts: docker build -t rollout-controller --target controller --build-arg LOCK=controller.txt .
 # (or: make image-controller)
-# What measures quality once a day (seldon/quality): the same with --target quality --build-arg LOCK=train.txt
+# What measures quality once a day (seldon/quality): the same with --target quality --build-arg LOCK=quality.txt
 # (or: make image-quality)
 #
 # A model is mounted at /mnt/models, or baked in there: --build-arg BUNDLE=var/bundle. A mount hides a baked model.
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv --without-pip /opt/serving/python \
  && UV_LINK_MODE=copy VIRTUAL_ENV=/opt/serving/python /tools/bin/uv pip sync --require-hashes "requirements/${LOCK}" \
  && cd /opt/serving/python/lib/python3*/site-packages \
- && find . -type d -regex '\./\(numpy\|scipy\|pandas\)/.*tests' -prune -exec rm -r {} + \
+ && find . -type d -regex '\./\(numpy\|scipy\|pandas\|sklearn\)/.*tests' -prune -exec rm -r {} + \
  && rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools fastapi_offline/static/redoc* \
         pyarrow/include pyarrow/src pyarrow/tests pyarrow/*flight* \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \

@@ -125,7 +125,7 @@ image-controller: ## The image of seldon/controller, which drives rollouts; it h
 	$(MAKE) image IMAGE=$(CONTROLLER_IMAGE) LOCK=controller.txt TARGET=controller BUNDLE=
 
 image-quality: ## The image of seldon/quality, which measures quality once a day; it holds the bundle for its training profile
-	$(MAKE) image IMAGE=$(QUALITY_IMAGE) LOCK=train.txt TARGET=quality
+	$(MAKE) image IMAGE=$(QUALITY_IMAGE) LOCK=quality.txt TARGET=quality
 
 image-test: $(STAMP) ## Build the image where no registry can be reached, run it, and get a prediction from it
 	$(BIN)/churn-serving image-test --report docs/image.md

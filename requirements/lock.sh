@@ -13,7 +13,7 @@ compile() { # compile OUTPUT [arguments]
         --no-header "${cuda[@]}" --output-file "requirements/$output" "$@" >/dev/null
 }
 compile dev.txt $upgrade --extra dev pyproject.toml
-for extra in serve train deploy controller; do
+for extra in serve train quality deploy controller; do
     compile "$extra.txt" $upgrade --constraint requirements/dev.txt --extra "$extra" pyproject.toml
 done
 # The image: the serve extra without what no container needs (image-overrides.txt says why), XGBoost without GPU code.
