@@ -83,7 +83,8 @@ class Root(LazyGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line. When nobody reads its output (`... | head`), end as a program that SIGPIPE ends.
 
-        A command that has failed keeps its own exit code. `--help` and `--version` write before any command runs.
+        A command that has failed keeps its own exit code. `--help` and `--version` write before any command runs. A file
+        that cannot be used, or a contract that cannot be loaded, is one line and exit code 1, whichever command meets it.
         """
         try:
             return super().main(*arguments, **options)
@@ -93,6 +94,21 @@ class Root(LazyGroup):
                 _discard_output()
                 raise SystemExit(READER_GONE) from end
             raise
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise _ended(f"{error.filename}: {error.strerror}") from error
+        except Exception as error:
+            from custom_runtime.errors import StartupError  # of a contract that a command imports
+
+            if not isinstance(error, StartupError):
+                raise
+            raise _ended(str(error)) from error
+
+
+def _ended(message: str) -> SystemExit:
+    typer.echo(f"error: {message}", err=True)
+    return SystemExit(1)
 
 
 def _cannot_flush() -> bool:

@@ -51,16 +51,18 @@ def serve(
 
 def prepare_missing(script: Path | None, data: Path | None) -> None:
     """Train, import and load features where something is missing; an error is one line and exit code 1."""
+    from pydantic import ValidationError
+
     from custom_runtime.errors import StartupError
-    from custom_runtime.settings import ServingSettings
+    from custom_runtime.settings import ServingSettings, one_line
     from handoff.errors import HandoffError
     from handoff.loading import ensure_loaded
     from handoff.prepare import prepare
 
-    settings = ServingSettings()
     try:
+        settings = ServingSettings()
         prepare(settings.bundle, settings.bundle.parent / "stock", script=script, data=data)
         ensure_loaded(settings.feature_store, data)
-    except (HandoffError, StartupError) as error:
-        typer.echo(f"churn-serving cannot prepare: {error}", err=True)
+    except (HandoffError, StartupError, ValidationError) as error:
+        typer.echo(f"churn-serving cannot prepare: {one_line(error)}", err=True)
         raise typer.Exit(1) from error

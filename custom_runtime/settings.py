@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from custom_runtime.errors import StartupError
@@ -172,3 +172,29 @@ class ServingSettings(BaseSettings):
         validation_alias=AliasChoices("SERVING_PREDICTOR", "PREDICTOR_ID"),
         description="The metrics' predictor label; the operator injects PREDICTOR_ID.",
     )
+
+
+PREFIXES = {"ServingSettings": "SERVING_", "Settings": "MLSERVER_"}
+"""Of the environment variables of our settings and of MLServer's, by the class that reads them."""
+
+
+def one_line(error: Exception) -> str:
+    """Return an error of the start as one line: which setting has which value, and what is allowed. Shows no secret."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    return "; ".join(
+        f"{_variable(error.title, problem['loc'])} is {_shown(problem)}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        for problem in error.errors()
+    )
+
+
+def _variable(owner: str, place: tuple[int | str, ...]) -> str:
+    name = ".".join(map(str, place))
+    if owner not in PREFIXES:
+        return f"{name} of {owner}"
+    return name if name.isupper() else PREFIXES[owner] + name.upper()
+
+
+def _shown(problem: Any) -> str:
+    field = ServingSettings.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
+    return "set" if field is not None and "SecretStr" in str(field.annotation) else repr(problem["input"])

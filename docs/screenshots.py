@@ -105,7 +105,7 @@ def wait_for(ask: Callable[[], object], limit_s: float) -> None:
             if ask():
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"nothing within {limit_s:g} s")
+    raise RuntimeError(f"no answer within {limit_s:g} s; see {WORK / 'log'}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the command that needs it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -54,18 +55,20 @@ def train(
     """
     configure_log()
     with fail_with_one_line():
+        floors = _floor(floor)
         from handoff.registered import CHAMPION
 
         if alias == CHAMPION:
             raise TrainingRefused(
-                "the alias champion moves only by churn-serving promote, which compares the two models first; "
-                "register as challenger and promote"
+                "the alias champion moves only by churn-serving promote, which compares the two models first; leave "
+                "--alias out, then run: churn-serving promote models:/NAME@challenger"
             )
         # Imported here, so that --help does not wait for MLflow and scikit-learn.
         from handoff import training
         from handoff.dataset import read_dataset
 
-        trained = training.train(read_dataset(data), flavor, seed=seed, floor=_floor(floor), refit=refit)
+        training.check_floor_names(floors or {})
+        trained = training.train(read_dataset(data), flavor, seed=seed, floor=floors, refit=refit)
         version = page = None
         if not dry_run:
             from handoff.evaluation.versions import evaluate_version, write_evaluation
@@ -108,7 +111,9 @@ def _floor(given: list[str] | None) -> dict[str, float] | None:
         try:
             found[name] = float(value)
         except ValueError:
-            raise TrainingRefused(f"--floor is {text!r}; allowed: METRIC=VALUE, such as auc=0.8") from None
+            found[name] = math.nan
+        if not name or not math.isfinite(found[name]):
+            raise TrainingRefused(f"--floor is {text!r}; allowed: METRIC=VALUE, such as auc=0.8")
     return found
 
 
@@ -128,7 +133,7 @@ def import_model(
         Path | None, typer.Option(help="Also write the file for MLServer's own runtime into this directory.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compare; write nothing.")] = False,
-    output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
+    output: Annotated[OutputFormat, typer.Option("-o", "--format", help="What is printed.")] = "text",
 ) -> None:
     """Resolve, check against the contract, convert, compare on every reference row, write the bundle, and evaluate.
 
@@ -249,6 +254,7 @@ def stack(
     file: Annotated[Path, typer.Option("--output", help="The file of coefficients that the node `join` reads.")],
     name: Annotated[str, typer.Option(help="The registered model's name.")] = "stack",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and write the file; register nothing.")] = False,
+    output: Annotated[OutputFormat, typer.Option("-o", "--format", help="What is printed.")] = "text",
 ) -> None:
     """Fit a logistic regression on the held-out answers of several registered models, register it, write its file.
 
@@ -269,6 +275,16 @@ def stack(
         version = None if dry_run else registry.register_stack(stacked, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(stacked.to_json())
+    if output == "json":
+        losses_of = {of or "stack": value for of, value in stacked.log_loss.items()}
+        result = {
+            "rows": stacked.rows,
+            "log_loss": losses_of,
+            "file": str(file),
+            "model": asdict(version) | {"uri": version.uri} if version else None,
+        }
+        typer.echo(json.dumps(result))
+        return
     losses = ", ".join(f"{of or 'stack'} {value:.4f}" for of, value in stacked.log_loss.items())
     typer.echo(f"log loss on {stacked.rows:,} held-out rows: {losses}")
     typer.echo(f"wrote {file}" + (f" and registered {version.uri}" if version else ""))
@@ -317,7 +333,7 @@ def promote(
 
 def init_contract(
     data: Annotated[Path, typer.Option(help="A CSV or Parquet table with the features and the label.")],
-    label: Annotated[str, typer.Option(help="The column that holds the truth.")],
+    label: Annotated[str, typer.Option(help="The column with the true outcome.")],
     key: Annotated[
         str | None, typer.Option(help="The column that names a row in the feature store; default: no store is used.")
     ] = None,
@@ -325,7 +341,7 @@ def init_contract(
     file: Annotated[Path, typer.Option("--output", help="The contract to write.")] = Path("contract.py"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the contract; write nothing.")] = False,
-    output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
+    output: Annotated[OutputFormat, typer.Option("-o", "--format", help="What is printed.")] = "text",
 ) -> None:
     """Write a contract to edit: types, ranges and categories are read off the table, examples filled in.
 
@@ -349,7 +365,8 @@ def init_contract(
     if dry_run:
         typer.echo(draft.text)
     else:
-        typer.echo(f"wrote {file}: {draft.name}, {draft.task}, {draft.features} features. To decide:")
+        decide = ". To decide:" if draft.open_questions else ""
+        typer.echo(f"wrote {file}: {draft.name}, {draft.task}, {draft.features} features{decide}")
     for question in draft.open_questions:
         typer.echo(f"- {question}")
 
@@ -407,7 +424,7 @@ def load_features(
     if output == "json":
         typer.echo(json.dumps(asdict(loaded) | {"dry_run": dry_run}))
     elif dry_run:
-        typer.echo(f"dry run: {loaded.rows:,} rows of {loaded.source} are good; nothing was written")
+        typer.echo(f"dry run: {loaded.rows:,} rows of {loaded.source} are valid; nothing was written")
     else:
         resumed = f" (resumed after {loaded.resumed_at:,})" if loaded.resumed_at else ""
         typer.echo(
@@ -427,9 +444,14 @@ def configure_log() -> None:
 
 @contextmanager
 def fail_with_one_line() -> Iterator[None]:
-    """Print this package's errors as one line on stderr with exit code 1; other exceptions stay a traceback."""
+    """Print errors of this package, and of files, as one line on stderr with exit code 1; others stay a traceback."""
     try:
         yield
     except (HandoffError, StartupError) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
         raise typer.Exit(1) from error

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,7 +32,7 @@ from custom_runtime.model.encoding import Matrix, decode_row
 from custom_runtime.schema import Feature, TaskKind, Value
 from handoff.dataset import Dataset
 from handoff.errors import TrainingRefused
-from handoff.evaluation.measures import HIGHER_IS_BETTER, metrics
+from handoff.evaluation.measures import HIGHER_IS_BETTER, MEASURED, metrics
 from handoff.registered import Reference
 
 Flavor = Literal["xgboost", "sklearn"]
@@ -152,10 +152,17 @@ def _check_labels(dataset: Dataset) -> None:
         raise TrainingRefused(f"{dataset.source} has {found} rows; at least {fewest} of each are needed")
 
 
+def check_floor_names(floor: Mapping[str, float], measured: Iterable[str] = MEASURED[CONTRACT.task.kind]) -> None:
+    """Raise TrainingRefused when a floor names a metric that is not measured."""
+    known = list(measured)
+    for name in floor:
+        if name not in known:
+            raise TrainingRefused(f"the floor names the metric {name!r}; allowed: {', '.join(known)}")
+
+
 def _check_floor(found: Mapping[str, float], floor: Mapping[str, float], measured: str) -> None:
+    check_floor_names(floor, found)
     for name, wanted in floor.items():
-        if name not in found:
-            raise TrainingRefused(f"the floor names the metric {name!r}; measured are {', '.join(found)}")
         is_higher_better = name in HIGHER_IS_BETTER
         if found[name] < wanted if is_higher_better else found[name] > wanted:
             raise TrainingRefused(

@@ -17,10 +17,11 @@ import typer
 
 from local_seldon.errors import LocalSeldonError
 from rollout.errors import RolloutError
+from rollout.process import EndedBySignal, log_to_stderr, recorded_signals, run_until_signal
 
 if TYPE_CHECKING:
     from local_seldon.environment import Overrides
-    from rollout.targets.local_store import LocalStore
+    from rollout.targets.local_store import Controls, LocalStore
 
 ROOT = Path(__file__).parents[1]
 STATE_ROOT = Path("var/seldon")
@@ -33,7 +34,7 @@ Output = Annotated[Literal["text", "json"], typer.Option("--output", "-o", help=
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the errors of this package and of its target as one line and exit code 4."""
+    """Return the command with the errors of this package, of its target and of files as one line and exit code 4."""
 
     @functools.wraps(command)
     def reported(**options: Any) -> None:
@@ -42,6 +43,14 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (LocalSeldonError, RolloutError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(ERROR) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(ERROR) from error
+        except EndedBySignal as ended:
+            typer.echo("ended early; nothing of it runs any more", err=True)
+            raise typer.Exit(ended.exit_code) from None
 
     return reported
 
@@ -49,7 +58,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 @one_line_errors
 def up(
     file: File,
-    port: Annotated[int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.")] = 8080,
+    port: Annotated[int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.", min=0, max=65535)] = 8080,
     artifact: Annotated[
         list[str] | None, typer.Option(help="IMAGE=DIR or MODELURI=DIR: the bundle that stands in for it. Repeatable.")
     ] = None,
@@ -59,8 +68,8 @@ def up(
     ] = None,
     command: Annotated[str, typer.Option(help="What stands in for every image, run in the repository.")] = "",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the deployment is Available.")] = False,
-    timeout_s: Annotated[float, typer.Option(help="With --detach: the longest wait for Available.")] = 60.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and start nothing.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="With --detach: the longest wait for Available.", min=0.1)] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and start nothing.")] = False,
     state: State = STATE_ROOT,
     output: Output = "text",
 ) -> None:
@@ -83,12 +92,13 @@ def up(
         _print(plan, output, [f"{name}: {one['replicas']} x {' '.join(one['command'])}" for name, one in plan.items()])
     elif detach:
         argv = tuple(argument for argument in sys.argv if argument not in ("--detach", "-d"))
-        runtime = running.detach((sys.executable, *argv), store, timeout_s)
-        _print(runtime, output, [f"Available at {runtime['url']}; stop it: churn-serving local down {file}"])
+        place = "" if state == STATE_ROOT else f" --state {state}"
+        # To the last line: a deployment whose address was not shown must not be left behind.
+        with recorded_signals() as came:
+            runtime = running.detach((sys.executable, *argv), store, timeout_s, came=came, say=_say)
+            _print(runtime, output, [f"Available at {runtime['url']}; stop it: churn-serving local down {file}{place}"])
     else:
-        import structlog
-
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+        log_to_stderr(logging.INFO)
         running.run(file, options, state)
 
 
@@ -116,7 +126,7 @@ def control(
     image_pull_s: Annotated[
         list[str] | None, typer.Option(help="PREDICTOR=SECONDS: how long a new pod waits to start. Repeatable.")
     ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Forget everything asked for before.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Undo every earlier control.")] = False,
     state: State = STATE_ROOT,
     output: Output = "text",
 ) -> None:
@@ -141,9 +151,9 @@ def control(
     try:
         controls = Controls.model_validate(asked)
     except ValidationError as error:
-        raise typer.BadParameter("; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors())) from error
+        raise typer.BadParameter("; ".join(_problem(one) for one in error.errors())) from error
     store.control(controls)
-    _print(controls.model_dump(), output, [f"{field}: {value}" for field, value in controls.model_dump().items()])
+    _print(controls.model_dump(), output, _control_words(controls))
 
 
 @one_line_errors
@@ -183,10 +193,9 @@ def demo(
     from rich.console import Console
 
     from local_seldon.demo.story import Story
-    from local_seldon.signals import EndedBySignal, run_until_signal
 
     try:
-        run_until_signal(Story(Console(), directory.absolute(), rate).tell(), lambda line: typer.echo(line, err=True))
+        run_until_signal(Story(Console(), directory.absolute(), rate).tell(), _say)
     except EndedBySignal as ended:
         typer.echo("ended early; nothing runs any more", err=True)
         raise typer.Exit(ended.exit_code) from None
@@ -195,13 +204,31 @@ def demo(
         raise typer.Exit(1) from error
 
 
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _problem(error: Any) -> str:
+    """Return one of pydantic's errors as a sentence, such as: replicas.v2 is '0'; input should be greater than 0."""
+    message = error["msg"]
+    return f"{'.'.join(map(str, error['loc']))} is {error['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def _control_words(controls: Controls) -> list[str]:
+    """Return what a running deployment is made to do, one line for each control that is set."""
+    lines = [] if controls.operator_alive else ["the operator is dead: its webhook refuses every change"]
+    lines += [f"the autoscaler asks for {number} replicas of {name}" for name, number in controls.replicas.items()]
+    lines += [f"a new pod of {name} starts after {wait_s:g} s" for name, wait_s in controls.image_pull_s.items()]
+    return lines or ["nothing is changed: the operator is alive, autoscaler and image pulls are as in the manifest"]
+
+
 def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("predictor", "replica", "traffic", "in the mesh", "ready", "restarts", "http", "metrics", "pid")
     if found["runtime"].get("operator") == "dead":
-        Console().print("the operator is dead: it refuses every change, and the state below is stale")
+        Console().print("the operator is dead: it refuses every change, and the state below may be out of date")
     for name, replicas in found["runtime"].get("predictors", {}).items():
         for one in replicas:
             weights = [f"{found[key].get(name, '-')} %" for key in ("traffic", "mesh_weights")]
@@ -210,7 +237,8 @@ def _show(found: dict[str, Any]) -> None:
             table.add_row(name, str(one["replica"]), *weights, ready, *map(str, rest))
     console = Console()
     state = found["status"]
-    console.print(f"{state.get('state', 'Creating')} {state.get('description', '')} {found['runtime'].get('url', '')}")
+    words = (state.get("state", "Creating"), state.get("description"), found["runtime"].get("url"))
+    console.print(", ".join(filter(None, words)), soft_wrap=True)
     console.print(table)
 
 
@@ -228,7 +256,7 @@ def _overrides(artifacts: list[str], variables: list[str]) -> Overrides:
 def _pair(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise typer.BadParameter(f"{text!r}: NAME=VALUE is wanted")
+        raise typer.BadParameter(f"{text!r} has no name and value; allowed: NAME=VALUE")
     return name, value
 
 

@@ -121,8 +121,8 @@ def model_directory(
     wanted = uri or container_of(predictor, unit).image
     if wanted not in known:
         raise MissingArtifact(
-            f"predictor {predictor.name}: no directory here for {'modelUri' if uri else 'image'} {wanted!r}; known: "
-            f"{', '.join(known) or 'none'}; say `up --artifact {wanted}=DIR`, or add it to the annotation {ARTIFACTS}"
+            f"predictor {predictor.name}: no directory is known for {'modelUri' if uri else 'image'} {wanted!r}; known: "
+            f"{', '.join(known) or 'none'}; give `up --artifact {wanted}=DIR`, or add it to the annotation {ARTIFACTS}"
         )
     return known[wanted]
 
@@ -147,6 +147,6 @@ def _declared(predictor: Predictor, container: Container, wins: Mapping[str, str
         elif variable.name not in wins and not any(one.get("optional") for one in source.values()):
             raise Unsupported(
                 f"predictor {predictor.name}: {variable.name} comes from {next(iter(source), 'nothing')}, which is not "
-                f"here; say `up --env {variable.name}=VALUE`"
+                f"here; give `up --env {variable.name}=VALUE`"
             )
     return declared

@@ -19,7 +19,7 @@ from local_seldon.errors import AlreadyRunning, DidNotStart, NotRunning
 from local_seldon.operator import Operator, Options, clear
 from local_seldon.process import identity
 from local_seldon.replica import Ports
-from local_seldon.signals import deferred_signals
+from rollout.process import EndedBySignal
 from rollout.targets.local_store import LocalStore
 
 STATE_ROOT = Path("var/seldon")
@@ -48,7 +48,7 @@ def plan(file: Path, options: Options) -> dict[str, Any]:
 
 
 def run(file: Path, options: Options, root: Path = STATE_ROOT) -> None:
-    """Run a deployment in the foreground until SIGTERM or SIGINT. Raises AlreadyRunning."""
+    """Run a deployment in the foreground until SIGTERM, SIGINT or a closed terminal. Raises AlreadyRunning."""
     store = store_of(file, root)
     with _held(store):
         asyncio.run(_run(Operator(file, store, options)))
@@ -56,55 +56,64 @@ def run(file: Path, options: Options, root: Path = STATE_ROOT) -> None:
 
 async def _run(operator: Operator) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, operator.stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a background shell
+            loop.add_signal_handler(number, operator.stop)
     await operator.run()
 
 
-def detach(argv: Sequence[str], store: LocalStore, timeout_s: float) -> dict[str, Any]:
+def detach(
+    argv: Sequence[str],
+    store: LocalStore,
+    timeout_s: float,
+    *,
+    came: Callable[[], int] = lambda: 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Start `up` in the background, wait until the deployment is Available, and return its runtime.
 
-    Raises AlreadyRunning, or DidNotStart with the end of its log; then nothing runs.
+    came: the number of a signal that the caller has recorded, or 0. say: gets a line when the start is given up.
+    Raises AlreadyRunning, EndedBySignal, or DidNotStart with the end of its log; then nothing runs.
     """
     if is_running(store):
         raise AlreadyRunning(_already(store))
     store.directory.mkdir(parents=True, exist_ok=True)
     file = store.directory / "controller.log"
+    with file.open("wb") as output:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
     try:
-        # A signal must find the new process started or not, and ends it: nobody else knows of it yet.
-        with deferred_signals() as is_interrupted:
-            with file.open("wb") as output:
-                process = subprocess.Popen(
-                    list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-                )
-            try:
-                _wait_until_available(store, process, timeout_s, is_interrupted)
-            except DidNotStart:
-                process.terminate()
-                process.wait()
-                raise
-    except DidNotStart as error:
-        end = "\n".join(file.read_text(errors="replace").splitlines()[-15:])
-        raise DidNotStart(f"{error}; {file} ends in:\n{end}") from error
+        _wait_until_available(store, process, timeout_s, came)
+    except BaseException as error:
+        if isinstance(error, EndedBySignal):
+            say("ending what was started")
+        process.terminate()  # drains what it has started, and waits for it
+        process.wait()
+        if isinstance(error, DidNotStart):
+            end = "\n".join(file.read_text(errors="replace").splitlines()[-15:])
+            raise DidNotStart(f"{error}; {file} ends in:\n{end}") from error
+        raise
     return store.runtime()
 
 
 def _wait_until_available(
-    store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float, is_interrupted: Callable[[], bool]
+    store: LocalStore, process: subprocess.Popen[bytes], timeout_s: float, came: Callable[[], int]
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
     while True:
         ours = store.runtime().get("controller_pid") == process.pid  # not of an earlier one that was killed
         status = store.read().get("status", {}) if ours else {}
+        if number := came():
+            raise EndedBySignal(number)
         if status.get("state") == "Available":
             return
-        if is_interrupted():
-            raise DidNotStart("a signal ended the start")
         if process.poll() is not None:
             raise DidNotStart("the controller ended before the deployment was Available")
         if time.monotonic() > deadline_s:
             raise DidNotStart(f"not Available within {timeout_s:.0f} s: {status.get('description') or 'not ready'}")
         time.sleep(0.05)
+
 
 
 def down(store: LocalStore) -> list[int]:

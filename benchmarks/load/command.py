@@ -57,13 +57,16 @@ def load_test(
 
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
     are answered, and each latency counts from the scheduled arrival. PASSED means that P99 is within the bound and no
-    request failed. Exit code 0: PASSED; 1: FAILED; 2: wrong usage.
+    request failed. Exit code 0: PASSED; 1: FAILED, or no answer; 2: wrong usage.
 
     Example:
     churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \
       -H 'Authorization: Bearer abc'
     """
+    picture = None if no_plot else plot
     try:
+        if picture is not None:
+            _check_place(picture)
         target = parse_target(url or DEFAULT_URLS[protocol], header or [], verify=not insecure)
         plan = LoadPlan(
             target=target,
@@ -85,8 +88,8 @@ def load_test(
             # A trial only steers the search; the rate that it finds is confirmed over the whole duration.
             trial = replace(plan, duration_s=max(1.0, duration / 3))
             capacity = find_peak(
-                lambda rate: _run(replace(trial, qps=rate)),
-                lambda rate: _run(replace(plan, qps=rate)),
+                lambda rate: _trial(replace(trial, qps=rate)),
+                lambda rate: _trial(replace(plan, qps=rate)),
                 qps,
                 precision=precision,
             )
@@ -99,7 +102,6 @@ def load_test(
         screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     plan = replace(plan, qps=result.qps)
-    picture = None if no_plot else plot
     if picture is not None:
         from benchmarks.load.latency_plot import draw  # a second of imports that --help does not need
 
@@ -128,10 +130,26 @@ def _run(plan: LoadPlan) -> LoadResult:
             figures = f"{progress.requests:,} answers, {p99}{failures}"
             bar.update(task, completed=progress.elapsed_s, figures=figures)
 
-        result = run_load(plan, show)
+        return run_load(plan, show)
+
+
+def _trial(plan: LoadPlan) -> LoadResult:
+    result = _run(plan)
     line = f"{plan.qps:10,.1f} requests/s  P99 {result.summary.p99_ms:9.2f} ms  {result.verdict}"
-    screen.print(line, highlight=False)
+    screen.print(line + (f" ({result.bottleneck})" if result.bottleneck else ""), highlight=False, soft_wrap=True)
     return result
+
+
+def _check_place(plot: Path) -> None:
+    """Make the plot's directory before anything is measured. Raises UsageError."""
+    try:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"no plot can be written to {plot.parent}: {error.strerror}; name another file with --plot, or give --no-plot"
+        ) from error
+    if plot.is_dir():
+        raise UsageError(f"--plot is {plot}, which is a directory; name a file, such as {plot / 'load_test.png'}")
 
 
 def _report(
@@ -143,25 +161,31 @@ def _report(
     picture: Path | None,
     output: Output,
 ) -> None:
-    from benchmarks.load.result import as_json, as_table
+    from benchmarks.load.result import as_json, as_table, verdict
 
+    said, colour = verdict(plan, result), "green" if result.valid else "red"
     if output is Output.JSON:
         report = as_json(plan, result) | {"plot": str(picture) if picture else None}
         if trials:
             tried = [{"qps": one.qps, "valid": one.valid, "p99_ms": one.summary.p99_ms} for one in trials]
             report["slo_capacity"] = {"qps": plan.qps if result.valid else None, "at_least": at_least, "trials": tried}
+        screen.print(said, style=colour, markup=False, highlight=False, soft_wrap=True)
         typer.echo(json.dumps(report))
         return
     console = Console()
     console.print(as_table(plan, result))
+    console.print(said, style=f"bold {colour}", markup=False, highlight=False, soft_wrap=True)
     if result.bottleneck:
-        console.print(f"The client was the bottleneck: {result.bottleneck}. These figures are its own.", style="yellow")
+        warning = f"These figures say little about the service: {result.bottleneck}. Lower --qps, or use a faster client."
+        console.print(warning, style="yellow", soft_wrap=True)
     if trials and result.valid:
         bound = "at least " if at_least else ""
         console.print(f"SLO capacity (P99 <= {plan.bound_ms:g} ms): {bound}{plan.qps:,.0f} requests/s", style="bold")
         if at_least:
-            console.print("Beyond that the client, and not the service, was the bottleneck.", style="yellow")
+            console.print("Above that rate the client, and not the service, was the bottleneck.", style="yellow")
     elif trials:
-        console.print(f"No rate holds P99 <= {plan.bound_ms:g} ms.", style="red")
+        rates_qps = [one.qps for one in trials]
+        rates = f"{min(rates_qps):,.0f} to {max(rates_qps):,.0f} requests/s"
+        console.print(f"No rate of {rates} kept P99 within {plan.bound_ms:g} ms without a failure.", style="red")
     if picture:
         console.print(f"plot: {picture}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlperf_loadgen as lg
 
 from benchmarks.load.connection import Done
-from benchmarks.load.result import MIN_QUERIES, LoadPlan, Summary, read_summary
+from benchmarks.load.result import LoadPlan, Summary, most_waiting, read_summary
 
 
 def complete(done: Sequence[Done]) -> None:
@@ -59,8 +59,7 @@ def _settings(plan: LoadPlan, duration_s: float, min_queries: int) -> lg.TestSet
     settings.server_target_latency_percentile = plan.percentile
     # Arrivals that fell due while the issuing thread was away come in one call, each with its own schedule.
     settings.server_coalesce_queries = True
-    # Stop the test as INVALID when the waiting requests are as many as arrive in a second.
-    settings.server_max_async_queries = max(MIN_QUERIES, int(plan.qps))
+    settings.server_max_async_queries = most_waiting(plan)  # then LoadGen stops the test as INVALID
     settings.min_duration_ms = int(duration_s * 1e3)
     settings.min_query_count = min_queries
     settings.schedule_rng_seed = plan.seed

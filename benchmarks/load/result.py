@@ -83,12 +83,6 @@ class LoadResult:
         return "PASSED" if self.valid else "FAILED"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it has failed; empty when it has passed."""
-        share = f"{self.failures} of {self.requests} requests failed"
-        return ((share,) if self.failures else ()) + self.summary.reasons
-
-    @property
     def bottleneck(self) -> str | None:
         """Why the client, and not the server, determined these figures; None when it did not."""
         if self.client_cpu >= CPU_LIMIT:
@@ -108,12 +102,43 @@ class Progress:
     recent_ms: array[float]
 
 
+def reasons(plan: LoadPlan, result: LoadResult) -> tuple[str, ...]:
+    """Return why a test has failed, with the figures; empty when it has passed."""
+    found = []
+    if result.failures:
+        first = f" (the first: {result.example})" if result.example else ""
+        found.append(f"{result.failures:,} of {result.requests:,} requests failed{first}")
+    p99_ms, waiting = result.summary.p99_ms, most_waiting(plan)
+    words = {
+        "Performance constraints": f"P99 is {p99_ms:,.2f} ms, allowed: {plan.bound_ms:g} ms",
+        "Min duration": f"stopped early, when {waiting:,} requests were waiting: the service answers fewer than arrive",
+        "Min queries": f"{result.requests:,} requests are too few for a P99; measure longer (--duration)",
+        "Early stopping": "too few requests to be sure of P99 with 99 % confidence; measure longer (--duration)",
+    }
+    broken = result.summary.broken
+    found += [words[name] for name in broken if name != "Early stopping" or len(broken) == 1]
+    return tuple(found)
+
+
+def verdict(plan: LoadPlan, result: LoadResult) -> str:
+    """Return the verdict as one sentence."""
+    if not result.valid:
+        return f"FAILED: {'; '.join(reasons(plan, result))}"
+    within = f"within {result.summary.p99_ms:,.2f} ms (allowed: {plan.bound_ms:g} ms)"
+    return f"PASSED: {plan.percentile:.0%} of {result.requests:,} requests were answered {within}, and none failed"
+
+
+def most_waiting(plan: LoadPlan) -> int:
+    """Return how many requests may wait for their answers before a test is stopped: as many as arrive in a second."""
+    return max(MIN_QUERIES, int(plan.qps))
+
+
 def as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
     """Return what `-o json` prints; latencies in ms, from each request's scheduled arrival."""
     summary = result.summary
     return {
         "valid": result.valid,
-        "reasons": list(result.reasons),
+        "reasons": list(reasons(plan, result)),
         "target_qps": plan.qps,
         "scheduled_qps": summary.scheduled_qps,
         "achieved_qps": summary.completed_qps,
@@ -153,10 +178,8 @@ def as_table(plan: LoadPlan, result: LoadResult) -> Table:
     table.add_row("achieved", f"{summary.completed_qps:,.1f} requests/s")
     table.add_row("requests", f"{result.requests:,}")
     errors = ", ".join(f"{count:,} x {label}" for label, count in result.errors.items())
-    table.add_row("errors", escape(f"{errors} (the first: {result.example})") if errors else "none")
+    table.add_row("failed", escape(f"{errors} (the first: {result.example})") if errors else "none")
     table.add_row("client", f"{result.client_cpu:.0%} of a core, {result.lag_mean_ms:.2f} ms late on average")
-    why = f"P99 is within {plan.bound_ms:g} ms, no request failed" if result.valid else "; ".join(result.reasons)
-    table.add_row("verdict", f"[{'green' if result.valid else 'red'}]{result.verdict}[/]: {escape(why)}")
     return table
 
 
@@ -169,10 +192,13 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """LoadGen's verdict. Latencies in ms, counted from each query's scheduled arrival, whenever it was sent."""
+    """LoadGen's verdict. Latencies in ms, counted from each query's scheduled arrival, whenever it was sent.
+
+    broken: which of LoadGen's conditions did not hold, by their names in its log.
+    """
 
     valid: bool
-    reasons: tuple[str, ...]
+    broken: tuple[str, ...]
     scheduled_qps: float
     completed_qps: float
     mean_ms: float
@@ -189,7 +215,7 @@ def read_summary(directory: Path) -> Summary:
         text = (directory / FILE).read_text()
         return Summary(
             valid=_text(text, "Result is") == "VALID",
-            reasons=_reasons(text),
+            broken=_broken(text),
             scheduled_qps=float(_text(text, "Scheduled samples per second")),
             completed_qps=float(_text(text, "Completed samples per second")),
             mean_ms=_ms(text, "Mean latency"),
@@ -214,15 +240,6 @@ def _ms(text: str, label: str) -> float:
     return int(_text(text, label)) / NS_PER_MS
 
 
-def _reasons(text: str) -> tuple[str, ...]:
-    """Return which of LoadGen's conditions failed, in its own words."""
-    failed = re.findall(
-        r"^\s*(Performance constraints|Min duration|Min queries|Early stopping) satisfied\s*: N", text, re.M
-    )
-    words = {
-        "Performance constraints": "P99 is beyond the bound",
-        "Min duration": "the run ended early: too many requests were waiting",
-        "Min queries": "too few requests",
-        "Early stopping": "too few requests under the bound to be sure of P99 with 99 % confidence",
-    }
-    return tuple(words[name] for name in failed)
+def _broken(text: str) -> tuple[str, ...]:
+    failed = r"^\s*(Performance constraints|Min duration|Min queries|Early stopping) satisfied\s*: N"
+    return tuple(re.findall(failed, text, re.MULTILINE))

@@ -20,7 +20,7 @@ screen = Console(stderr=True)
 
 
 def soak(
-    seconds: Annotated[float, typer.Option(help="How long.", min=5, envvar="SOAK_SECONDS")] = 600,
+    seconds: Annotated[float, typer.Option(help="Seconds of traffic.", min=5, envvar="SOAK_SECONDS")] = 600,
     qps: Annotated[float, typer.Option(help="Requests a second, all protocols together.", min=1)] = 300,
     workers: Annotated[int, typer.Option(help="Serving processes.", min=2)] = 2,
     seed: Annotated[int, typer.Option(help="The same seed gives the same faults.", min=0)] = 0,
@@ -40,7 +40,7 @@ def soak(
     from benchmarks.soak.result import as_json, as_text, draw
     from benchmarks.soak.soak import SoakPlan
     from benchmarks.soak.soak import soak as run_soak
-    from local_seldon.signals import EndedBySignal, run_until_signal
+    from rollout.process import EndedBySignal, run_until_signal
 
     if not (bundle / "bundle.json").is_file():
         screen.print(

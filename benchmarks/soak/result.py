@@ -121,13 +121,16 @@ def as_text(result: SoakResult, plot: Path) -> str:
         f"growth    {growth.memory_mb:.1f} MB (allowed: {growth.allowed_mb:g}), {growth.files:g} files, "
         f"{growth.tasks:g} tasks for each worker",
         f"plot      {plot}",
+        f"logs      {plot.parent}",
         *(f"FAILED    {complaint}" for complaint in result.complaints),
     ]
+    if not result.complaints:
+        lines.append("PASSED    every request was answered or refused as it may be, and no worker grew")
     return "\n".join(lines)
 
 
 def _counts(counted: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counted.most_common()) or "none"
+    return ", ".join(f"{count:,} x {what}" for what, count in counted.most_common()) or "none"
 
 
 def draw(path: Path, result: SoakResult) -> None:

@@ -39,7 +39,7 @@ def main(
     draw(figures.cells, figures.points, DOCS / "statistics.png")
     screen.print(f"{page} and {DOCS / 'statistics.png'} are written")
     for said in figures.failures:
-        screen.print(f"broken promise: {said}")
+        screen.print(f"a promise of {page} does not hold: {said}", markup=False, soft_wrap=True)
     raise typer.Exit(1 if figures.failures else 0)
 
 

@@ -218,7 +218,7 @@ class Http2Connection(asyncio.Protocol):
         try:
             stream = self._h2.stream(call.id)
             if not self._hold_out(stream, len(message)):
-                self.end(call, Overloaded("the answer does not fit beside what other clients do not read"))
+                self.end(call, Overloaded("too many bytes of answers wait for clients that do not read; retry later"))
                 return
             stream.send_response(200, call.headers)
             stream.send_data(frame(message))
@@ -236,7 +236,7 @@ class Http2Connection(asyncio.Protocol):
             raise asyncio.CancelledError
         stream = self._h2.stream(call.id)
         if not self._hold_out(stream, len(message)):
-            raise Overloaded("the answer does not fit beside what other clients do not read")
+            raise Overloaded("too many bytes of answers wait for clients that do not read; retry later")
         if not call.is_started:
             call.is_started = True
             stream.send_response(200, call.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -46,6 +47,9 @@ def bound_socket(host: str, port: int, *, share: bool) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"port {port} is not free: {error.strerror}") from error
+    except OverflowError as error:
+        listener.close()
+        raise OSError(errno.EINVAL, f"port {port} is not a port; allowed: 0 to 65535") from error
     return listener
 
 

@@ -357,7 +357,7 @@ class HttpProtocol(asyncio.Protocol):
             if http_version not in ("1.1", "1.0"):
                 raise BadRequest(f"the protocol is HTTP/{http_version}; allowed: HTTP/1.1 and HTTP/1.0")
             if method == "CONNECT":
-                raise MethodNotAllowed("CONNECT is for proxies; this is none")
+                raise MethodNotAllowed("CONNECT is for proxies; this server is not one")
             keep_alive = parser.should_keep_alive()
             self._head = head = read_head(method, self._url, http_version, self._headers, keep_alive=keep_alive)
             if head.wants_upgrade and parser.should_upgrade():

@@ -23,7 +23,7 @@ from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StartupError
 from custom_runtime.server.logs import configure_logs
 from custom_runtime.server.server import serve
-from custom_runtime.settings import ServingSettings
+from custom_runtime.settings import ServingSettings, one_line
 
 # Set by the supervisor: a file descriptor to write to once every port answers.
 READY_FD = "SERVING_READY_FD"
@@ -41,7 +41,7 @@ def run(folder: Path) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(folder, ServingSettings(), _announce))
     except (StartupError, ValidationError) as error:
-        print(f"churn-serving cannot start: {_one_line(error)}", file=sys.stderr)
+        print(f"churn-serving cannot start: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -77,11 +77,3 @@ def banner(settings: Settings) -> str:
         f"try:     curl -s{token} {rest}/predict -d '{json.dumps(example)}'"
     )
 
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return f"{CONTRACT.name} settings: " + "; ".join(
-            f"{'.'.join(map(str, problem['loc']))} is {problem['input']!r}; {problem['msg']}"
-            for problem in error.errors()
-        )
-    return " ".join(str(error).split())

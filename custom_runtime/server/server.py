@@ -211,7 +211,11 @@ async def serve(folder: Path, serving: ServingSettings, on_ready: Callable[[Sett
     try:
         await server.start(models_settings)
     except (OSError, RuntimeError) as error:  # grpcio says RuntimeError when its port is taken
-        raise StartupError(f"cannot listen on {settings.host}: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise StartupError(
+            f"cannot listen on {settings.host}: {reason}; choose free ports: MLSERVER_HTTP_PORT, MLSERVER_GRPC_PORT, "
+            "MLSERVER_METRICS_PORT"
+        ) from error
 
 
 def _name_after_contract(model: Any) -> None:

@@ -21,13 +21,14 @@ from typing import Any
 import structlog
 from mlserver.settings import Settings
 from prometheus_client.multiprocess import mark_process_dead
+from pydantic import ValidationError
 
 from custom_runtime.errors import StartupError
 from custom_runtime.network.sockets import BACKLOG, bound_socket, refuse_handshakes
 from custom_runtime.server.logs import configure_logs
 from custom_runtime.server.process import banner
 from custom_runtime.server.worker import Worker, serve_metrics, start_worker
-from custom_runtime.settings import ServingSettings
+from custom_runtime.settings import ServingSettings, one_line
 
 log = structlog.get_logger()
 
@@ -162,17 +163,21 @@ class Supervisor:
 def supervise(command: Sequence[str], *, workers: int) -> int:
     """Run `workers` processes of `command` until a signal; return the exit code."""
     configure_logs()
-    settings = Settings()
     metrics = tempfile.mkdtemp(prefix="serving-metrics-")
     try:
+        settings = Settings()
+        ServingSettings()  # a wrong value ends the start before any worker begins
         server = serve_metrics(settings, metrics)
         try:
             return asyncio.run(_run(command, workers, settings, metrics))
         finally:
             server.shutdown()
             server.server_close()
-    except (StartupError, OSError) as error:
-        print(f"churn-serving cannot start: {error}", file=sys.stderr)
+    except (StartupError, ValidationError) as error:
+        print(f"churn-serving cannot start: {one_line(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"churn-serving cannot start: {error.strerror or error}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(metrics, ignore_errors=True)

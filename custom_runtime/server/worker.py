@@ -77,9 +77,14 @@ class _ThreadedServer(ThreadingMixIn, WSGIServer):
 
 
 def serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
-    """Serve the sum of what the workers wrote to the directory `metrics`, on a thread, until `shutdown`."""
+    """Serve the sum of what the workers wrote to the directory `metrics`, on a thread, until `shutdown`. Raises OSError."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
-    server = make_server(settings.host, settings.metrics_port, make_wsgi_app(registry), _ThreadedServer, _SilentHandler)
+    try:
+        server = make_server(
+            settings.host, settings.metrics_port, make_wsgi_app(registry), _ThreadedServer, _SilentHandler
+        )
+    except OSError as error:
+        raise OSError(error.errno, f"port {settings.metrics_port} is not free: {error.strerror}") from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

@@ -29,6 +29,12 @@ DECISIVE: Mapping[str, tuple[str, ...]] = {
 INTERVAL_COLUMNS = 3  # lower end, value, upper end
 SMALLEST_SEGMENT = 30
 POINTS = 200
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "binary": ("auc", "average_precision", "log_loss", "brier", "accuracy"),
+    "multiclass": ("accuracy", "macro_auc", "log_loss", "brier"),
+    "regression": ("r2", "rmse", "mae", "coverage", "width"),
+}
+"""The names of `metrics`, by task; the last two of a regression only with an interval."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 10
 EPSILON = 1e-7  # of float32: a probability of exactly 0 would have an infinite loss

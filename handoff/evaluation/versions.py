@@ -117,7 +117,7 @@ def promote(
         if previous is not None and not force:
             raise PromotionRefused(
                 f"{version.uri} cannot be compared with the champion {previous.uri}: {error}; give labelled rows with "
-                "--data FILE, or promote it unseen with --force"
+                "--data FILE, or promote it without a comparison: --force"
             ) from error
     if evaluation is not None and previous is not None and not force:
         _refuse_worse(evaluation, version, previous)
@@ -130,7 +130,7 @@ def _refuse_worse(evaluation: Evaluation, version: ModelVersion, previous: Model
     if evaluation.comparison is None:
         raise PromotionRefused(
             f"the champion {previous.uri} does not answer this contract, so {version.uri} cannot be compared with it; "
-            "--force promotes it all the same"
+            "--force promotes it anyway"
         )
     worse = [
         f"{found.metric} {found.model:.4f} against {found.champion:.4f} "
@@ -140,7 +140,7 @@ def _refuse_worse(evaluation: Evaluation, version: ModelVersion, previous: Model
     if worse:
         raise PromotionRefused(
             f"{version.uri} is significantly worse than the champion {previous.uri} on the same "
-            f"{evaluation.comparison.rows:,} rows: {'; '.join(worse)}; --force promotes it all the same"
+            f"{evaluation.comparison.rows:,} rows: {'; '.join(worse)}; --force promotes it anyway"
         )
 
 

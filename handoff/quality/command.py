@@ -37,7 +37,7 @@ def quality(
         list[str] | None,
         typer.Option(help="A child of that router; repeat it for each. Without: the models in the records."),
     ] = None,
-    output: Annotated[OutputFormat, typer.Option("-o", help="What is printed.")] = "text",
+    output: Annotated[OutputFormat, typer.Option("-o", "--format", help="What is printed.")] = "text",
 ) -> None:
     """Join labels with the predictions that they belong to, and measure each version.
 

@@ -139,22 +139,22 @@ class Story:
         await asyncio.sleep(QUIET_S)
         if load.tally.failed:
             logs = self.store.directory / "logs"
-            raise DemoFailed(f"v1 alone failed {load.tally.failed} of {load.tally.sent} requests; see {logs}")
+            raise DemoFailed(f"v1 alone: {load.tally.failed} of {load.tally.sent} requests failed; see {logs}")
         load.phase = GOOD
         stage.act(f"v2, trained again: promoted step by step; its driver is killed at {KILL_AT_PERCENT} %")
         await self._roll_out(stage, "v2", PROMOTED, GOOD, kill_at_percent=KILL_AT_PERCENT)
         load.phase = DRIFTED
-        stage.act("v3, trained on a table whose churn column was swapped: its shadow's scores give it away")
+        stage.act("v3, trained on a table whose churn column was swapped: the scores of its shadow show it")
         await self._roll_out(stage, "v3", ROLLED_BACK, DRIFTED)
         if any(answer.predictor == "v3" for answer in load.tallies[DRIFTED].answers):
-            raise DemoFailed("v3 answered callers; as a shadow it was to answer none")
+            raise DemoFailed("v3 answered callers; as a shadow it must answer none")
         load.phase = BROKEN
-        stage.act("v4, whose feature store goes away once it serves: it answers 503")
+        stage.act("v4, whose feature store is deleted once it serves: it answers 503")
         watcher = asyncio.create_task(self._take_store_away(stage))
         await self._roll_out(stage, "v4", ROLLED_BACK, BROKEN, env=f"{STORE}=sqlite:///{self.versions.doomed_features}")
         await watcher
         load.phase = AFTER
-        stage.act("v2 serves, as if nothing had happened")
+        stage.act("v2 serves alone again")
         await asyncio.sleep(QUIET_S)
 
     async def _roll_out(
@@ -172,7 +172,7 @@ class Story:
                 "canary_promote", "run", NAME, *release, *place,
                 heard=stage.say, allowed=(-signal.SIGKILL,), killed_after=reached,
             )  # fmt: skip
-            stage.say(f"its driver was killed (exit code {killed.code}); `resume` waits for the lease, then goes on")
+            stage.say(f"its driver was killed (exit code {killed.code}), as planned; `resume` waits for the lease, then goes on")
             command = ["resume", NAME, *place]
         else:
             command = ["run", NAME, *release, *place]
@@ -224,9 +224,9 @@ class Story:
             if tally.failed > tally.failed_by(allowed.get(phase, ""))
         }
         if lost:
-            raise DemoFailed(f"requests failed that no bad version answered: {lost}")
+            raise DemoFailed(f"requests failed that no bad version answered: {_counts(lost)}")
         if not load.tallies[BROKEN].failed:
-            raise DemoFailed("v4 was to answer 503 and answered none")
+            raise DemoFailed("v4 answered no 503, although its feature store is gone: the bad release was not seen")
 
 
 async def _to_its_end(ending: asyncio.Task[Result]) -> None:
@@ -236,6 +236,10 @@ async def _to_its_end(ending: asyncio.Task[Result]) -> None:
     except asyncio.CancelledError:
         await ending  # signals cancel the demo once only
         raise
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} in the phase {name!r}" for name, number in counts.items())
 
 
 def _body(chance: random.Random) -> bytes:

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STORE = "SERVING_FEATURE_STORE"
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
 PLAN = """\
-# The defaults of seldon/rollout.yaml, hurried: a demo has thousands of requests in seconds and nobody who is on call.
+# The defaults of seldon/rollout.yaml with short times: a demo has thousands of requests in seconds, and nobody on call.
 # A shadow first: what its copies show is known before a caller is sent to it.
 steps:
   - shadow: {records: "$RECORDS", lag_s: 3, every_s: 1, pairs: {on_scores: rollback, min_pairs: 150}}

@@ -236,7 +236,7 @@ class SloGate(RateGate):
             why = (
                 f"{needs(further)} to be sure of {percent(self.limit)}"
                 if further
-                else "above the limit, not yet surely"
+                else "above the limit, but not yet with enough evidence"
             )
         return GateResult(
             name, verdict, f"{seen}: {why}", further, value=mine.rate, threshold=self.limit, dry_run=self.dry_run

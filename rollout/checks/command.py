@@ -23,6 +23,9 @@ MOST_WORDS: Final = 300
 ALLOWED_ENV: Final = "ROLLOUT_COMMANDS"
 HOLDS: Final = 3
 """The exit code that asks for patience, as a held rollout's."""
+COMMAND: Final = {0: Verdict.PASS, HOLDS: Verdict.INCONCLUSIVE}
+LOAD_TEST: Final = {0: Verdict.PASS, 2: Verdict.ERROR}
+"""2: wrong usage, which says nothing about the canary."""
 
 
 class CommandHook(Check):
@@ -60,7 +63,7 @@ class LoadTest(Check):
     qps: Positive = 100.0
     duration_s: Positive = 10.0
     bound_ms: Positive = 50.0
-    customers: str = "1-7043"
+    keys: str = "1-7043"
     headers: Mapping[str, str] = Field(default_factory=dict)
 
     def ask(self, subject: Subject, ended: Ended) -> tuple[GateResult, ...]:
@@ -70,10 +73,10 @@ class LoadTest(Check):
         headers = {**subject.canary_headers, **{name: subject.fill(value) for name, value in self.headers.items()}}
         words = [sys.executable, "-m", "commands.main", "load-test", "--url", url, "--protocol", self.protocol]
         words += ["--qps", f"{self.qps:g}", "--duration", f"{self.duration_s:g}", "--bound-ms", f"{self.bound_ms:g}"]
-        words += ["--customers", self.customers, "--no-plot"]
+        words += ["--keys", self.keys, "--no-plot", "-o", "json"]
         for name, value in headers.items():
             words += ["--header", f"{name}: {value}"]
-        return self.result(*run(words, _environment(subject), self.timeout_s, ended, errors=True))
+        return self.result(*run(words, _environment(subject), self.timeout_s, ended, verdicts=LOAD_TEST, errors=True))
 
     def describe(self) -> tuple[str, str]:
         """Return when it fails and when it passes, as text."""
@@ -82,9 +85,18 @@ class LoadTest(Check):
 
 
 def run(
-    words: list[str], env: Mapping[str, str], timeout_s: float, ended: Ended, *, errors: bool = False
+    words: list[str],
+    env: Mapping[str, str],
+    timeout_s: float,
+    ended: Ended,
+    *,
+    verdicts: Mapping[int, Verdict] = COMMAND,
+    errors: bool = False,
 ) -> tuple[Verdict, str]:
-    """Run a command in its own process group, which ends with it. errors: the reason is on standard error."""
+    """Run a command in its own process group, which ends with it.
+
+    verdicts: of exit codes; any other code fails. errors: the reason is on standard error.
+    """
     deadline_s = time.monotonic() + timeout_s
     with tempfile.TemporaryFile() as output:  # a pipe would block a command that says a lot
         kept, other = (subprocess.DEVNULL, output) if errors else (output, subprocess.STDOUT)
@@ -97,16 +109,16 @@ def run(
         try:
             while process.poll() is None:
                 if ended():
-                    return Verdict.INCONCLUSIVE, "the step has ended"
+                    return Verdict.INCONCLUSIVE, "stopped, because the step has ended"
                 if time.monotonic() >= deadline_s:
-                    return Verdict.INCONCLUSIVE, f"`{words[0]}` had not ended after {timeout_s:g} s"
+                    return Verdict.INCONCLUSIVE, f"`{words[0]}` had not ended after {timeout_s:g} s (timeout_s)"
                 time.sleep(POLL_S)
         finally:
             _end(process)
         output.seek(0)
         said = output.read()[-4 * MOST_WORDS :].decode(errors="replace").strip().rpartition("\n")[2][-MOST_WORDS:]
     code = process.returncode
-    verdict = {0: Verdict.PASS, HOLDS: Verdict.INCONCLUSIVE}.get(code, Verdict.FAIL)
+    verdict = verdicts.get(code, Verdict.FAIL)
     return verdict, f"{said} (exit code {code})" if said else f"exit code {code}"
 
 

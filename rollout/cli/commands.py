@@ -93,7 +93,7 @@ def run(
     churn-serving rollout run churn --version v8 --image registry.example/churn:8 -n churn \
       --evidence prometheus=http://127.0.0.1:9090
     """
-    from rollout.cli.driving import drive, open_source
+    from rollout.cli.driving import drive, open_metrics, open_source
     from rollout.cli.following import follow_or_drive
     from rollout.cli.output import end_with_patch
 
@@ -108,8 +108,9 @@ def run(
         end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
     scale = settings.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
+    metrics = open_metrics(metrics_port)
     session.begin(lambda: session.prepare(release, settings.plan))
-    follow_or_drive(session, lambda: drive(session, source, log, settings.webhook, metrics_port), output)
+    follow_or_drive(session, lambda: drive(session, source, log, settings.webhook, metrics), output)
 
 
 @one_line_errors
@@ -179,7 +180,7 @@ def resume(
     Example:
     churn-serving rollout resume churn -n churn --evidence prometheus=http://127.0.0.1:9090
     """
-    from rollout.cli.driving import drive, open_source
+    from rollout.cli.driving import drive, open_metrics, open_source
     from rollout.cli.following import follow_or_drive
     from rollout.engine.state import Command
 
@@ -188,12 +189,13 @@ def resume(
     _, found = session.active()
     scale = found.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
+    metrics = open_metrics(metrics_port)
     if adopt and session.controller():
         session.send(Command.ADOPT)
     command = Command.ADOPT if adopt else None
     follow_or_drive(
         session,
-        lambda: drive(session, source, log, settings.webhook, metrics_port, command=command),
+        lambda: drive(session, source, log, settings.webhook, metrics, command=command),
         output,
         begun=False,
     )
@@ -433,7 +435,8 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
     try:
         ended = drive(session, NoEvidence(), log, webhook, command=Command.ABORT)
     except LeaseHeld as error:
-        typer.echo(f"the promoter at work was told to abort ({error})", err=True)
+        holder = error.holder or "another promoter"
+        typer.echo(f"{holder} drives this rollout and aborts it at its next look; follow it: `status --watch`", err=True)
         return
     except (StateError, LeaseLost):
         found = session.last()

@@ -16,7 +16,7 @@ from rollout.errors import RolloutError
 
 Watched = Annotated[str, typer.Option("--namespace", "-n", help="Default: all namespaces.")]
 Prometheus = Annotated[str, typer.Option("--evidence", help="prometheus=URL, for all rollouts.")]
-Port = Annotated[int, typer.Option(help="Serve /healthz, /metrics and the pages there; 0: nothing.")]
+Port = Annotated[int, typer.Option(help="Serve /healthz, /metrics and the pages there; 0: nothing.", min=0, max=65535)]
 TokenFile = Annotated[Path | None, typer.Option("--page-token", help="The file with the pages' token; none: no pages.")]
 
 

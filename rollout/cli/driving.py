@@ -5,9 +5,7 @@ Also opens the target of a deployment and the source of the evidence that a comm
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from rollout.reporting.metrics import Metrics
 from rollout.reporting.report import Page
 from rollout.reporting.terminal import Screen
 from rollout.reporting.webhook import Webhook
+from rollout.process import recorded_signals
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
 from rollout.targets.target import LeaseStore
@@ -45,44 +44,27 @@ def drive(
     source: Source,
     logs: Path,
     webhook: str,
-    metrics_port: int = 0,
+    metrics: Metrics | None = None,
     *,
     command: Command | None = None,
 ) -> Driven:
     """Drive the active rollout until it is over or a signal arrives, and close the source.
 
-    logs: the directory of the log and the page. webhook, metrics_port: none when empty or 0. Raises RolloutError.
+    logs: the directory of the log and the page. webhook: none when empty. Raises RolloutError.
     """
-    metrics = Metrics()
-    if metrics_port:
-        metrics.serve(metrics_port)
     snapshot, found = session.active()
     log = Log(logs / f"{snapshot.deployment.name}-{found.id}.jsonl")
     page = Page(log.file)
-    with signalled() as stop, Screen(Console(stderr=True)) as screen:
+    with recorded_signals() as came, Screen(Console(stderr=True)) as screen:
         hooks = [Background(Webhook(webhook))] if webhook else []
-        everybody = Broadcast([log, page, screen, metrics, *hooks])
+        everybody = Broadcast([log, page, screen, *([metrics] if metrics else []), *hooks])
         try:
-            outcome = session.drive(source, everybody, command=command, stop=stop)
+            outcome = session.drive(source, everybody, command=command, stop=lambda: bool(came()))
         finally:
             source.close()
             for hook in hooks:
                 hook.close()
     return Driven(outcome, log.file, page.file)
-
-
-@contextmanager
-def signalled() -> Iterator[Callable[[], bool]]:
-    """Record SIGTERM and SIGINT instead of terminating; yields a function that returns whether one arrived."""
-    came: list[int] = []
-    before = {
-        one: signal.signal(one, lambda number, frame: came.append(number)) for one in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda: bool(came)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 class NoEvidence:
@@ -94,6 +76,18 @@ class NoEvidence:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def open_metrics(port: int) -> Metrics | None:
+    """Serve the promoter's own metrics; None with port 0. Raises PlanError when the port is taken."""
+    if not port:
+        return None
+    metrics = Metrics()
+    try:
+        metrics.serve(port)
+    except OSError as error:
+        raise PlanError(f"--metrics-port is {port}: {error.strerror}; choose a free one, or leave it out") from error
+    return metrics
 
 
 def open_target(target: str, name: str, *, namespace: str = "", context: str = "", state: Path) -> RolloutTarget:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import sys
 import traceback
 from collections.abc import Callable
 from enum import IntEnum
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rollout.errors import PlanError, RolloutError
+from rollout.process import log_to_stderr
 
 if TYPE_CHECKING:
     from rollout.engine.state import RolloutState
@@ -42,28 +42,35 @@ def exit_code(state: RolloutState) -> ExitCode:
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with this package's errors as one line and an exit code; it must have `output`."""
+    """Return the command with errors of this package and of files as one line and an exit code; it must have `output`."""
 
     @functools.wraps(command)
     def reported(**options: Any) -> None:
-        import structlog
-
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
+        log_to_stderr(logging.WARNING)
         try:
             command(**options)
-        except RolloutError as error:
+        except (RolloutError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            message = str(error)
+            if isinstance(error, OSError):
+                if error.filename is None:  # no file that a person has named
+                    raise _unexpected(error) from error
+                message = f"{error.filename}: {error.strerror}"
             if options["output"] == "json":
-                typer.echo(json.dumps({"error": str(error), "code": type(error).__name__}))
-            typer.echo(f"error: {error}", err=True)
+                typer.echo(json.dumps({"error": message, "code": type(error).__name__}))
+            typer.echo(f"error: {message}", err=True)
             raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
-        except (typer.Exit, typer.Abort, BrokenPipeError):
+        except (typer.Exit, typer.Abort):
             raise
-        except Exception as error:  # 1 would mean "rolled back"
-            traceback.print_exc()
-            typer.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
-            raise typer.Exit(ExitCode.ERROR) from error
+        except Exception as error:
+            raise _unexpected(error) from error
 
     return reported
+
+
+def _unexpected(error: Exception) -> typer.Exit:
+    """Print a defect with its traceback; its exit code is not 1, which would mean "rolled back"."""
+    traceback.print_exc()
+    typer.echo(f"error: unexpected {type(error).__name__}: {error}; this is a defect, please report it", err=True)
+    return typer.Exit(ExitCode.ERROR)

@@ -8,13 +8,14 @@ from typing import NoReturn
 import structlog
 import typer
 
-from rollout.cli.driving import Driven, signalled
+from rollout.cli.driving import Driven
 from rollout.cli.exit_codes import exit_code
 from rollout.cli.options import Format
 from rollout.cli.output import end_with_outcome, print_state
 from rollout.engine.session import Session
 from rollout.engine.state import RolloutState
 from rollout.errors import Denied, LeaseHeld, NotFound, Unavailable
+from rollout.process import recorded_signals
 
 log = structlog.get_logger(__name__)
 INTERVAL_S = 2.0
@@ -54,14 +55,14 @@ def follow(session: Session, *, undriven_s: float = UNDRIVEN_S) -> RolloutState 
     driven_s = read_s = clock.monotonic_s()
     shown = ""
     grace_s = FIRST_READ_S
-    with signalled() as stop:
+    with recorded_signals() as came:
         while True:
             now_s = clock.monotonic_s()
             try:
                 state = session.last()
                 driver = session.driver() or session.controller()
             except (Unavailable, Denied, NotFound) as error:
-                if stop() or now_s - read_s >= grace_s:
+                if came() or now_s - read_s >= grace_s:
                     raise
                 log.warning("api_unavailable", detail=str(error))
                 clock.sleep(INTERVAL_S)
@@ -77,7 +78,7 @@ def follow(session: Session, *, undriven_s: float = UNDRIVEN_S) -> RolloutState 
             shown = line
             if state.phase.over or (state.phase.on_hold and state.timers.on_hold_s >= state.plan.watch_held_s):
                 return state
-            if stop():
+            if came():
                 typer.echo(f"the rollout goes on, driven by {driver or 'nobody'}", err=True)
                 return state
             if now_s - driven_s >= undriven_s:

@@ -14,7 +14,7 @@ from rollout.errors import ManifestError
 from rollout.manifest.capacity import read_capacity
 from rollout.manifest.parsing import read_documents
 from rollout.manifest.problems import Problem, error
-from rollout.manifest.rendering import BASE, bundle_version, kustomized, rendered_objects
+from rollout.manifest.rendering import BASE, Rendering, bundle_version, kustomized, rendered_objects
 from rollout.manifest.seldon import KIND
 from rollout.manifest.service_checks import find_problems
 
@@ -22,7 +22,7 @@ Output = Literal["text", "json"]
 
 
 def validate(
-    files: Annotated[list[str], typer.Argument(help="Manifests; - is standard input. Other kinds are passed over.")],
+    files: Annotated[list[str], typer.Argument(help="Manifests; - is standard input. Other kinds are skipped.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What is printed.")] = "text",
 ) -> None:
     """Print every problem with its path and what is allowed. Exit code 1 when there is an error.
@@ -37,7 +37,7 @@ def validate(
         for file, name, problem in found:
             typer.echo(": ".join(part for part in (file, name, str(problem)) if part))
         errors = sum(problem.severity == "error" for _, _, problem in found)
-        typer.echo(f"{errors} errors, {len(found) - errors} warnings", err=True)
+        typer.echo(f"{_counted(errors, 'error')}, {_counted(len(found) - errors, 'warning')}", err=True)
     if any(problem.severity == "error" for _, _, problem in found):
         raise typer.Exit(1)
 
@@ -45,7 +45,7 @@ def validate(
 def render(
     version: Annotated[str, typer.Option(help="The registered model version; default: the bundle's.")] = "",
     image: Annotated[str, typer.Option(help="Default: the overlay's, with VERSION as its tag.")] = "",
-    model_uri: Annotated[str, typer.Option(help="s3://..., where the bundle is fetched from; none: baked in.")] = "",
+    model_uri: Annotated[str, typer.Option(help="s3://..., where the bundle is fetched from; none: the image contains it.")] = "",
     bundle: Annotated[Path | None, typer.Option(help="A bundle directory, to take or check the version.")] = None,
     namespace: Annotated[str, typer.Option(help="Default: the overlay's.")] = "",
     model: Annotated[
@@ -53,7 +53,7 @@ def render(
     ] = "",
     name: Annotated[str, typer.Option(help="The SeldonDeployment's name. Default: the overlay's.")] = "",
     overlay: Annotated[Path, typer.Option(help="The kustomization that is filled in.")] = BASE,
-    everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the one alone.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the SeldonDeployment alone.")] = False,
     surroundings: Annotated[
         bool,
         typer.Option("--surroundings", help="All objects but the SeldonDeployment, which belongs to the rollouts."),
@@ -74,16 +74,10 @@ def render(
         )
     try:
         template = kustomized(overlay)
-        objects = rendered_objects(
-            template,
-            # The surroundings carry no version.
-            version=_version(version or ("1" if surroundings else ""), bundle, model=model or _model_of(template)),
-            image=image,
-            model_uri=model_uri,
-            namespace=namespace,
-            model=model,
-            name=name,
-        )
+        # The surroundings carry no version.
+        given = version or ("1" if surroundings else "")
+        number = _version(given, bundle, model=model or _model_of(template))
+        objects = rendered_objects(template, Rendering(number, image, model_uri, namespace, model, name))
     except ManifestError as wrong:
         raise _failed(str(wrong)) from wrong
     (deployment,) = (one for one in objects if one["kind"] == KIND)
@@ -129,7 +123,7 @@ def _findings_of(file: str) -> list[tuple[str, Problem]]:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         objects = [one for one in read_documents(text) if one.get("kind") == KIND]
     except OSError as wrong:
-        return [("", error("", f"cannot be read: {wrong.strerror}"))]
+        return [("", error("", f"cannot be read: {wrong.strerror or wrong}"))]
     except ManifestError as wrong:
         return [("", error("", str(wrong)))]
     if not objects:
@@ -156,6 +150,10 @@ def _version(version: str, bundle: Path | None, *, model: str) -> str:
     if version and version != imported:
         raise ManifestError(f"--version is {version}, the bundle {bundle} has version {imported}; give one of them")
     return imported
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _failed(message: str) -> typer.Exit:

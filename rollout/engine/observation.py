@@ -16,7 +16,7 @@ from rollout.engine.capacity import explain_need, pods_needed, pods_to_keep, pod
 from rollout.engine.state import COMMAND, Command, Phase, RolloutState
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Predictor
-from rollout.manifest.seldon import SeldonDeployment
+from rollout.manifest.seldon import SeldonDeployment, weight_words
 from rollout.targets.target import Snapshot
 
 
@@ -157,15 +157,15 @@ def foreign_change(state: RolloutState, deployment: SeldonDeployment) -> Foreign
     said += [
         f"{name} was {_image(expected[name])} and is {_image(found[name])}"
         if _image(expected[name]) != _image(found[name])
-        else f"the graph or the environment of {name} is another one"
+        else f"the graph or the environment of {name} has changed"
         for name in expected
         if name in found and expected[name] != found[name]
     ]
     restarts = bool(said)
     if not said and not same_weights(deployment.weights(), state.weights):
         said.append(
-            f"weights are {deployment.weights()}, this rollout set {state.weights} "
-            "(a GitOps tool must be told to ignore /spec/predictors)"
+            f"weights are {weight_words(deployment.weights())}, this rollout set {weight_words(state.weights)} "
+            "(a GitOps tool must be configured to ignore /spec/predictors)"
         )
     return ForeignChange("; ".join(said), restarts) if said else NONE
 

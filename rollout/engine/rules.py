@@ -15,6 +15,7 @@ from rollout.analysis.verdict import OnDoubt, Verdict, missing_evidence
 from rollout.engine.decision import Action, Decision, advance, decided, hold, pause, roll_back, wait
 from rollout.engine.observation import Observation
 from rollout.engine.state import Command, Phase, RolloutState, Timers
+from rollout.manifest.seldon import weight_words
 
 SHARE_MIN_REQUESTS = 100
 FLAPPING_DEADLINES = 2.0  # the total unready time that causes a rollback, in deadlines
@@ -103,16 +104,17 @@ def lagging(state: RolloutState, observation: Observation) -> Decision | None:
     """Wait while the mesh does not have the weights yet; hold when that takes too long."""
     if observation.follows:
         return None
+    weights = weight_words(state.weights)
     replaced = not (observation.ready or observation.reached)  # a shadow's pods are replaced when it becomes a canary
     if state.timers.lag_s >= (state.plan.ready_deadline_s if replaced else state.plan.mesh_deadline_s):
         return hold(
             state,
             "MeshFrozen",
-            f"the mesh does not have the weights {state.weights} after {state.timers.lag_s:.0f} s; the operator writes "
+            f"the mesh does not have the weights {weights} after {state.timers.lag_s:.0f} s; the operator writes "
             "them only while every replica of every predictor is ready (an autoscaler at work delays them too)"
             + _why(observation),
         )
-    return wait(state, "WaitingForMesh", f"waiting until the mesh has the weights {state.weights}{_why(observation)}")
+    return wait(state, "WaitingForMesh", f"waiting until the mesh has the weights {weights}{_why(observation)}")
 
 
 def not_now(state: RolloutState, observation: Observation) -> Decision | None:
@@ -162,8 +164,8 @@ def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
     return hold(
         state,
         "ShareMismatch",
-        f"{state.canary} got {observed:.1%} of {total} requests, its weight is {share:.0%} (allowed: +-{allowed:.1%}); "
-        "do callers reach a predictor past the mesh, or does the evidence count other requests?",
+        f"{state.canary} got {observed:.1%} of {total} requests, its weight is {share:.0%} (allowed: {allowed:.1%} more or "
+        "less); do callers reach a predictor without the mesh, or does the evidence count other requests?",
     )
 
 
@@ -211,7 +213,7 @@ def passed(state: RolloutState, observation: Observation) -> Decision:
     if state.step < state.plan.last:
         return _raise(state, observation, state.step + 1)
     finished = state.but(phase=Phase.FINISHING)
-    return decided(Action.FINISH, finished, "Baked", f"{state.canary} held at 100 %; {state.stable} is deleted now")
+    return decided(Action.FINISH, finished, "Baked", f"{state.canary} has stayed at 100 %; {state.stable} is deleted now")
 
 
 def _late(state: RolloutState) -> Decision | None:

@@ -21,6 +21,7 @@ from rollout.engine.state import PREVIOUS, Phase, RolloutState, read_state
 from rollout.errors import PlanError, Rejected, StateError
 from rollout.manifest.parsing import to_dict
 from rollout.manifest.predictor import Container, EnvVar, Predictor
+from rollout.manifest.seldon import weight_words
 from rollout.manifest.service_checks import find_problems
 from rollout.plan.plan import Plan, Step
 from rollout.targets.target import Operation, Snapshot
@@ -82,7 +83,7 @@ def _stable(snapshot: Snapshot) -> Predictor:
         )
     if deployment.canary is not None:
         raise StateError(
-            f"{deployment.name} has two predictors, {deployment.traffic()}, and no record of a rollout: "
+            f"{deployment.name} has two predictors ({weight_words(deployment.traffic())}) and no record of a rollout: "
             f"`abort` returns all requests to {next(iter(deployment.traffic()))} and ends it"
         )
     return deployment.stable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,31 +64,38 @@ def container_name(model: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
 
 
-def render(
-    template: SeldonDeployment,
-    *,
-    version: str,
-    image: str = "",
-    model_uri: str = "",
-    namespace: str = "",
-    model: str = "",
-    name: str = "",
-) -> SeldonDeployment:
-    """Return the template with one predictor, which has the version's name and gets all traffic.
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a manifest is rendered for. Fields that are empty keep what the template has.
 
     image: empty uses the template's image with the version as its tag. model_uri: where the storage initializer finds
-    the bundle; empty means that the image contains it. namespace: empty keeps the template's namespace. model: of
-    another contract; container, graph node and probes get its name. name: the deployment's; empty keeps the template's.
+    the bundle; empty means that the image contains it. model: of another contract; container, graph node and probes get
+    its name. name: the deployment's.
+    """
+
+    version: str
+    image: str = ""
+    model_uri: str = ""
+    namespace: str = ""
+    model: str = ""
+    name: str = ""
+
+
+def render(template: SeldonDeployment, wanted: Rendering) -> SeldonDeployment:
+    """Return the template with one predictor, which has the version's name and gets all traffic.
+
     Raises ManifestError when the template has no predictor.
     """
-    image = image or tagged(template.stable.image, version)
-    predictor = template.stable.for_version(f"v{version}", image=image, model_uri=model_uri, traffic=100)
-    if model:
-        predictor = predictor.for_model(model)
-    if name:
-        predictor = predictor.for_deployment(template.name, name)
+    image = wanted.image or tagged(template.stable.image, wanted.version)
+    predictor = template.stable.for_version(
+        f"v{wanted.version}", image=image, model_uri=wanted.model_uri, traffic=100
+    )
+    if wanted.model:
+        predictor = predictor.for_model(wanted.model)
+    if wanted.name:
+        predictor = predictor.for_deployment(template.name, wanted.name)
     rendered = template.but(spec=template.spec.but(predictors=(predictor,)))
-    renamed = {field: value for field, value in (("namespace", namespace), ("name", name)) if value}
+    renamed = {field: value for field in ("namespace", "name") if (value := getattr(wanted, field))}
     return rendered.but(metadata=rendered.metadata.but(**renamed)) if renamed else rendered
 
 
@@ -99,30 +107,19 @@ def tagged(image: str, tag: str) -> str:
     return f"{head}/{name}:{tag}" if head else f"{name}:{tag}"
 
 
-def rendered_objects(
-    objects: tuple[dict[str, Any], ...],
-    *,
-    version: str,
-    image: str = "",
-    model_uri: str = "",
-    namespace: str = "",
-    model: str = "",
-    name: str = "",
-) -> tuple[dict[str, Any], ...]:
+def rendered_objects(objects: tuple[dict[str, Any], ...], wanted: Rendering) -> tuple[dict[str, Any], ...]:
     """Return a kustomization's objects: its SeldonDeployment is rendered, the others are unchanged.
 
-    Raises ManifestError unless there is exactly one SeldonDeployment, and when another object is not in `namespace`.
+    Raises ManifestError unless there is exactly one SeldonDeployment, and when the template is for another namespace.
     """
     found = [one for one in objects if one.get("kind") == KIND]
     if len(found) != 1:
         raise ManifestError(f"the kustomization has {len(found)} SeldonDeployments; one is needed")
     template = parse(found[0])
-    if namespace and template.namespace and namespace != template.namespace:
+    if wanted.namespace and template.namespace and wanted.namespace != template.namespace:
         raise ManifestError(
-            f"the overlay is for namespace {template.namespace!r}, not {namespace!r}; set `namespace:` in its "
+            f"the overlay is for namespace {template.namespace!r}, not {wanted.namespace!r}; set `namespace:` in its "
             "kustomization.yaml, so that the accounts and policies move with it"
         )
-    deployment = render(
-        template, version=version, image=image, model_uri=model_uri, namespace=namespace, model=model, name=name
-    )
+    deployment = render(template, wanted)
     return tuple(to_dict(deployment) if one is found[0] else one for one in objects)

@@ -20,6 +20,11 @@ SERVICE_NAME = "seldon.io/svc-name"
 NAME_MAX_CHARS = 63  # DNS-1123 label; the operator hashes longer names
 
 
+def weight_words(percents: Mapping[str, int]) -> str:
+    """Return weights for a person: `v7 70 %, v8 30 %`; `none` without any."""
+    return ", ".join(f"{name} {percent} %" for name, percent in percents.items()) or "none"
+
+
 class Spec(Part):
     """Protocol and predictors."""
 
@@ -124,9 +129,9 @@ class SeldonDeployment(Part):
                 for predictor in self.predictors
             )
         )
-        total = sum(changed.traffic().values())
-        if total != 100:
-            raise ManifestError(f"traffic of {self.name} would sum to {total} ({changed.traffic()}); it must be 100")
+        traffic = changed.traffic()
+        if (total := sum(traffic.values())) != 100:
+            raise ManifestError(f"traffic of {self.name} would sum to {total} ({weight_words(traffic)}); it must be 100")
         return changed
 
     def _with_predictors(self, predictors: tuple[Predictor, ...]) -> SeldonDeployment:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.errors import Rejected, Unavailable
+from rollout.manifest.seldon import weight_words
 
 ROUTES = "mesh"
 """The name of the route configuration, and of the statistics of the callers' requests."""
@@ -56,7 +57,8 @@ def read_weights(routes: Mapping[str, Any]) -> dict[str, int]:
         total = sum(weights.values())
         percents = {name: round(100 * weight / total) for name, weight in weights.items()} if total else weights
         if found is not None and percents != found:
-            raise ValueError(f"the routes differ: {found} and {percents} in {route['name']}")
+            other = f"{weight_words(percents)} in {route['name']}"
+            raise ValueError(f"the routes differ: {weight_words(found)}, and {other}")
         found = percents
     return found or {}
 
@@ -84,7 +86,7 @@ def with_weights(routes: Mapping[str, Any], percents: Mapping[str, int]) -> Json
     if missing := [name for name, percent in percents.items() if percent and name not in known]:
         raise ValueError(f"{', '.join(missing)} has weight and no route; predictors with routes: {', '.join(known)}")
     if not any(percents.values()):
-        raise ValueError(f"no predictor has any weight: {dict(percents)}")
+        raise ValueError(f"no predictor has any weight: {weight_words(percents)}")
     for route in _splits(changed):
         for cluster in route["route"]["weighted_clusters"]["clusters"]:
             cluster["weight"] = percents.get(_predictor(cluster), 0)
@@ -221,5 +223,5 @@ def route(directory: Path, admin: EnvoyAdmin, percents: Mapping[str, int]) -> No
             lambda resources: [with_weights(resources[0] if resources else {}, percents)]
         )
     except ValueError as error:
-        raise Rejected(f"the mesh cannot route {dict(percents)}: {error}") from error
+        raise Rejected(f"the mesh cannot route {weight_words(percents)}: {error}") from error
     admin.wait_for({ROUTES_VERSION: version})

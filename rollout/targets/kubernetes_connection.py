@@ -44,7 +44,7 @@ class Connection:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"cannot {doing}: {error}") from error
         except OpenApiException as error:
-            raise Rejected(f"cannot {doing}: the answer or the request has another shape: {error}") from error
+            raise Rejected(f"cannot {doing}: the answer or the request has an unexpected form: {error}") from error
         try:
             return self._call(method, arguments)
         except ApiException as error:

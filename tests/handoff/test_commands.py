@@ -11,6 +11,7 @@ from custom_runtime.model.bundle import read_bundle
 from tests.handoff.conftest import Registered
 
 REFERENCE_TABLE = ("modeldata", "wa_churn")
+ABSENT = ("--data", "absent.csv")
 
 
 def run(*arguments: str) -> Result:
@@ -58,12 +59,15 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--data", "absent.csv"), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
+        (("train", *ABSENT), "error: absent.csv does not exist; give a CSV or Parquet file\n"),
         (
             ("train", "--dry-run", "--floor", "auc=0.99"),
             "at least 0.99 is wanted (the contract's floor, or churn-serving train --floor)\n",
         ),
-        (("train", "--dry-run", "--floor", "auc"), "error: --floor is 'auc'; allowed: METRIC=VALUE, such as auc=0.8\n"),
+        # Before the table is read.
+        (("train", *ABSENT, "--floor", "auc"), "error: --floor is 'auc'; allowed: METRIC=VALUE, such as auc=0.8\n"),
+        (("train", *ABSENT, "--floor", "auc=nan"), "error: --floor is 'auc=nan'; allowed: METRIC=VALUE"),
+        (("train", *ABSENT, "--floor", "speed=1"), "the floor names the metric 'speed'; allowed: auc, average_precision"),
         (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
         (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found; register a model"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),

@@ -76,7 +76,7 @@ def test_a_broken_bundle_ends_the_start_with_one_line_and_exit_code_1(
         ("SERVING_FEATURE_STORE", "sqlite:////nowhere/features.db", r"/nowhere/features.db"),
         ("SERVING_FEATURE_STORE", "mysql://db/features", r"mysql"),
         ("SERVING_FEATURE_STORE", "redis://127.0.0.1:1/0", r"127\.0\.0\.1:1"),
-        ("SERVING_MAX_INFLIGHT", "none", r"max_inflight is 'none'"),
+        ("SERVING_MAX_INFLIGHT", "none", r"SERVING_MAX_INFLIGHT is 'none'; input should be"),
         ("MLSERVER_MODEL_URI", "/nowhere/bundle", r"no bundle at /nowhere/bundle"),
     ],
 )

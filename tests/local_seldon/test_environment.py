@@ -64,7 +64,7 @@ def test_the_model_is_found_by_uri_then_by_image_and_the_annotation_knows_too() 
     graph["modelUri"] = "file:///srv/bundle"
     assert seen(document)["MLSERVER_MODEL_URI"] == "/srv/bundle"
     graph["modelUri"] = "s3://models/churn/1"
-    with pytest.raises(MissingArtifact, match=r"modelUri 's3://models/churn/1'; known: churn-serving:1; say `up --art"):
+    with pytest.raises(MissingArtifact, match=r"modelUri 's3://models/churn/1'; known: churn-serving:1; give `up --art"):
         seen(document)
     document["metadata"]["annotations"] = {ARTIFACTS: json.dumps({"s3://models/churn/1": "/annotated"})}
     assert seen(document)["MLSERVER_MODEL_URI"] == "/annotated"
@@ -78,7 +78,7 @@ def test_a_secret_is_asked_for_by_the_variables_name() -> None:
     container = document["spec"]["predictors"][0]["componentSpecs"][0]["spec"]["containers"][0]
     source = {"secretKeyRef": {"name": "store", "key": "url"}}
     container["env"] = [{"name": "SERVING_FEATURE_STORE", "valueFrom": source}]
-    with pytest.raises(Unsupported, match="say `up --env SERVING_FEATURE_STORE=VALUE`"):
+    with pytest.raises(Unsupported, match="give `up --env SERVING_FEATURE_STORE=VALUE`"):
         seen(document)
     given = Overrides(artifacts=KNOWN.artifacts, env={"SERVING_FEATURE_STORE": "sqlite:///x.db"})
     assert seen(document, given)["SERVING_FEATURE_STORE"] == "sqlite:///x.db"

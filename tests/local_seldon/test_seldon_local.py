@@ -119,8 +119,8 @@ def test_controls_are_checked_added_up_and_forgotten(command: Command, file: Pat
 def test_what_cannot_begin_says_why_and_leaves_nothing(command: Command, file: Path) -> None:
     done = command("up", str(file), "--detach", "--port", "0")
     assert done.returncode == 4
-    assert "say `up --artifact churn-serving:1=DIR`" in done.stderr
+    assert "give `up --artifact churn-serving:1=DIR`" in done.stderr
     assert command("down", "models/churn").returncode == 4
     refused = command("up", str(file), "--artifact", "churn-serving:1")
     assert refused.returncode == 2
-    assert "NAME=VALUE is wanted" in refused.stderr
+    assert "allowed: NAME=VALUE" in refused.stderr

@@ -96,7 +96,7 @@ def promoted() -> list[Record]:
         if weight == 30:
             story.outage(3)
         story.windows(12 if weight < 100 else 18, {"middle": 0.27})
-    story.say("Baked", "FINISH", "v8 held at 100 %; v7 is deleted now", phase="Finishing")
+    story.say("Baked", "FINISH", "v8 has stayed at 100 %; v7 is deleted now", phase="Finishing")
     story.say("Promoted", "COMPLETE", "v8 serves alone, v7 is gone", phase="Succeeded")
     return story.records
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.errors import TargetError
 from benchmarks.load.open_loop import run_load
-from benchmarks.load.result import LoadPlan, LoadResult, Progress
+from benchmarks.load.result import LoadPlan, LoadResult, Progress, reasons
 from benchmarks.load.target import GRPC_PATH, parse_target
 from tests.support.answering import Reply, answering, ok
 from tests.support.programs import free_port, program
@@ -42,7 +42,7 @@ def load(reply: Callable[[int], Reply], **changes: Any) -> LoadResult:
 def test_a_good_server_is_valid_at_the_asked_rate() -> None:
     result = load(lambda number: ok())
     assert result.valid
-    assert not result.reasons
+    assert reasons(PLAN, result) == ()
     assert result.requests >= 512
     assert result.summary.scheduled_qps == pytest.approx(600, rel=0.2)
     assert len(result.latency_ms) == len(result.issued_s) == result.requests
@@ -53,7 +53,7 @@ def test_one_error_makes_a_run_invalid() -> None:
     assert not result.valid
     assert result.errors == {"HTTP 503": 1}
     assert "overloaded" in result.example
-    assert any("1 of" in reason for reason in result.reasons)
+    assert any("1 of" in reason for reason in reasons(PLAN, result))
 
 
 def test_latency_counts_from_the_scheduled_arrival_not_from_when_a_connection_was_free() -> None:

@@ -70,13 +70,18 @@ def result() -> SoakResult:
 
 def test_a_person_reads_what_was_sent_what_failed_and_what_is_wrong() -> None:
     assert as_text(result(), PLOT).splitlines() == [
-        "sent      1,521 requests: 1,500 200, 20 503 store_unavailable, 1 lost ConnectionResetError",
+        "sent      1,521 requests: 1,500 x 200, 20 x 503 store_unavailable, 1 x lost ConnectionResetError",
         "lost      1",
-        "faults    3: 2 store killed, 1 store paused",
+        "faults    3: 2 x store killed, 1 x store paused",
         "growth    0.0 MB (allowed: 40), 0 files, 0 tasks for each worker",
         "plot      var/soak/soak.png",
+        "logs      var/soak",
         "FAILED    1 x lost ConnectionResetError",
     ]
+
+
+def test_a_good_run_ends_in_a_verdict_too() -> None:
+    assert as_text(healthy(), PLOT).splitlines()[-1].startswith("PASSED    every request was answered or refused")
 
 
 def test_a_program_reads_the_same() -> None:

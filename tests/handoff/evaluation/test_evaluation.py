@@ -14,7 +14,7 @@ from handoff.conversion.convert import Target
 from handoff.errors import DataError, PromotionRefused
 from handoff.evaluation.comparing import compare_answers
 from handoff.evaluation.evaluating import Champion, evaluate
-from handoff.evaluation.measures import calibration, curves, lift, metrics, weighted_auc, wilson
+from handoff.evaluation.measures import MEASURED, calibration, curves, lift, metrics, weighted_auc, wilson
 from handoff.evaluation.report import page
 from handoff.evaluation.versions import evaluate_version, promote, write_evaluation
 from handoff.importing import TARGET
@@ -50,6 +50,14 @@ def test_the_metrics_are_those_of_scikit_learn(truth: Any, scores: Any) -> None:
     assert metrics("multiclass", classes, several)["log_loss"] == pytest.approx(
         sk.log_loss(classes, several, labels=[0, 1, 2]), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "count"), [("binary", 1, 5), ("multiclass", 2, 4), ("regression", 1, 3), ("regression", 3, 5)]
+)
+def test_a_floor_may_name_every_metric_and_no_other(truth: Any, scores: Any, task: str, outputs: int, count: int) -> None:
+    answers = np.column_stack([1 - scores, scores]) if outputs == 2 else np.repeat(scores[:, None], outputs, axis=1)
+    assert set(metrics(task, truth, answers)) == set(MEASURED[task][:count])
 
 
 def test_a_weighted_area_is_that_of_repeated_rows(truth: Any, scores: Any) -> None:

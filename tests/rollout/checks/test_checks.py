@@ -19,11 +19,12 @@ from pydantic import ValidationError
 
 from rollout.analysis.verdict import GateResult, Verdict
 from rollout.checks.check import Check, Subject
-from rollout.checks.command import ALLOWED_ENV, CommandHook, LoadTest
+from rollout.checks.command import ALLOWED_ENV, LOAD_TEST, CommandHook, LoadTest, run
 from rollout.checks.http_hook import HttpHook
 from rollout.checks.paired import Paired
 from rollout.checks.query import Query
 from rollout.checks.smoke import Smoke, SmokeRequest, lacking
+from tests.support.commands import find
 from tests.support.prediction_records import table
 
 SUBJECT = Subject("churn", "models", "v7", "v8", "10 %", 10)
@@ -149,7 +150,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch: pytest.Mon
     assert (result.verdict, time.monotonic() - begun_s < 20) == (Verdict.INCONCLUSIVE, True)
     assert "had not ended after 0.3 s" in result.reason
     (stopped,) = script("import time; time.sleep(60)").ask(SUBJECT, lambda: True)
-    assert stopped.reason == "the step has ended"
+    assert stopped.reason == "stopped, because the step has ended"
     unknown = CommandHook(name="script", command=("/no/such/program",))
     assert "cannot be started" in ask(unknown).reason
 
@@ -157,9 +158,9 @@ def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch: pytest.Mon
 def test_a_load_test_runs_against_the_canary_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
-    def run(words: list[str], env: Any, timeout_s: float, ended: Any, *, errors: bool = False) -> Any:
+    def run(words: list[str], env: Any, timeout_s: float, ended: Any, **_: Any) -> Any:
         ran.append(words)
-        return Verdict.PASS, "P99 3 ms VALID"
+        return Verdict.PASS, "100 requests/s: PASSED"
 
     monkeypatch.setattr("rollout.checks.command.run", run)
     subject = replace(
@@ -170,7 +171,15 @@ def test_a_load_test_runs_against_the_canary_alone(monkeypatch: pytest.MonkeyPat
     assert words[words.index("--url") + 1] == "http://gateway/seldon/models/churn"
     assert words[words.index("--header") + 1] == "X-Seldon-Predictor: v8"
     assert words[words.index("--qps") + 1] == "200"
+    _, command = find("load-test")
+    command.make_context("load-test", words[words.index("load-test") + 1 :])  # raises UsageError
     assert ask(LoadTest()).verdict is Verdict.ERROR  # no address
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0, Verdict.PASS), (1, Verdict.FAIL), (2, Verdict.ERROR)])
+def test_a_load_test_with_wrong_options_says_nothing_about_the_canary(code: int, verdict: Verdict) -> None:
+    words = [sys.executable, "-c", f"raise SystemExit({code})"]
+    assert run(words, {}, 30.0, lambda: False, verdicts=LOAD_TEST)[0] is verdict
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_7_edited_weights_stop_the_rollout_and_are_left_alone(world: World) -> N
     outcome = world.promoter().drive()
     assert outcome.state.phase is Phase.HELD
     assert outcome.state.reason == "ForeignChange"
-    assert "weights are {'v7': 85, 'v8': 15}, this rollout set {'v7': 70, 'v8': 30}" in outcome.state.message
+    assert "weights are v7 85 %, v8 15 %, this rollout set v7 70 %, v8 30 %" in outcome.state.message
     for choice in ("put it back", "resume --adopt", "abort"):
         assert choice in outcome.state.message
     assert world.target.mesh_weights == {"v7": 85, "v8": 15}
@@ -64,7 +64,7 @@ def test_8_weights_that_gitops_reverts_again_and_again_hold_again(world: World) 
     world.when(10, lambda: world.edit(set_weights(v7=100, v8=0)))
     outcome = world.promoter().drive(Command.ADOPT)
     assert outcome.state.phase is Phase.HELD
-    assert "weights are {'v7': 100, 'v8': 0}" in outcome.state.message
+    assert "weights are v7 100 %, v8 0 %" in outcome.state.message
     assert "GitOps" in outcome.state.message
 
 

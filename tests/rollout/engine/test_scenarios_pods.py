@@ -46,6 +46,7 @@ def test_2_a_mesh_that_never_follows_is_held_with_the_reason(world: World) -> No
     assert outcome.state.phase is Phase.HELD
     assert outcome.state.reason == "MeshFrozen"
     assert "every replica" in outcome.state.message
+    assert "does not have the weights v7 70 %, v8 30 % after" in outcome.state.message
     assert world.target.mesh_weights == {"v7": 90, "v8": 10}
 
 

@@ -8,7 +8,7 @@ import pytest
 from custom_runtime.active import load_contract
 from rollout.errors import ManifestError
 from rollout.manifest.parsing import parse, to_dict
-from rollout.manifest.rendering import bundle_version, render, rendered_objects, tagged
+from rollout.manifest.rendering import Rendering, bundle_version, render, rendered_objects, tagged
 from rollout.manifest.seldon import SeldonDeployment
 from rollout.manifest.service_checks import find_problems
 
@@ -21,25 +21,24 @@ def template() -> SeldonDeployment:
 
 
 def test_the_predictor_is_named_after_the_version_and_gets_all_traffic(template: SeldonDeployment) -> None:
-    rendered = render(template, version="7", image="churn-serving:7", namespace="shop")
+    rendered = render(template, Rendering("7", image="churn-serving:7", namespace="shop"))
     assert rendered.traffic() == {"v7": 100}
     assert (rendered.stable.image, rendered.namespace) == ("churn-serving:7", "shop")
     assert find_problems(to_dict(rendered)) == ()
 
 
 def test_nothing_else_differs_from_the_template(template: SeldonDeployment) -> None:
-    assert render(template, version="1", image=template.stable.image) == template
+    assert render(template, Rendering("1", image=template.stable.image)) == template
 
 
 def test_a_canary_of_the_template_is_not_rendered(template: SeldonDeployment) -> None:
     two = template.with_predictor(template.stable.for_version("v2")).with_traffic({"v1": 90, "v2": 10})
-    assert render(two, version="3").traffic() == {"v3": 100}
+    assert render(two, Rendering("3")).traffic() == {"v3": 100}
 
 
 def test_a_model_uri_goes_to_the_storage_initializer(template: SeldonDeployment) -> None:
-    assert (
-        render(template, version="7", model_uri="s3://models/churn/7").stable.graph.model_uri == "s3://models/churn/7"
-    )
+    rendered = render(template, Rendering("7", model_uri="s3://models/churn/7"))
+    assert rendered.stable.graph.model_uri == "s3://models/churn/7"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_without_an_image_the_templates_is_tagged_with_the_version(image: str, e
 
 def test_the_other_objects_of_an_overlay_stay_as_they_are(template: SeldonDeployment) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "churn"}}
-    first, second = rendered_objects((account, to_dict(template)), version="7")
+    first, second = rendered_objects((account, to_dict(template)), Rendering("7"))
     assert first is account
     assert parse(second).stable.name == "v7"
 
@@ -65,12 +64,12 @@ def test_the_other_objects_of_an_overlay_stay_as_they_are(template: SeldonDeploy
 def test_another_namespace_than_the_overlays_is_refused(template: SeldonDeployment) -> None:
     placed = template.but(metadata=template.metadata.but(namespace="churn"))
     with pytest.raises(ManifestError, match="the overlay is for namespace 'churn', not 'shop'"):
-        rendered_objects((to_dict(placed),), version="7", namespace="shop")
+        rendered_objects((to_dict(placed),), Rendering("7", namespace="shop"))
 
 
 def test_an_overlay_without_a_deployment_is_refused() -> None:
     with pytest.raises(ManifestError, match="has 0 SeldonDeployments"):
-        rendered_objects((), version="7")
+        rendered_objects((), Rendering("7"))
 
 
 def test_a_bundle_tells_the_version(tmp_path: Path) -> None:
@@ -89,7 +88,7 @@ def credit() -> str:
 
 
 def test_another_contracts_model_names_container_graph_and_probes(template: SeldonDeployment, credit: str) -> None:
-    document = to_dict(render(template, version="1", image="credit-serving:1", model=credit, name="loans"))
+    document = to_dict(render(template, Rendering("1", image="credit-serving:1", model=credit, name="loans")))
     assert find_problems(document) == ()
     rendered = parse(document)
     container = rendered.stable.model_container

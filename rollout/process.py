@@ -1,10 +1,11 @@
-"""SIGINT and SIGTERM for commands that start processes: what was started is ended in order before the command ends."""
+"""What the process of a command needs: SIGINT and SIGTERM that end it in order, and its log on standard error."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ BOTH: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class EndedBySignal(Exception):
-    """A signal ended the coroutine, which has cleaned up. exit_code: 130 or 143, as a shell reports such an end."""
+    """A signal ended the work, which has cleaned up. exit_code: 130 or 143, as a shell reports such an end."""
 
     def __init__(self, number: int) -> None:
         """Take the signal's number."""
@@ -51,14 +52,28 @@ async def _cancelled_once(main: Coroutine[Any, Any, Result], say: Callable[[str]
 
 
 @contextmanager
-def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """Hold signals back for a block, which can ask whether one came; the first one takes effect after the block."""
+def recorded_signals() -> Iterator[Callable[[], int]]:
+    """Record signals for a block instead of ending the process; yields a function: the first one's number, or 0."""
     came: list[int] = []
     before = {one: signal.signal(one, lambda number, frame: came.append(number)) for one in BOTH}
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-        if came:
-            os.kill(os.getpid(), came[0])
+
+
+def log_to_stderr(level: int) -> None:
+    """Send log events from this level on to standard error, as lines for a person; standard output has the result.
+
+    Colours go to a terminal only, and not with NO_COLOR set.
+    """
+    import structlog  # takes a while to import, and `--help` needs none
+
+    # structlog's default asks whether standard output is a terminal.
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
+    structlog.configure(
+        processors=[*structlog.get_config()["processors"][:-1], renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

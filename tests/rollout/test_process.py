@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from local_seldon.signals import EndedBySignal, deferred_signals, run_until_signal
+from rollout.process import EndedBySignal, recorded_signals, run_until_signal
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -43,15 +43,11 @@ def test_without_a_signal_the_result_and_an_own_cancellation_are_as_ever() -> No
         run_until_signal(give_up())
 
 
-def test_a_deferred_signal_is_seen_in_the_block_and_takes_effect_after_it() -> None:
-    steps = []
-
-    def work() -> None:
-        with deferred_signals() as is_interrupted:
-            steps.append(is_interrupted())
-            os.kill(os.getpid(), signal.SIGINT)
-            steps.append(is_interrupted())
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert steps == [False, True]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_recorded_signal_ends_nothing_and_the_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with recorded_signals() as came:
+        assert came() == 0
+        os.kill(os.getpid(), number)
+        assert came() == number
+    assert signal.getsignal(number) is before

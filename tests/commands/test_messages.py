@@ -1,0 +1,69 @@
+"""Whatever a command meets, it ends in one line that names the thing, with its exit code, and never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import ROOT
+
+PROGRAM = str(Path(sys.executable).parent / "churn-serving")
+
+
+def ended(*words: str, **environment: str) -> tuple[int, str]:
+    """Return the exit code and standard error of a command."""
+    done = subprocess.run(
+        [PROGRAM, *words], cwd=ROOT, env=os.environ | {"COLUMNS": "200", **environment},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+
+def table(directory: Path) -> Path:
+    """Write a table of two columns that a contract can be drafted from."""
+    file = directory / "loans.csv"
+    file.write_text("amount,status\n" + "".join(f"{number},{number % 2}\n" for number in range(100)))
+    return file
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    words = ("contract", "init", "--data", str(table(tmp_path)), "--label", "status", "--output", "/dev/null/contract.py")
+    assert ended(*words) == (1, "error: /dev/null: Not a directory\n")
+
+
+@pytest.mark.parametrize("command", [("load-test", "--no-plot"), ("features", "load", "--dry-run")])
+def test_a_contract_that_does_not_exist_is_one_line(command: tuple[str, ...]) -> None:
+    code, said = ended(*command, SERVING_CONTRACT="nowhere/contract.py")
+    assert (code, said.count("\n")) == (1, 1), said
+    assert "SERVING_CONTRACT is 'nowhere/contract.py'" in said
+
+
+def test_a_wrong_setting_ends_the_preparation_with_one_line_that_names_the_variable() -> None:
+    code, said = ended("serve", "--prepare", SERVING_MAX_ROWS="many", SERVING_RECORD_SALT="a secret")
+    assert (code, said.count("\n")) == (1, 1), said
+    assert "SERVING_MAX_ROWS is 'many'; input should be a valid integer" in said
+    assert "SERVING_RECORD_SALT is set; " in said
+    assert "a secret" not in said
+
+
+def test_a_directory_for_the_state_that_is_a_file_is_one_line() -> None:
+    words = ("local", "down", "default/churn", "--state", "/dev/null")
+    code, said = ended(*words)
+    assert (code, said.count("\n")) == (4, 1), said
+    assert "/dev/null" in said
+
+
+def test_a_metrics_port_that_is_taken_begins_no_rollout(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("--target", "local", "--state", str(tmp_path), "--evidence", "prometheus=http://127.0.0.1:9")
+        code, said = ended("rollout", "run", "churn", "--version", "v2", *words, "--metrics-port", port)
+    assert code == 2, said
+    assert said.endswith(f"error: --metrics-port is {port}: Address already in use; choose a free one, or leave it out\n")
+
