@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import time
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -39,6 +41,16 @@ def resident_kb(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0)
+
+
+def start_uninterrupted(process: BaseProcess) -> None:
+    """Start a process that never gets Ctrl-C, not even while it imports its modules: who started it ends it."""
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class RedisServer:

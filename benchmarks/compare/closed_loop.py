@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import struct
 import subprocess
 import time
@@ -33,6 +32,7 @@ from benchmarks.load.client import Client
 from benchmarks.load.connection import Done
 from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.target import Target
+from benchmarks.programs import start_uninterrupted
 
 END_TIMEOUT_S = 60.0
 CONNECTIONS = 16
@@ -68,7 +68,7 @@ def closed_loop(loop: Loop) -> Iterator[list[ClosedLoop]]:
     ours, theirs = context.Pipe(duplex=False)
     stop = context.Event()
     process = context.Process(target=_child, args=(theirs, stop, loop), daemon=True)
-    process.start()
+    start_uninterrupted(process)
     theirs.close()
     results: list[ClosedLoop] = []
     try:
@@ -97,7 +97,6 @@ def _receive(pipe: Pipe) -> object:
 
 
 def _child(pipe: Pipe, stop: Event, loop: Loop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.sched_setaffinity(0, {loop.cpu})
     gc.disable()
     try:

@@ -12,7 +12,6 @@ import gc
 import itertools
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection as Pipe
@@ -24,6 +23,7 @@ from typing import Any
 from benchmarks.errors import TargetError
 from benchmarks.load.connection import Done, PendingRequest
 from benchmarks.load.target import Target
+from benchmarks.programs import start_uninterrupted
 
 CONNECT_TIMEOUT_S = 10.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -60,7 +60,7 @@ class GrpcClient:
         for arguments in self._arguments:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, *arguments), daemon=True)
-            process.start()
+            start_uninterrupted(process)
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -132,7 +132,6 @@ def _work(pipe: Pipe, target: Target, path: str, bodies: tuple[bytes, ...], conn
     """Live as one client process."""
     import uvloop
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)
     gc.disable()  # a collection would stop every call
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

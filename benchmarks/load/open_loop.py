@@ -26,6 +26,7 @@ from benchmarks.load.grpc_client import GrpcClient
 from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.loadgen import complete, run_loadgen
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Progress, Summary
+from benchmarks.programs import start_uninterrupted
 
 # How often the interpreter switches threads; the default of 5 ms would add latency.
 SWITCH_S = 0.0005
@@ -44,9 +45,9 @@ def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda pr
     ours, theirs = context.Pipe(duplex=False)
     # Not a daemon, which may start no process of its own.
     process = context.Process(target=_child, args=(theirs, plan))
-    process.start()
-    theirs.close()
     try:
+        start_uninterrupted(process)
+        theirs.close()
         while True:
             message = ours.recv()
             if isinstance(message, Progress):
@@ -60,14 +61,14 @@ def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda pr
         raise MeasurementError(f"the load process ended without a result, exit code {process.exitcode}") from error
     finally:
         ours.close()
-        process.terminate()
-        process.join()
+        if process.pid is not None:
+            process.terminate()
+            process.join()
 
 
 def _child(pipe: Pipe, plan: LoadPlan) -> None:
     from benchmarks.load.open_loop import LoadRun  # the client and LoadGen, which only the child runs
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A parent that is killed cannot end this process, which would go on sending requests.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if plan.cpu is not None:
