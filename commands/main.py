@@ -83,8 +83,8 @@ class Root(LazyGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line. When nobody reads its output (`... | head`), end as a program that SIGPIPE ends.
 
-        A command that has failed keeps its own exit code. `--help` and `--version` write before any command runs. A file
-        that cannot be used, or a contract that cannot be loaded, is one line and exit code 1, whichever command meets it.
+        A command that has failed keeps its own exit code. `--help` and `--version` write before any command runs.
+        A file that cannot be used, or a contract that cannot be loaded, is one line and exit code 1 in every command.
         """
         try:
             return super().main(*arguments, **options)

@@ -182,10 +182,11 @@ def one_line(error: Exception) -> str:
     """Return an error of the start as one line: which setting has which value, and what is allowed. Shows no secret."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
-    return "; ".join(
-        f"{_variable(error.title, problem['loc'])} is {_shown(problem)}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-        for problem in error.errors()
-    )
+    found = []
+    for problem in error.errors():
+        said = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        found.append(f"{_variable(error.title, problem['loc'])} is {_shown(problem)}; {said}")
+    return "; ".join(found)
 
 
 def _variable(owner: str, place: tuple[int | str, ...]) -> str:

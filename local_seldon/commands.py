@@ -58,7 +58,9 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 @one_line_errors
 def up(
     file: File,
-    port: Annotated[int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.", min=0, max=65535)] = 8080,
+    port: Annotated[
+        int, typer.Option(help="Where callers connect to, REST and gRPC; 0: any free port.", min=0, max=65535)
+    ] = 8080,
     artifact: Annotated[
         list[str] | None, typer.Option(help="IMAGE=DIR or MODELURI=DIR: the bundle that stands in for it. Repeatable.")
     ] = None,

@@ -121,8 +121,8 @@ def model_directory(
     wanted = uri or container_of(predictor, unit).image
     if wanted not in known:
         raise MissingArtifact(
-            f"predictor {predictor.name}: no directory is known for {'modelUri' if uri else 'image'} {wanted!r}; known: "
-            f"{', '.join(known) or 'none'}; give `up --artifact {wanted}=DIR`, or add it to the annotation {ARTIFACTS}"
+            f"predictor {predictor.name}: no directory known for {'modelUri' if uri else 'image'} {wanted!r}; known: "
+            f"{', '.join(known) or 'none'}; give `up --artifact {wanted}=DIR`, or annotate {ARTIFACTS}"
         )
     return known[wanted]
 

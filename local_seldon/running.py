@@ -115,7 +115,6 @@ def _wait_until_available(
         time.sleep(0.05)
 
 
-
 def down(store: LocalStore) -> list[int]:
     """Stop a deployment and wait until everything has ended; return the processes that a killed `up` had left.
 

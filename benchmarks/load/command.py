@@ -146,7 +146,7 @@ def _check_place(plot: Path) -> None:
         plot.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"no plot can be written to {plot.parent}: {error.strerror}; name another file with --plot, or give --no-plot"
+            f"no plot can be written to {plot.parent}: {error.strerror}; name another --plot, or give --no-plot"
         ) from error
     if plot.is_dir():
         raise UsageError(f"--plot is {plot}, which is a directory; name a file, such as {plot / 'load_test.png'}")
@@ -176,7 +176,9 @@ def _report(
     console.print(as_table(plan, result))
     console.print(said, style=f"bold {colour}", markup=False, highlight=False, soft_wrap=True)
     if result.bottleneck:
-        warning = f"These figures say little about the service: {result.bottleneck}. Lower --qps, or use a faster client."
+        warning = (
+            f"These figures say little about the service: {result.bottleneck}. Lower --qps, or use a faster client."
+        )
         console.print(warning, style="yellow", soft_wrap=True)
     if trials and result.valid:
         bound = "at least " if at_least else ""

@@ -76,4 +76,3 @@ def banner(settings: Settings) -> str:
         f"metrics  http://{host}:{settings.metrics_port}{settings.metrics_endpoint or ''}\n"
         f"try:     curl -s{token} {rest}/predict -d '{json.dumps(example)}'"
     )
-

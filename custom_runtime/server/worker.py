@@ -77,7 +77,7 @@ class _ThreadedServer(ThreadingMixIn, WSGIServer):
 
 
 def serve_metrics(settings: Settings, metrics: str) -> WSGIServer:
-    """Serve the sum of what the workers wrote to the directory `metrics`, on a thread, until `shutdown`. Raises OSError."""
+    """Serve the sum of what the workers wrote to `metrics`, on a thread, until `shutdown`. Raises OSError."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=metrics)  # type: ignore[no-untyped-call]
     try:

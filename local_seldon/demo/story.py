@@ -172,7 +172,9 @@ class Story:
                 "canary_promote", "run", NAME, *release, *place,
                 heard=stage.say, allowed=(-signal.SIGKILL,), killed_after=reached,
             )  # fmt: skip
-            stage.say(f"its driver was killed (exit code {killed.code}), as planned; `resume` waits for the lease, then goes on")
+            stage.say(
+                f"its driver was killed, as planned (exit code {killed.code}); `resume` waits for the lease and goes on"
+            )
             command = ["resume", NAME, *place]
         else:
             command = ["run", NAME, *release, *place]

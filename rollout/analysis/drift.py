@@ -154,7 +154,10 @@ class DriftGate:
         low, high = state.seen.interval(fail_alpha=alpha * self.share / spent, pass_alpha=pass_alpha / spent)
         verdict, further, why = Verdict.INCONCLUSIVE, None, f"the interval contains {self.threshold:g}"
         if low > self.threshold:
-            verdict, why = Verdict.FAIL, f"the requests or the model have changed: even the lower end exceeds {self.threshold:g}"
+            verdict, why = (
+                Verdict.FAIL,
+                f"the requests or the model have changed: even the lower end exceeds {self.threshold:g}",
+            )
         elif high < self.threshold:
             verdict, why = Verdict.PASS, f"no shift that matters: even the upper end is below {self.threshold:g}"
         else:

@@ -436,7 +436,9 @@ def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: For
         ended = drive(session, NoEvidence(), log, webhook, command=Command.ABORT)
     except LeaseHeld as error:
         holder = error.holder or "another promoter"
-        typer.echo(f"{holder} drives this rollout and aborts it at its next look; follow it: `status --watch`", err=True)
+        typer.echo(
+            f"{holder} drives this rollout and aborts it at its next look; follow it: `status --watch`", err=True
+        )
         return
     except (StateError, LeaseLost):
         found = session.last()

@@ -20,11 +20,11 @@ from rollout.errors import PlanError
 from rollout.evidence.prometheus import Mesh, PrometheusSource
 from rollout.evidence.scrape import ScrapeSource
 from rollout.evidence.source import Reading, Source
+from rollout.process import recorded_signals
 from rollout.reporting.metrics import Metrics
 from rollout.reporting.report import Page
 from rollout.reporting.terminal import Screen
 from rollout.reporting.webhook import Webhook
-from rollout.process import recorded_signals
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
 from rollout.targets.target import LeaseStore

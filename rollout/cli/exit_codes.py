@@ -42,7 +42,7 @@ def exit_code(state: RolloutState) -> ExitCode:
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with errors of this package and of files as one line and an exit code; it must have `output`."""
+    """Return the command with errors of this package and of files as one line; it must have `output`."""
 
     @functools.wraps(command)
     def reported(**options: Any) -> None:

@@ -45,7 +45,9 @@ def validate(
 def render(
     version: Annotated[str, typer.Option(help="The registered model version; default: the bundle's.")] = "",
     image: Annotated[str, typer.Option(help="Default: the overlay's, with VERSION as its tag.")] = "",
-    model_uri: Annotated[str, typer.Option(help="s3://..., where the bundle is fetched from; none: the image contains it.")] = "",
+    model_uri: Annotated[
+        str, typer.Option(help="s3://..., where the bundle is fetched from; none: the image contains it.")
+    ] = "",
     bundle: Annotated[Path | None, typer.Option(help="A bundle directory, to take or check the version.")] = None,
     namespace: Annotated[str, typer.Option(help="Default: the overlay's.")] = "",
     model: Annotated[
@@ -53,7 +55,9 @@ def render(
     ] = "",
     name: Annotated[str, typer.Option(help="The SeldonDeployment's name. Default: the overlay's.")] = "",
     overlay: Annotated[Path, typer.Option(help="The kustomization that is filled in.")] = BASE,
-    everything: Annotated[bool, typer.Option("--all", help="All objects of the overlay, not the SeldonDeployment alone.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All objects of the overlay, not the SeldonDeployment alone.")
+    ] = False,
     surroundings: Annotated[
         bool,
         typer.Option("--surroundings", help="All objects but the SeldonDeployment, which belongs to the rollouts."),

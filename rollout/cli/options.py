@@ -37,7 +37,10 @@ MinRequests = Annotated[int | None, typer.Option(help="Requests that the new ver
 Bake = Annotated[float | None, typer.Option(help="Seconds at 100 % before the old version is deleted.")]
 Interval = Annotated[float | None, typer.Option(help="Seconds between two observations.")]
 Manual = Annotated[list[int] | None, typer.Option(help="Wait for a person after this percentage. Repeatable.")]
-OnSigterm = Annotated[Literal["hold", "rollback"] | None, typer.Option(help="Whether SIGTERM and Ctrl-C hold the rollout or roll it back.")]
+OnSigterm = Annotated[
+    Literal["hold", "rollback"] | None,
+    typer.Option(help="Whether SIGTERM and Ctrl-C hold the rollout or roll it back."),
+]
 WatchHeld = Annotated[float | None, typer.Option(help="Seconds that a held rollout is watched before exit code 3.")]
 
 # The source of the counts, and the receivers of the events.
@@ -45,7 +48,9 @@ Evidence = Annotated[str, typer.Option(help="prometheus=URL, or scrape (--target
 WebhookUrl = Annotated[str, typer.Option("--webhook", help="Gets a POST for every change.")]
 LogDir = Annotated[Path, typer.Option("--log", help="Where the JSONL log and the HTML report go.")]
 MetricsPort = Annotated[int, typer.Option(help="Serve the promoter's own metrics there; 0: do not.", min=0, max=65535)]
-LeaseS = Annotated[int, typer.Option("--lease", help="Seconds after which another promoter may take over from one that died.", min=1)]
+LeaseS = Annotated[
+    int, typer.Option("--lease", help="Seconds after which another promoter may take over from one that died.", min=1)
+]
 
 Adopt = Annotated[bool, typer.Option("--adopt", help="Go on from what somebody else changed.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow until the rollout is over.")]

@@ -31,7 +31,9 @@ def print_state(state: RolloutState, output: Format, **more: Any) -> None:
         if not isinstance(value, bool):
             console.print(f"{key}: {value}", markup=False, soft_wrap=True)
         elif value and not state.phase.over:  # on_sigterm: rollback has ended it
-            console.print(f"{key}: the weights stay; go on with `churn-serving rollout resume`", markup=False, soft_wrap=True)
+            console.print(
+                f"{key}: the weights stay; go on with `churn-serving rollout resume`", markup=False, soft_wrap=True
+            )
 
 
 def print_plan(plan: Plan, output: Format) -> None:

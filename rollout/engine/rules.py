@@ -164,8 +164,8 @@ def misrouted(state: RolloutState, observation: Observation) -> Decision | None:
     return hold(
         state,
         "ShareMismatch",
-        f"{state.canary} got {observed:.1%} of {total} requests, its weight is {share:.0%} (allowed: {allowed:.1%} more or "
-        "less); do callers reach a predictor without the mesh, or does the evidence count other requests?",
+        f"{state.canary} got {observed:.1%} of {total} requests, its weight is {share:.0%} (allowed: {allowed:.1%} "
+        "more or less); do callers reach a predictor without the mesh, or does the evidence count other requests?",
     )
 
 
@@ -213,7 +213,9 @@ def passed(state: RolloutState, observation: Observation) -> Decision:
     if state.step < state.plan.last:
         return _raise(state, observation, state.step + 1)
     finished = state.but(phase=Phase.FINISHING)
-    return decided(Action.FINISH, finished, "Baked", f"{state.canary} has stayed at 100 %; {state.stable} is deleted now")
+    return decided(
+        Action.FINISH, finished, "Baked", f"{state.canary} has stayed at 100 %; {state.stable} is deleted now"
+    )
 
 
 def _late(state: RolloutState) -> Decision | None:

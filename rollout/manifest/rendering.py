@@ -87,9 +87,7 @@ def render(template: SeldonDeployment, wanted: Rendering) -> SeldonDeployment:
     Raises ManifestError when the template has no predictor.
     """
     image = wanted.image or tagged(template.stable.image, wanted.version)
-    predictor = template.stable.for_version(
-        f"v{wanted.version}", image=image, model_uri=wanted.model_uri, traffic=100
-    )
+    predictor = template.stable.for_version(f"v{wanted.version}", image=image, model_uri=wanted.model_uri, traffic=100)
     if wanted.model:
         predictor = predictor.for_model(wanted.model)
     if wanted.name:

@@ -131,7 +131,9 @@ class SeldonDeployment(Part):
         )
         traffic = changed.traffic()
         if (total := sum(traffic.values())) != 100:
-            raise ManifestError(f"traffic of {self.name} would sum to {total} ({weight_words(traffic)}); it must be 100")
+            raise ManifestError(
+                f"traffic of {self.name} would sum to {total} ({weight_words(traffic)}); it must be 100"
+            )
         return changed
 
     def _with_predictors(self, predictors: tuple[Predictor, ...]) -> SeldonDeployment:

@@ -28,12 +28,21 @@ def ended(*words: str, **environment: str) -> tuple[int, str]:
 def table(directory: Path) -> Path:
     """Write a table of two columns that a contract can be drafted from."""
     file = directory / "loans.csv"
-    file.write_text("amount,status\n" + "".join(f"{number},{number % 2}\n" for number in range(100)))
+    file.write_text("amount,status\n" + "".join(f"{number * 7 % 30}.5,{number % 2}\n" for number in range(100)))
     return file
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    words = ("contract", "init", "--data", str(table(tmp_path)), "--label", "status", "--output", "/dev/null/contract.py")
+    words = (
+        "contract",
+        "init",
+        "--data",
+        str(table(tmp_path)),
+        "--label",
+        "status",
+        "--output",
+        "/dev/null/contract.py",
+    )
     assert ended(*words) == (1, "error: /dev/null: Not a directory\n")
 
 
@@ -65,5 +74,6 @@ def test_a_metrics_port_that_is_taken_begins_no_rollout(tmp_path: Path) -> None:
         words = ("--target", "local", "--state", str(tmp_path), "--evidence", "prometheus=http://127.0.0.1:9")
         code, said = ended("rollout", "run", "churn", "--version", "v2", *words, "--metrics-port", port)
     assert code == 2, said
-    assert said.endswith(f"error: --metrics-port is {port}: Address already in use; choose a free one, or leave it out\n")
-
+    assert said.endswith(
+        f"error: --metrics-port is {port}: Address already in use; choose a free one, or leave it out\n"
+    )

@@ -67,7 +67,10 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
         # Before the table is read.
         (("train", *ABSENT, "--floor", "auc"), "error: --floor is 'auc'; allowed: METRIC=VALUE, such as auc=0.8\n"),
         (("train", *ABSENT, "--floor", "auc=nan"), "error: --floor is 'auc=nan'; allowed: METRIC=VALUE"),
-        (("train", *ABSENT, "--floor", "speed=1"), "the floor names the metric 'speed'; allowed: auc, average_precision"),
+        (
+            ("train", *ABSENT, "--floor", "speed=1"),
+            "the floor names the metric 'speed'; allowed: auc, average_precision",
+        ),
         (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
         (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found; register a model"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),

@@ -64,7 +64,9 @@ def test_the_model_is_found_by_uri_then_by_image_and_the_annotation_knows_too() 
     graph["modelUri"] = "file:///srv/bundle"
     assert seen(document)["MLSERVER_MODEL_URI"] == "/srv/bundle"
     graph["modelUri"] = "s3://models/churn/1"
-    with pytest.raises(MissingArtifact, match=r"modelUri 's3://models/churn/1'; known: churn-serving:1; give `up --art"):
+    with pytest.raises(
+        MissingArtifact, match=r"modelUri 's3://models/churn/1'; known: churn-serving:1; give `up --art"
+    ):
         seen(document)
     document["metadata"]["annotations"] = {ARTIFACTS: json.dumps({"s3://models/churn/1": "/annotated"})}
     assert seen(document)["MLSERVER_MODEL_URI"] == "/annotated"

@@ -24,7 +24,10 @@ def test_a_valid_run_exits_with_0_and_draws(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{port}"
         done = load_test("--url", url, "--qps", "600", "--duration", "1", "--bound-ms", "2000", "--plot", str(plot))
     assert done.returncode == 0, done.stderr
-    assert re.search(r"PASSED: 99% of [0-9,]+ requests were answered within [0-9.,]+ ms \(allowed: 2000 ms\), and none failed", done.stdout)
+    assert re.search(
+        r"PASSED: 99% of [0-9,]+ requests were answered within [0-9.,]+ ms \(allowed: 2000 ms\), and none failed",
+        done.stdout,
+    )
     assert "P99.9" in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
 

@@ -55,7 +55,9 @@ def test_the_metrics_are_those_of_scikit_learn(truth: Any, scores: Any) -> None:
 @pytest.mark.parametrize(
     ("task", "outputs", "count"), [("binary", 1, 5), ("multiclass", 2, 4), ("regression", 1, 3), ("regression", 3, 5)]
 )
-def test_a_floor_may_name_every_metric_and_no_other(truth: Any, scores: Any, task: str, outputs: int, count: int) -> None:
+def test_a_floor_may_name_every_metric_and_no_other(
+    truth: Any, scores: Any, task: str, outputs: int, count: int
+) -> None:
     answers = np.column_stack([1 - scores, scores]) if outputs == 2 else np.repeat(scores[:, None], outputs, axis=1)
     assert set(metrics(task, truth, answers)) == set(MEASURED[task][:count])
 
