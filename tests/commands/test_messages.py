@@ -43,7 +43,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         "--output",
         "/dev/null/contract.py",
     )
-    assert ended(*words) == (1, "error: /dev/null: Not a directory\n")
+    assert ended(*words) == (1, "error: /dev/null: File exists\n")
 
 
 @pytest.mark.parametrize("command", [("load-test", "--no-plot"), ("features", "load", "--dry-run")])
@@ -72,7 +72,9 @@ def test_a_metrics_port_that_is_taken_begins_no_rollout(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = ("--target", "local", "--state", str(tmp_path), "--evidence", "prometheus=http://127.0.0.1:9")
-        code, said = ended("rollout", "run", "churn", "--version", "v2", *words, "--metrics-port", port)
+        code, said = ended(
+            "rollout", "run", "churn", "--version", "v2", "--image", "churn:2", *words, "--metrics-port", port
+        )
     assert code == 2, said
     assert said.endswith(
         f"error: --metrics-port is {port}: Address already in use; choose a free one, or leave it out\n"
