@@ -32,6 +32,22 @@ class ObservedMethods:
         self._methods.close()
 
 
+class _RefusedPending:
+    """Work that ended with an error before it began: its answer names the trace, too."""
+
+    def __init__(self, error: ServingError, traceparent: str) -> None:
+        self._error = error
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future.set_result(None)
+        self.headers: Sequence[tuple[bytes, bytes]] = _headers(traceparent)
+
+    def finish(self) -> bytes:
+        raise self._error
+
+    def leave(self, *, is_late: bool) -> None:
+        pass  # it is counted
+
+
 class _ObservedPending:
     """Work under way that ends its observation."""
 
@@ -40,8 +56,7 @@ class _ObservedPending:
         self._observed = observed
         self._received_bytes = received_bytes
         self.future = pending.future
-        traceparent = observed.traceparent
-        self.headers: Sequence[tuple[bytes, bytes]] = [(b"traceparent", traceparent.encode())] if traceparent else []
+        self.headers: Sequence[tuple[bytes, bytes]] = _headers(observed.traceparent)
 
     def finish(self) -> bytes:
         try:
@@ -59,6 +74,10 @@ class _ObservedPending:
 
     def _end(self, status: int, *, code: str = "", sent_bytes: int = 0) -> None:
         self._observed.end(status, code=code, received_bytes=self._received_bytes, sent_bytes=sent_bytes)
+
+
+def _headers(traceparent: str) -> list[tuple[bytes, bytes]]:
+    return [(b"traceparent", traceparent.encode())] if traceparent else []
 
 
 def _observe(method: Method, observer: RequestObserver) -> Method:
@@ -87,7 +106,7 @@ def _observed_begin(path: str, begin: Begin, observer: RequestObserver) -> Begin
                 pending = begin(message, info)
         except ServingError as error:
             observed.end(error.status, code=error.code, received_bytes=len(message))
-            raise
+            return _RefusedPending(error, observed.traceparent)
         return _ObservedPending(pending, observed, len(message))
 
     return observed_begin

@@ -103,6 +103,8 @@ def test_grpc(observed: Observed) -> None:
     assert headers["traceparent"].split("-")[1] == trace_id
     assert dict(described.initial_metadata())["x-request-id"] == "grpc-2"
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+    # Where an answer is trailers alone, grpc gives its headers as trailers.
+    assert "traceparent" in {**dict(refused.value.initial_metadata()), **dict(refused.value.trailing_metadata())}
     steps(observed.collector.wait((INFER, "feature_store.fetch", "scoring"), trace_id=trace_id), INFER)
     (line,) = eventually(lambda: observed.lines(event="request", request_id="grpc-1"))
     assert (line["path"], line["status"], line["trace_id"]) == (f"/{INFER}", 200, trace_id)
