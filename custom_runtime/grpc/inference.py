@@ -24,11 +24,12 @@ from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import count_refused
 from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
-from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.prediction.query import NO_FEATURES, Prediction, Query
 from custom_runtime.protocol import explanations, v2
 from custom_runtime.protocol.request_ids import next_id
 from custom_runtime.protocol.v2_proto import (
     UNREADABLE,
+    only_key,
     read_explain,
     read_request,
     read_tensors,
@@ -95,12 +96,16 @@ class PendingInference:
         if not self._accept(request):
             self.future = asyncio.get_running_loop().create_task(self._others.infer(request))
             return
-        tensors = read_tensors(request)
+        key = None if self._is_explained else only_key(request)
+        tensors = [] if key is not None else read_tensors(request)
         timeout_s = _shorter(timeout_s, read_timeout_s(request))
-        if self._is_explained:
+        if key is not None:
+            query = Query(key, NO_FEATURES, inference_id=self._inference_id)
+            self.future = self._runtime.predictor.submit(query, timeout_s=timeout_s)
+        elif self._is_explained:
             self.future = asyncio.get_running_loop().create_task(self._run_explained(tensors, timeout_s))
-            return
-        self.future = self._runtime.submit(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
+        else:
+            self.future = self._runtime.submit(tensors, inference_id=self._inference_id, timeout_s=timeout_s)
 
     async def run_big(self, message: bytes, timeout_s: float | None, thread: ThreadPoolExecutor) -> bytes:
         """Read, answer and write a big message, all but the prediction on a thread. Raises ServingError."""

@@ -13,6 +13,8 @@ from custom_runtime.features.store import FetchedRows, Keys
 from custom_runtime.model.encoding import WIDTH, Matrix
 from custom_runtime.tracing import RequestOrigin, RequestTrace
 
+# Nothing given: what most queries say of their row's features.
+NO_FEATURES: Mapping[int, float] = {}
 # Where a row's features came from, as an index into FEATURE_SOURCES.
 STORE, REQUEST, DEFAULT = range(3)
 

@@ -17,7 +17,7 @@ from custom_runtime.errors import MOST_PROBLEMS, Internal, InvalidInput, Serving
 from custom_runtime.model.encoding import CODES, POSITIONS, WIDTH
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.outputs import READERS
-from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.prediction.query import NO_FEATURES, Prediction, Query
 from custom_runtime.protocol import explanations
 from custom_runtime.schema import FEATURE_SOURCES, VERSION_FIELD
 
@@ -28,7 +28,6 @@ _ALLOWED = ({} if _KEY_FIELD is None else {_KEY_FIELD.name: _KEY_FIELD.allowed})
     feature.name: feature.allowed for feature in CONTRACT.features
 }
 _LEAST = "every feature" if KEY is None else f"at least {KEY!r}"
-_NO_FEATURES: dict[int, Any] = {}
 _ONE_ROW = range(1)
 _validate_json = CONTRACT.input.__pydantic_validator__.validate_json
 _key_of: Callable[[Any], Any] = attrgetter(KEY or CONTRACT.features[0].name)
@@ -71,7 +70,7 @@ def parse(body: bytes) -> Query:
     if only_key is not None:
         key = int(only_key[1])
         if _LEAST_KEY <= key <= _GREATEST_KEY:
-            return Query((key,), _NO_FEATURES)
+            return Query((key,), NO_FEATURES)
     try:
         row = _validate_json(body)
     except ValidationError as error:
@@ -85,7 +84,7 @@ def parse(body: bytes) -> Query:
     key = _key_of(row)
     if _IS_TEXT_KEY and not _KEY_FIELD.accepts(key):  # type: ignore[union-attr]  # _IS_TEXT_KEY: there is one
         raise InvalidInput(f"{KEY} is {quoted(key)}; allowed: {_ALLOWED[KEY]}")
-    return Query((key,), _NO_FEATURES if len(fields) == 1 else _given(row, fields))
+    return Query((key,), NO_FEATURES if len(fields) == 1 else _given(row, fields))
 
 
 def _given(row: Any, fields: set[str]) -> dict[int, Any]:

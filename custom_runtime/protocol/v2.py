@@ -22,7 +22,7 @@ from custom_runtime.features.store import Keys
 from custom_runtime.model.encoding import POSITIONS, WIDTH, encode_column
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.outputs import OUTPUT_NAMES, READERS
-from custom_runtime.prediction.query import Prediction, Query
+from custom_runtime.prediction.query import NO_FEATURES, Prediction, Query
 from custom_runtime.protocol import explanations
 from custom_runtime.schema import CATEGORY_DATATYPE, NUMERIC_DATATYPES, Feature, Key
 
@@ -43,8 +43,7 @@ DATATYPES: Mapping[str, tuple[str, ...]] = (
 # Its shape says how many rows a request has.
 _ROW_FIELD = CONTRACT.row_field
 _MAX_DIMENSIONS = 2
-_accepts_key: Callable[[object], bool] = bool if _KEY_FIELD is None else _KEY_FIELD.accepts
-_NO_FEATURES: Mapping[int, float] = {}
+accepts_key: Callable[[object], bool] = bool if _KEY_FIELD is None else _KEY_FIELD.accepts
 # What a list of a numeric datatype may hold; a bool is an int to Python, and no number here.
 _NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "FP32": ((int, float), "a number"),
@@ -86,8 +85,8 @@ def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
         raise InvalidInput(f"input {_ROW_FIELD!r} has shape {shape}; allowed: at least one row")
     if rows == 1 and len(tensors) == 1 and KEY is not None:  # the usual request: one key, and nothing else
         _, datatype, _, data = tensors[0]
-        if datatype in DATATYPES[KEY] and type(data) is list and len(data) == 1 and _accepts_key(data[0]):
-            return Query(data, _NO_FEATURES, inference_id=inference_id)
+        if datatype in DATATYPES[KEY] and type(data) is list and len(data) == 1 and accepts_key(data[0]):
+            return Query(data, NO_FEATURES, inference_id=inference_id)
     given: dict[int, float | NDArray[np.float32]] = {}
     keys: Keys = range(rows)
     seen: set[str] = set()

@@ -16,9 +16,10 @@ from custom_runtime.active import CONTRACT
 from custom_runtime.errors import InvalidInput, quoted
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.outputs import READERS, Reader
-from custom_runtime.prediction.query import Prediction
+from custom_runtime.prediction.query import NO_FEATURES, Prediction, Query
 from custom_runtime.protocol import big_json, explanations, v2, v2_binary
 from custom_runtime.protocol.request_ids import next_id
+from custom_runtime.schema import FEATURE_SOURCES
 
 _DATATYPES = frozenset(
     ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES")
@@ -33,6 +34,8 @@ _OUTPUT_FIELDS = frozenset(("name", "parameters"))
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
+_ONE_ROW = ([1, 1], [1])
+_KEY_DATATYPES = v2.DATATYPES.get(v2.KEY or "", ())
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING: frozenset[str] = frozenset()
 
@@ -41,20 +44,18 @@ class InferRequest(NamedTuple):
     """A V2 request as it came; one without an id gets one.
 
     requested: output names in the model's order; binary: those of them that are wanted as raw bytes; timeout_s: the
-    parameter `timeout`, which Triton's clients send in microseconds; explain: the parameter of this name.
+    parameter `timeout`, which Triton's clients send in microseconds; explain: the parameter of this name. query: what
+    the inputs mean, where they are one key and nothing else; tensors is empty then.
     """
 
     id: str
     tensors: Sequence[v2.Tensor]
-    requested: Sequence[str]
+    requested: tuple[str, ...]
     binary: frozenset[str]
     timeout_s: float | None
     explain: int | None = None
-
-    @property
-    def is_explained(self) -> bool:
-        """Whether an explanation is asked for, by the parameter or by an output."""
-        return self.explain is not None or explanations.is_asked(self.requested)
+    is_explained: bool = False
+    query: Query | None = None
 
 
 def read_request(
@@ -92,15 +93,16 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
     parameters = _NO_PARAMETERS if is_bare else _parameters(request)
     if parameters is None:
         return None
-    tensors = []
-    for given in inputs:
-        tensor = _read_tensor(given, raw)
-        if tensor is None:
-            return None
-        tensors.append(tensor)
+    if request_id is None:
+        request_id = next_id()
+    key = _only_key(inputs) if raw is None else None
+    query = None if key is None else Query(key, NO_FEATURES, 0, None, request_id)
+    tensors = _read_tensors(inputs, raw) if key is None else ()
+    if tensors is None:
+        return None
     if is_bare and raw is None:
-        return InferRequest(request_id or _id_of(request_id), tensors, v2.PREDICTION_OUTPUTS, _NOTHING, None)
-    requested: Sequence[str] = v2.PREDICTION_OUTPUTS
+        return InferRequest(request_id, tensors, v2.PREDICTION_OUTPUTS, _NOTHING, None, None, False, query)
+    requested = v2.PREDICTION_OUTPUTS
     binary = _NOTHING
     outputs = request.get("outputs")
     explain = explanations.count_of(parameters.get(explanations.PARAMETER)) if parameters else None
@@ -114,7 +116,8 @@ def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], 
     if raw is not None:
         raw.check_end()
     timeout_s = timeout_s_of(parameters.get("timeout")) if parameters else None
-    return InferRequest(request_id or _id_of(request_id), tensors, requested, binary, timeout_s, explain)
+    is_explained = explain is not None or explanations.is_asked(requested)
+    return InferRequest(request_id, tensors, requested, binary, timeout_s, explain, is_explained, query)
 
 
 def read_big(body: bytes, json_bytes: int | None = None) -> InferRequest | None:
@@ -152,8 +155,11 @@ def render(
     None: all of it is, which needs no header.
     """
     if not isinstance(prediction, ExplainedPrediction):
-        template, columns = _template(model, version, tuple(request.requested), request.binary)
         rows = len(prediction.scores)
+        if rows == 1 and not request.binary:
+            template, columns = _template(model, version, request.requested, _NOTHING, prediction.sources[0])
+            return template % (orjson.dumps(request.id), *[orjson.dumps(read(prediction)) for read, _ in columns]), None
+        template, columns = _template(model, version, request.requested, request.binary)
         values: list[Any] = [orjson.dumps(request.id)]
         contents: list[bytes] = []
         for read, binary_type in columns:
@@ -175,39 +181,71 @@ def render(
 
 @lru_cache(256)
 def _template(
-    model: str, version: str, requested: tuple[str, ...], binary: frozenset[str]
+    model: str, version: str, requested: tuple[str, ...], binary: frozenset[str], source: int | None = None
 ) -> tuple[bytes, list[tuple[Reader, str | None]]]:
     """Return what the answers to a kind of request have in common, as a format of bytes, and what fills it.
 
     It takes the id, then for each output its rows and its values, or its rows and the size of its raw content; an
-    output that is wanted as raw content comes with its datatype.
+    output that is wanted as raw content comes with its datatype. source: where the features of the one row come from,
+    in answers of one row, which take the id and the values alone.
     """
-    outputs = [output for output in CONTRACT.outputs if output.name in requested]
-    parts = [
-        b'{"name":%b,"shape":[%%d,%d],"datatype":%b,%b}'
-        % (
-            _literal(output.name),
-            output.columns,
-            _literal(output.datatype),
-            b'"parameters":{"binary_data_size":%d}' if output.name in binary else b'"data":%b',
-        )
-        for output in outputs
-    ]
-    template = b'{"model_name":%b,"model_version":%b,"id":%%b,"parameters":{},"outputs":[%b]}' % (
-        _literal(model),
-        _literal(version),
-        b",".join(parts),
-    )
-    readers = [(READERS[output.name], output.datatype if output.name in binary else None) for output in outputs]
-    return template, readers
+    parts = []
+    readers: list[tuple[Reader, str | None]] = []
+    for output in CONTRACT.outputs:
+        if output.name not in requested:
+            continue
+        data = b'"data":%b'
+        if output.name in binary:
+            data = b'"parameters":{"binary_data_size":%d}'
+        elif source is not None and output.role == "source":
+            data = b'"data":' + _literal([FEATURE_SOURCES[source]])
+        if b"%" in data:
+            readers.append((READERS[output.name], output.datatype if output.name in binary else None))
+        rows = b"%d" if source is None else b"1"
+        name, datatype = _literal(output.name), _literal(output.datatype)
+        parts.append(b'{"name":%b,"shape":[%b,%d],"datatype":%b,%b}' % (name, rows, output.columns, datatype, data))
+    head = b'{"model_name":%b,"model_version":%b,"id":%%b,"parameters":{}' % (_literal(model), _literal(version))
+    return b'%b,"outputs":[%b]}' % (head, b",".join(parts)), readers
 
 
 def _literal(value: object) -> bytes:
     return orjson.dumps(value).replace(b"%", b"%%")
 
 
-def _id_of(request_id: str | None) -> str:
-    return next_id() if request_id is None else request_id
+def _only_key(inputs: list[Any]) -> list[Any] | None:
+    """Return the key of the usual request, which has one row and no other input; None: it is another one.
+
+    What it takes, `_read_tensor` and `v2.decode` take, too: a tensor, its rows and a query are not made one by one.
+    """
+    if len(inputs) != 1 or type(inputs[0]) is not dict:
+        return None
+    given = inputs[0]
+    fields = given.keys()
+    if fields != _PLAIN_TENSOR and (fields != _TENSOR_FIELDS or _parameters(given) is None):
+        return None
+    shape, data = given["shape"], given["data"]
+    if (
+        given["name"] == v2.KEY
+        and shape in _ONE_ROW
+        and type(shape[0]) is int
+        and type(shape[-1]) is int
+        and given["datatype"] in _KEY_DATATYPES
+        and type(data) is list
+        and len(data) == 1
+        and v2.accepts_key(data[0])
+    ):
+        return data
+    return None
+
+
+def _read_tensors(inputs: list[Any], raw: v2_binary.Contents | None) -> list[v2.Tensor] | None:
+    tensors = []
+    for given in inputs:
+        tensor = _read_tensor(given, raw)
+        if tensor is None:
+            return None
+        tensors.append(tensor)
+    return tensors
 
 
 def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None:
@@ -243,7 +281,7 @@ def _read_tensor(given: Any, raw: v2_binary.Contents | None) -> v2.Tensor | None
 
 def _read_outputs(
     outputs: Any, explain: int | None, *, binary_by_default: bool
-) -> tuple[Sequence[str], frozenset[str]] | None:
+) -> tuple[tuple[str, ...], frozenset[str]] | None:
     if type(outputs) is not list or len(outputs) > _MOST_ELEMENTS:
         return None
     names: list[str] = []
@@ -265,7 +303,7 @@ def _read_outputs(
 @lru_cache(256)
 def _wanted_outputs(
     names: tuple[str, ...], as_bytes: tuple[bool, ...], explain: int | None, binary_by_default: bool
-) -> tuple[Sequence[str], frozenset[str]]:
+) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return what is requested, and which of it as raw bytes; of a name that comes twice the last decides."""
     requested = v2.check_outputs(names, explain)
     wanted = dict.fromkeys(requested, binary_by_default) | dict(zip(names, as_bytes, strict=True))

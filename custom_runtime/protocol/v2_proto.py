@@ -38,6 +38,13 @@ _RAW: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+# Of an integer key: the field of typed contents, and the bytes of a raw value.
+_KEY_CONTENTS = {
+    datatype: (_CONTENTS[datatype], _RAW[datatype].itemsize)
+    for datatype in ("INT64", "INT32")
+    if v2.KEY is not None and datatype in v2.DATATYPES[v2.KEY]
+}
+_ONE_ROW = ([1, 1], [1])
 _LENGTH_BYTES = 4  # a raw BYTES element is its length, little-endian, then the bytes
 _MOST_INPUTS = 100
 _DIMENSIONS = 8  # of a longer shape, enough to report that it is wrong
@@ -51,6 +58,30 @@ _SMALL_BYTES = 16_384
 _MOST_FIELDS = 2_000
 _WITH_FIELDS = (5, 6)  # inputs, outputs
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+def only_key(request: Any) -> list[int] | None:
+    """Return the key of the usual request, one integer and no other input; None: it is another one.
+
+    What it takes, `read_tensors` and `v2.decode` take, too: a tensor, its rows and arrays are not made one by one.
+    """
+    inputs = request.inputs
+    if len(inputs) != 1:
+        return None
+    given = inputs[0]
+    kind = _KEY_CONTENTS.get(given.datatype)
+    if kind is None or given.name != v2.KEY or given.shape not in _ONE_ROW:
+        return None
+    field, size = kind
+    raw = request.raw_input_contents
+    if not raw:
+        values = getattr(given.contents, field)
+        key: int | None = values[0] if len(values) == 1 else None
+    elif len(raw) == 1 and len(raw[0]) == size:
+        key = int.from_bytes(raw[0], "little", signed=True)
+    else:
+        return None
+    return [key] if key is not None and v2.accepts_key(key) else None
 
 
 def read_tensors(request: Any) -> list[v2.Tensor]:

@@ -50,12 +50,12 @@ class HotRoutes:
         """Begin to answer; None: MLServer's own route must. Raises ServingError."""
         if route.name is None:
             runtime = self._models.find()
-            query = predict_json.parse(body)
+            row = predict_json.parse(body)
             count = explanations.count_of_query(head.query) if head.query else None
             if count is not None:
-                explaining = asyncio.get_running_loop().create_task(runtime.predictor.explain(query))
-                return Pending(explaining, partial(runtime.body.render_explained, query, count), runtime)
-            return Pending(runtime.predictor.submit(query), partial(runtime.body.render, query), runtime)
+                explaining = asyncio.get_running_loop().create_task(runtime.predictor.explain(row))
+                return Pending(explaining, partial(runtime.body.render_explained, row, count), runtime)
+            return Pending(runtime.predictor.submit(row), partial(runtime.body.render, row), runtime)
         if self._models.is_foreign(route.name):
             return None
         runtime = self._models.find(route.name, route.version)
@@ -66,27 +66,32 @@ class HotRoutes:
         request = v2_json.read_request(body, head.json_bytes)
         if request is None:
             return None
-        rows = v2.rows_of(request.tensors)
-        runtime.predictor.check_rows(rows)
-        if rows > runtime.predictor.offload_rows or request.is_explained:
-            answering = self._answer_many_rows(runtime, request)
+        query = request.query
+        if query is None:
+            rows = v2.rows_of(request.tensors)
+            runtime.predictor.check_rows(rows)
+            if rows <= runtime.predictor.offload_rows:
+                query = v2.decode(request.tensors, request.id)
+        if query is None or request.is_explained:
+            answering = self._answer_beside(runtime, request, query)
             return Pending(asyncio.get_running_loop().create_task(answering), _as_it_is, runtime)
-        query = v2.decode(request.tensors, request.id)
         future = runtime.predictor.submit(query, timeout_s=request.timeout_s)
         return Pending(future, partial(self._render, runtime, request), runtime)
 
-    async def _answer_many_rows(self, runtime: TabularRuntime, request: InferRequest) -> bytes | Answer:
-        prediction = await runtime.infer(
-            request.tensors,
-            inference_id=request.id,
-            timeout_s=request.timeout_s,
-            is_explained=request.is_explained,
-        )
+    async def _answer_beside(
+        self, runtime: TabularRuntime, request: InferRequest, query: Query | None
+    ) -> bytes | Answer:
+        """Answer many rows, which are not decoded yet, or an explained query."""
+        predictor = runtime.predictor
+        loop = asyncio.get_running_loop()
+        if query is None:
+            query = await loop.run_in_executor(predictor.thread, v2.decode, request.tensors, request.id)
+        answer = predictor.explain if request.is_explained else predictor.predict
+        prediction = await answer(query, timeout_s=request.timeout_s)
         if not request.is_explained:
             return self._render(runtime, request, prediction)
         # Hundreds of explained rows take milliseconds to write.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(runtime.predictor.thread, self._render, runtime, request, prediction)
+        return await loop.run_in_executor(predictor.thread, self._render, runtime, request, prediction)
 
     async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> bytes | Answer | None:
         """Answer a body that takes long to parse, and grows by parsing: one of them at a time, on the worker thread.
@@ -105,7 +110,7 @@ class HotRoutes:
     def _render(
         self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction | ExplainedPrediction
     ) -> bytes | Answer:
-        body, json_bytes = v2_json.render(runtime.name, str(runtime.version), request, prediction)
+        body, json_bytes = v2_json.render(runtime.name, runtime.bundle.version, request, prediction)
         if json_bytes is None:
             return body
         return Answer(200, body, (_BINARY, (b"inference-header-content-length", b"%d" % json_bytes)))
@@ -115,8 +120,10 @@ def _read_and_decode(runtime: TabularRuntime, body: bytes, json_bytes: int | Non
     request = v2_json.read_big(body, json_bytes)
     if request is None:
         return None
-    runtime.predictor.check_rows(v2.rows_of(request.tensors))
-    query = v2.decode(request.tensors, request.id)
+    query = request.query
+    if query is None:
+        runtime.predictor.check_rows(v2.rows_of(request.tensors))
+        query = v2.decode(request.tensors, request.id)
     return request._replace(tensors=()), query
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_runtime.prediction.query import Prediction
+from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import v2, v2_json
 
 
@@ -16,7 +16,7 @@ def test_the_models_name_in_the_body_is_read_over() -> None:
     key = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
     request = v2_json.read_request(json.dumps({"id": "a", "model_name": "churn", "inputs": [key]}).encode())
     assert request is not None
-    assert (request.id, request.tensors[0].data) == ("a", [42])
+    assert (request.id, request.query) == ("a", Query([42], {}, inference_id="a"))
 
 
 @given(
@@ -77,3 +77,32 @@ def test_an_output_is_raw_where_it_or_else_the_request_says_so() -> None:
     request = v2_json.read_request(json.dumps({"inputs": [key], **asked}).encode())
     assert request is not None
     assert request.binary == {"features"}
+
+
+INTEGERS = st.one_of(st.integers(-2, 2), st.integers(-(2**63), 2**63 - 1))
+ODD = st.one_of(INTEGERS, st.booleans(), st.floats(), st.text(max_size=2), st.none())
+SHAPES = st.one_of(st.sampled_from([[1], [1, 1]]), st.lists(ODD, max_size=3))
+DATA = st.one_of(ODD.map(lambda value: [value]), ODD.map(lambda value: [[value]]), st.lists(ODD, max_size=2), ODD)
+TENSORS: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["customer_id", "tenure", ""]),
+        "shape": SHAPES,
+        "datatype": st.sampled_from(["INT64", "INT32", "FP64", "BYTES", "int64"]),
+        "data": DATA,
+    },
+    optional={"parameters": st.sampled_from([None, {}, {"content_type": "np"}, {"content_type": 1}, {"headers": {}}])},
+)
+
+
+@given(TENSORS, st.sampled_from([{}, {"id": "a"}, {"id": "a", "outputs": [{"name": "features"}]}]))
+def test_the_usual_request_is_read_as_its_tensor_is(tensor: dict[str, object], extra: dict[str, object]) -> None:
+    body = orjson.dumps({"id": "a", "inputs": [tensor], **extra})
+    request = v2_json.read_request(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(v2_json, "_only_key", lambda inputs: None)
+        plain = v2_json.read_request(body)
+    if request is None or plain is None or request.query is None:
+        assert request == plain
+        return
+    assert request.query == v2.decode(plain.tensors, plain.id)
+    assert request._replace(query=None, tensors=plain.tensors) == plain

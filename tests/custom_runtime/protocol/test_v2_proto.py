@@ -34,6 +34,48 @@ for rows, requested, raw in itertools.product((1, 2, 127, 128, 20_000), wanted, 
 print("checked")
 """
 
+READ = """
+import itertools
+from mlserver.grpc import dataplane_pb2 as pb
+from custom_runtime.errors import InvalidInput
+from custom_runtime.protocol import v2
+from custom_runtime.protocol.v2_proto import only_key, read_tensors
+
+FIELDS = {"INT64": "int64_contents", "INT32": "int_contents", "FP32": "fp32_contents", "BYTES": "bytes_contents"}
+names, shapes = ("customer_id", "tenure", ""), ([1], [1, 1], [], [2], [1, 2], [0], [-1], [1, 1, 1])
+keys = (42, 0, -1, 2**31 - 1, -(2**31))
+taken = 0
+for name, shape, datatype, key, count, raw, inputs in itertools.product(
+    names, shapes, (*FIELDS, "int64"), keys, (0, 1, 2), (None, 0, 4, 8, 12), (1, 2)
+):
+    request = pb.ModelInferRequest()
+    for _ in range(inputs):
+        given = request.inputs.add(name=name, datatype=datatype, shape=shape)
+        if raw is None and datatype in FIELDS:
+            value = b"a" if datatype == "BYTES" else key
+            getattr(given.contents, FIELDS[datatype]).extend([value] * count)
+    if raw is not None:
+        request.raw_input_contents.extend([key.to_bytes(16, "little", signed=True)[:raw]] * count)
+    quick = only_key(request)
+    try:
+        slow = v2.decode(read_tensors(request))
+    except InvalidInput:
+        assert quick is None, request
+        continue
+    if quick is not None:
+        taken += 1
+        assert (list(slow.keys), dict(slow.given)) == (quick, {}), request
+    else:
+        assert len(slow.keys) > 1, request
+assert taken
+print("checked")
+"""
+
+
+def test_the_usual_request_is_read_as_its_tensor_is() -> None:
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=False)
+    assert done.stdout == "checked\n", done.stderr
+
 
 def test_a_response_is_what_protobuf_reads() -> None:
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=False)
