@@ -67,9 +67,7 @@ class Challengers:
             self._metrics.count_challenger(version, "skipped", rows)
 
 
-def open_challengers(
-    directories: Sequence[Path], metrics: ServingMetrics, *, champion: str, kind: str
-) -> Challengers | None:
+def open_challengers(directories: Sequence[Path], metrics: ServingMetrics, *, champion: str) -> Challengers | None:
     """Open the bundles of the challengers; None where there are none.
 
     Raises BundleError (also where two bundles, or one and the champion, have the same version) or ContractMismatch.
@@ -82,6 +80,6 @@ def open_challengers(
                 f"challenger {directory} is version {bundle.version}, which is already served or compared here; "
                 "allowed: a version of its own for each bundle (SERVING_CHALLENGERS)"
             )
-        # A challenger without the file that the champion scores with is scored by ONNX Runtime.
-        scorers[bundle.version] = open_scorer(bundle, kind if kind in bundle.files else "onnx")
+        # Hundreds of rows at once: of these XGBoost itself scores one in 2.5 us, ONNX Runtime in 6.5 us.
+        scorers[bundle.version] = open_scorer(bundle, "xgboost" if "xgboost" in bundle.files else "onnx")
     return Challengers(scorers, metrics) if scorers else None

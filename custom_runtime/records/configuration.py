@@ -45,7 +45,7 @@ def open_recorder(settings: ServingSettings, metrics: ServingMetrics, *, model: 
         share=settings.record_sample,
         with_features=settings.record_features,
     )
-    challengers = open_challengers(settings.challengers, metrics, champion=version, kind=settings.scorer)
+    challengers = open_challengers(settings.challengers, metrics, champion=version)
     sink = _open_sink(settings, metrics, model)
     recorder = Recorder(
         sink, RecordBuilder(options), metrics, max_rows=settings.record_queue_rows, challengers=challengers

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import compress
+from itertools import chain, compress
 from math import nan
 from typing import Any, Literal, NamedTuple
 
@@ -75,21 +75,25 @@ def schema_of(features: Sequence[Feature], fingerprint: str) -> pa.Schema:
 SCHEMA = schema_of(CONTRACT.features, CONTRACT.fingerprint)
 
 
+HASH_DIGITS = 32
+
+
 def key_hash(salt: str, key: int | str) -> str:
     """Return what stands for a key in records that must not name it: 32 hex digits of HMAC-SHA256 over its text."""
-    return _key_hashes(salt, (key,))[0]
+    return _key_hashes(salt, (key,))
 
 
-def _key_hashes(salt: str, keys: Iterable[int | str]) -> list[str]:
+def _key_hashes(salt: str, keys: Iterable[int | str]) -> str:
+    """Return the hashes of some keys, one after the other."""
     inner_state, outer_state = _hmac_states(salt)
     copy_inner, copy_outer = inner_state.copy, outer_state.copy
-    hashes = []
+    digests = []
     for key in keys:
         inner, outer = copy_inner(), copy_outer()
         inner.update(str(key).encode())
         outer.update(inner.digest())
-        hashes.append(outer.hexdigest()[:32])
-    return hashes
+        digests.append(outer.digest()[: HASH_DIGITS // 2])
+    return b"".join(digests).hex()
 
 
 @lru_cache(4)
@@ -120,6 +124,21 @@ class ScoredBatch(NamedTuple):
     results: Sequence[Prediction | Exception]
     fetched: FetchedRows | StoreUnavailable | None
     scored_s: float = 0.0
+
+
+class TakenRows(NamedTuple):
+    """What the records need of a batch, a value for each row; stored_at_s: an array for each query, or one for all."""
+
+    at_s: float
+    latency_ms: list[float]
+    keys: list[Any]
+    inference_ids: list[str | None]
+    origins: list[RequestOrigin | None]
+    numbers: list[int]
+    sources: list[int]
+    scores: list[Any]
+    stored_at_s: list[NDArray[np.float64]]
+    rows: Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +186,19 @@ class RecordBuilder:
         self._sources = pa.array(FEATURE_SOURCES)
         self._categories = [pa.array(f.codes, pa.string()) if f.is_category else None for f in CONTRACT.features]
 
-    def sample(self, batches: Sequence[ScoredBatch]) -> SampledRows:
+    def sample(self, batches: Sequence[TakenRows]) -> SampledRows:
         """Take the rows that are in the sample out of some batches; left_out: how many rows are not."""
-        taken = _Taken()
-        for batch in batches:
-            taken.add(batch)
+        stored_at_s = list(chain.from_iterable(batch.stored_at_s for batch in batches))
         sampled = SampledRows(
-            np.array(taken.at_s),
-            np.array(taken.latency_ms),
-            taken.keys,
-            taken.inference_ids,
-            taken.origins,
-            taken.numbers,
-            taken.sources,
-            taken.scores,
-            np.concatenate(taken.stored_at_s) if taken.stored_at_s else np.empty(0),
+            np.repeat([batch.at_s for batch in batches], [len(batch.keys) for batch in batches]),
+            np.array(_joined([batch.latency_ms for batch in batches])),
+            _joined([batch.keys for batch in batches]),
+            _joined([batch.inference_ids for batch in batches]),
+            _joined([batch.origins for batch in batches]),
+            _joined([batch.numbers for batch in batches]),
+            _joined([batch.sources for batch in batches]),
+            _joined([batch.scores for batch in batches]),
+            np.concatenate(stored_at_s) if stored_at_s else np.empty(0),
             np.concatenate([batch.rows for batch in batches]),
         )
         share = self._options.share
@@ -240,7 +257,9 @@ class RecordBuilder:
         if mode == "plain":
             return {"key": pa.array([str(key) for key in keys], pa.string())}
         if mode == "hashed":
-            return {"key_hash": pa.array(_key_hashes(salt, keys), pa.string())}
+            hashes = pa.py_buffer(_key_hashes(salt, keys).encode())
+            ends = pa.py_buffer(np.arange(0, HASH_DIGITS * (len(keys) + 1), HASH_DIGITS, dtype=np.int32))
+            return {"key_hash": pa.StringArray.from_buffers(len(keys), ends, hashes)}
         return {}
 
     def _features(self, rows: Matrix) -> pa.Array:
@@ -267,72 +286,60 @@ def _identities(sampled: SampledRows) -> Sequence[int | str]:
     ]
 
 
-class _Taken:
-    """Collects the rows of batches as flat lists."""
-
-    def __init__(self) -> None:
-        self.at_s: list[float] = []
-        self.latency_ms: list[float] = []
-        self.keys: list[Any] = []
-        self.inference_ids: list[str | None] = []
-        self.origins: list[RequestOrigin | None] = []
-        self.numbers: list[int] = []
-        self.sources: list[int] = []
-        self.scores: list[Any] = []
-        self.stored_at_s: list[NDArray[np.float64]] = []
-
-    def add(self, batch: ScoredBatch) -> None:
-        stored = batch.fetched.updated_at if isinstance(batch.fetched, FetchedRows) else None
-        if stored is not None and len(stored) == len(batch.rows) == len(batch.queries):
-            self._add_single_rows(batch, stored)
-            return
-        start = 0
-        for query, result in zip(batch.queries, batch.results, strict=True):
-            size = query.size
-            part = None
-            if stored is not None and query.needs_store:
-                part = stored[start : start + size]
-                start += size
-            if isinstance(result, Exception):
-                continue
-            self.stored_at_s.append(np.zeros(size) if part is None else part)
-            self.sources += result.sources
-            self.scores += scores_of(result)
-            latency_ms = nan if query.submitted_s is None else 1e3 * (batch.scored_s - query.submitted_s)
-            if size == 1:
-                self.at_s.append(batch.at_s)
-                self.latency_ms.append(latency_ms)
-                self.keys.append(query.keys[0])
-                self.inference_ids.append(query.inference_id)
-                self.origins.append(query.origin)
-                self.numbers.append(query.first_row)
-            else:
-                self.at_s += [batch.at_s] * size
-                self.latency_ms += [latency_ms] * size
-                self.keys += query.keys
-                self.inference_ids += [query.inference_id] * size
-                self.origins += [query.origin] * size
-                self.numbers += range(query.first_row, query.first_row + size)
-
-    def _add_single_rows(self, batch: ScoredBatch, stored_at_s: NDArray[np.float64]) -> None:
-        """Do the same for queries of one row each that all got it from the store: the usual batch."""
-        queries, results, scored_s = batch.queries, batch.results, batch.scored_s
-        self.stored_at_s.append(stored_at_s)
-        self.sources += [result.sources[0] for result in results]  # type: ignore[union-attr]  # no error: rows of all
-        self.scores += [result.scores[0] for result in results]  # type: ignore[union-attr]
-        self.at_s += [batch.at_s] * len(queries)
-        self.latency_ms += [
-            nan if query.submitted_s is None else 1e3 * (scored_s - query.submitted_s) for query in queries
-        ]
-        self.keys += [query.keys[0] for query in queries]
-        self.inference_ids += [query.inference_id for query in queries]
-        self.origins += [query.origin for query in queries]
-        self.numbers += [query.first_row for query in queries]
+def _joined(columns: Sequence[list[Any]]) -> list[Any]:
+    return list(chain.from_iterable(columns))
 
 
-def scores_of(prediction: Prediction) -> Sequence[float] | Sequence[Sequence[float]]:
-    """Return the scores of a prediction's rows: one number each, or one for each class."""
-    return prediction.scores
+def take_rows(batch: ScoredBatch) -> TakenRows:
+    """Take out of a batch what its records need, on the event loop.
+
+    Column by column, while the batch is in the processor's cache: queries and results that wait for the records' thread
+    cost twice as much by the memory that they keep from being used again.
+    """
+    stored = batch.fetched.updated_at if isinstance(batch.fetched, FetchedRows) else None
+    queries, results = batch.queries, batch.results
+    if stored is not None and len(stored) == len(batch.rows) == len(queries):
+        return _take_single_rows(batch, stored)
+    taken = TakenRows(batch.at_s, [], [], [], [], [], [], [], [], batch.rows)
+    start = 0
+    for query, result in zip(queries, results, strict=True):
+        size = query.size
+        part = None
+        if stored is not None and query.needs_store:
+            part = stored[start : start + size]
+            start += size
+        if isinstance(result, Exception):
+            continue
+        taken.stored_at_s.append(np.zeros(size) if part is None else part)
+        taken.sources.extend(result.sources)
+        taken.scores.extend(result.scores)
+        taken.latency_ms.extend([_latency_ms(batch, query)] * size)
+        taken.keys.extend(query.keys)
+        taken.inference_ids.extend([query.inference_id] * size)
+        taken.origins.extend([query.origin] * size)
+        taken.numbers.extend(range(query.first_row, query.first_row + size))
+    return taken
+
+
+def _take_single_rows(batch: ScoredBatch, stored_at_s: NDArray[np.float64]) -> TakenRows:
+    """Do the same for queries of one row each that all got it from the store: the usual batch."""
+    queries, results = batch.queries, batch.results
+    return TakenRows(
+        batch.at_s,
+        [_latency_ms(batch, query) for query in queries],
+        [query.keys[0] for query in queries],
+        [query.inference_id for query in queries],
+        [query.origin for query in queries],
+        [query.first_row for query in queries],
+        [result.sources[0] for result in results],  # type: ignore[union-attr]  # no error: rows of all
+        [result.scores[0] for result in results],  # type: ignore[union-attr]
+        [stored_at_s],
+        batch.rows,
+    )
+
+
+def _latency_ms(batch: ScoredBatch, query: Query) -> float:
+    return nan if query.submitted_s is None else 1e3 * (batch.scored_s - query.submitted_s)
 
 
 def _scores(scores: list[Any]) -> dict[str, pa.Array]:

@@ -1,7 +1,7 @@
 """The recorder: a bounded queue between the event loop and a thread that scores challengers and writes records.
 
-An answer never waits for it: the event loop appends a batch to a deque, in a microsecond, and drops what there is no
-room for. The thread wakes every TICK_S, so that it works on many requests at once and not on each of them.
+An answer never waits for it: the event loop appends what a batch says to a deque, in a microsecond for each row, and
+drops what there is no room for. The thread wakes every TICK_S, so that it works on many requests at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.challengers import Challengers
 from custom_runtime.prediction.query import Prediction, Query
-from custom_runtime.records.record import RecordBuilder, ScoredBatch
+from custom_runtime.records.record import RecordBuilder, ScoredBatch, TakenRows, take_rows
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class Recorder:
         self._challengers = challengers
         self._wall_clock = wall_clock
         self._clock = clock
-        self._queue: deque[ScoredBatch] = deque()
+        self._queue: deque[TakenRows] = deque()
         # Each of the two is written by one thread alone, so that neither needs a lock.
         self._offered_rows = 0  # by the event loop
         self._taken_rows = 0  # by the recorder's thread
@@ -94,8 +94,14 @@ class Recorder:
         if self._offered_rows - self._taken_rows + size > self._max_rows:
             self._metrics.count_records("dropped", size)
             return
-        self._offered_rows += size
-        self._queue.append(ScoredBatch(self._wall_clock(), queries, rows, results, fetched, self._clock()))
+        batch = ScoredBatch(self._wall_clock(), queries, rows, results, fetched, self._clock())
+        try:
+            self._queue.append(take_rows(batch))
+        except Exception as error:  # of a record, and none of the answer
+            self._metrics.count_records("failed", size)
+            self._report(error)
+        else:
+            self._offered_rows += size
 
     def close(self, limit_s: float = CLOSE_S) -> None:
         """Write what was offered, then end the thread; a sink that does not answer is waited for only so long."""
@@ -131,10 +137,10 @@ class Recorder:
         except Exception as error:
             self._report(error)
 
-    def _chunks(self) -> Iterator[list[ScoredBatch]]:
+    def _chunks(self) -> Iterator[list[TakenRows]]:
         """Yield what waits, and nothing that comes meanwhile: the sink's flush must have its turn."""
         for _ in range(len(self._queue)):
-            batches: list[ScoredBatch] = []
+            batches: list[TakenRows] = []
             size = 0
             while self._queue and size < CHUNK_ROWS:
                 batches.append(self._queue.popleft())
@@ -143,7 +149,7 @@ class Recorder:
                 return
             yield batches
 
-    def _record(self, batches: list[ScoredBatch]) -> None:
+    def _record(self, batches: list[TakenRows]) -> None:
         sampled = self._builder.sample(batches)
         self._metrics.count_records("sampled_out", sampled.left_out)
         size = len(sampled.keys)

@@ -13,7 +13,7 @@ import numpy as np
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import WIDTH
 from custom_runtime.prediction.query import REQUEST, Prediction, Query
-from custom_runtime.records.record import RecordBuilder, RecordOptions, ScoredBatch
+from custom_runtime.records.record import RecordBuilder, RecordOptions, ScoredBatch, take_rows
 from custom_runtime.records.segments import SegmentLimits, SegmentSink
 
 
@@ -25,7 +25,7 @@ def main(directory: Path, flushes: int) -> None:
     rows = np.zeros((1, WIDTH), dtype=np.float32)
     for key in range(flushes + 1):
         batch = ScoredBatch(now, [Query((key,), {})], rows, [Prediction([0.5], [REQUEST])], None)
-        sink.write(builder.build(builder.sample([batch])))
+        sink.write(builder.build(builder.sample([take_rows(batch)])))
         if key < flushes:  # the last one is never flushed
             now += 1.0
             sink.tick()

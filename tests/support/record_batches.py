@@ -10,7 +10,7 @@ from custom_runtime.features.store import FetchedRows
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix, encode_table
 from custom_runtime.prediction.query import STORE, Prediction, Query
-from custom_runtime.records.record import RecordBuilder, RecordOptions, ScoredBatch
+from custom_runtime.records.record import RecordBuilder, RecordOptions, SampledRows, ScoredBatch, take_rows
 
 EXAMPLE_ROW = encode_table({feature.name: [feature.example] for feature in CONTRACT.features})[0]
 AT_S = 1_800_000_000.25
@@ -35,7 +35,11 @@ def batch_of_keys(*keys: int, at_s: float = AT_S, submitted_s: float | None = No
 
 def records_of(*keys: int, builder: RecordBuilder | None = None) -> pa.RecordBatch:
     builder = builder or plain_builder()
-    return builder.build(builder.sample([batch_of_keys(*keys)]))
+    return builder.build(sampled(builder, batch_of_keys(*keys)))
+
+
+def sampled(builder: RecordBuilder, *batches: ScoredBatch) -> SampledRows:
+    return builder.sample([take_rows(batch) for batch in batches])
 
 
 def plain_builder() -> RecordBuilder:

@@ -18,7 +18,7 @@ from custom_runtime.records.spool import Spool
 from custom_runtime.tracing import RequestOrigin
 from tests.support.certificates import Authority
 from tests.support.event_sink import EventReceiver, event_receiver
-from tests.support.record_batches import batch_of, metrics_of, plain_builder, records_of
+from tests.support.record_batches import batch_of, metrics_of, plain_builder, records_of, sampled
 
 SOURCE = EventSource("churn", "v7", deployment="churn-prod", namespace="seldon")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -58,7 +58,7 @@ def test_a_record_is_a_response_and_its_features_a_request_as_seldons_logger_tak
     query = Query((42,), {}, inference_id="v2-1", origin=RequestOrigin("r-1", TRACEPARENT), submitted_s=7.0)
     builder = plain_builder()
     batch = batch_of([query])._replace(scored_s=7.0125)
-    response, request = SOURCE.events_of(builder.build(builder.sample([batch])))
+    response, request = SOURCE.events_of(builder.build(sampled(builder, batch)))
     ids = response.pop("id"), request.pop("id")
     assert len(set(ids)) == 2
     common = {
@@ -109,7 +109,7 @@ def test_without_features_there_is_no_request_event() -> None:
 
 def test_rows_of_a_batch_have_request_ids_of_their_own() -> None:
     builder = plain_builder()
-    records = builder.build(builder.sample([batch_of([Query([1, 2, 3], {}, inference_id="a")])]))
+    records = builder.build(sampled(builder, batch_of([Query([1, 2, 3], {}, inference_id="a")])))
     events = [event for event in SOURCE.events_of(records) if event["type"].endswith("response")]
     assert [event["requestid"] for event in events] == ["a", "a-item-1", "a-item-2"]
 

@@ -26,13 +26,13 @@ from custom_runtime.records.record import (
     sample_position,
 )
 from custom_runtime.tracing import RequestOrigin
-from tests.support.record_batches import AT_S, STORED_AT_S, batch_of, batch_of_keys, plain_builder, rows_of
+from tests.support.record_batches import AT_S, STORED_AT_S, batch_of, batch_of_keys, plain_builder, rows_of, sampled
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def build(builder: RecordBuilder, *batches: ScoredBatch) -> list[dict[str, object]]:
-    return builder.build(builder.sample(batches)).to_pylist()
+    return builder.build(sampled(builder, *batches)).to_pylist()
 
 
 def test_a_record_has_every_column_of_its_prediction() -> None:
@@ -135,14 +135,14 @@ def test_the_sample_is_of_keys_and_the_same_everywhere() -> None:
     first, second = (
         RecordBuilder(RecordOptions("churn", name, name, key_mode="plain", share=0.1)) for name in ("v7", "v8")
     )
-    sampled = first.sample([batch_of_keys(*keys)])
-    assert sampled.keys == second.sample([batch_of_keys(*keys)]).keys
-    assert sampled.keys == [key for key in keys if sample_position(key) < 0.1]
-    assert len(sampled.keys) + sampled.left_out == 7_043
-    assert len(sampled.keys) / 7_043 == pytest.approx(0.1, abs=0.015)
-    assert first.build(sampled)["score"].to_pylist() == [key / 1000 for key in sampled.keys]
-    wider = RecordBuilder(RecordOptions("churn", "v9", "9", share=0.2)).sample([batch_of_keys(*keys)])
-    assert set(sampled.keys) < set(wider.keys)
+    taken = sampled(first, batch_of_keys(*keys))
+    assert taken.keys == sampled(second, batch_of_keys(*keys)).keys
+    assert taken.keys == [key for key in keys if sample_position(key) < 0.1]
+    assert len(taken.keys) + taken.left_out == 7_043
+    assert len(taken.keys) / 7_043 == pytest.approx(0.1, abs=0.015)
+    assert first.build(taken)["score"].to_pylist() == [key / 1000 for key in taken.keys]
+    wider = sampled(RecordBuilder(RecordOptions("churn", "v9", "9", share=0.2)), batch_of_keys(*keys))
+    assert set(taken.keys) < set(wider.keys)
 
 
 def keyless_batch(numbers: range, *, with_ids: bool = True) -> ScoredBatch:
@@ -157,20 +157,20 @@ def test_without_a_key_the_sample_is_of_requests_and_the_same_everywhere(monkeyp
     keyless = SimpleNamespace(key=None, features=CONTRACT.features, fingerprint=CONTRACT.fingerprint)
     monkeypatch.setattr(record_module, "CONTRACT", keyless)
     first, second = (RecordBuilder(RecordOptions("prices", name, name, share=0.2)) for name in ("v7", "v8"))
-    sampled = first.sample([keyless_batch(range(2_000))])
-    assert len(sampled.keys) / 6_000 == pytest.approx(0.2, abs=0.03)
-    assert len(sampled.keys) + sampled.left_out == 6_000
+    chosen = sampled(first, keyless_batch(range(2_000)))
+    assert len(chosen.keys) / 6_000 == pytest.approx(0.2, abs=0.03)
+    assert len(chosen.keys) + chosen.left_out == 6_000
     # A request is in with all its rows, or not at all, whatever else is in its batch.
-    assert sampled.numbers == [0, 1, 2] * (len(sampled.numbers) // 3)
-    again = second.sample([keyless_batch(range(1_000, 2_000))])
-    assert again.request_ids == [name for name in sampled.request_ids if name and int(name[2:]) >= 1_000]
+    assert chosen.numbers == [0, 1, 2] * (len(chosen.numbers) // 3)
+    again = sampled(second, keyless_batch(range(1_000, 2_000)))
+    assert again.request_ids == [name for name in chosen.request_ids if name and int(name[2:]) >= 1_000]
 
 
 def test_without_a_key_and_an_id_the_values_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     keyless = SimpleNamespace(key=None, features=CONTRACT.features, fingerprint=CONTRACT.fingerprint)
     monkeypatch.setattr(record_module, "CONTRACT", keyless)
     builder = RecordBuilder(RecordOptions("prices", "v7", "7", share=0.2))
-    once, twice = (builder.sample([keyless_batch(range(2_000), with_ids=False)]) for _ in range(2))
+    once, twice = (sampled(builder, keyless_batch(range(2_000), with_ids=False)) for _ in range(2))
     assert len(once.keys) / 6_000 == pytest.approx(0.2, abs=0.03)
     assert once.rows[:, 0].tolist() == twice.rows[:, 0].tolist()
 
@@ -180,7 +180,7 @@ def test_scores_of_several_classes_are_a_list() -> None:
     results = [Prediction([[0.1, 0.2, 0.7]], [STORE]), Prediction([[0.5, 0.25, 0.25]], [STORE])]
     challenger = ChallengerScores("8", np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32))
     builder = plain_builder()
-    first, second = builder.build(builder.sample([batch._replace(results=results)]), [challenger]).to_pylist()
+    first, second = builder.build(sampled(builder, batch._replace(results=results)), [challenger]).to_pylist()
     assert (first["score"], first["scores"]) == (None, [0.1, 0.2, 0.7])
     assert second["scores"] == [0.5, 0.25, 0.25]
     assert second["challengers"] == [{"version": "8", "score": None, "scores": [0.0, 0.0, 1.0]}]
@@ -192,7 +192,7 @@ def test_challengers_stand_beside_each_row() -> None:
         ChallengerScores("8", np.array([0.5, 0.25, 0.125], dtype=np.float32)),
         ChallengerScores("9", np.array([0.75, 1.0, 0.0], dtype=np.float32)),
     ]
-    records = builder.build(builder.sample([batch_of_keys(1, 2, 3)]), scores).to_pylist()
+    records = builder.build(sampled(builder, batch_of_keys(1, 2, 3)), scores).to_pylist()
     found = [[(each["version"], each["score"], each["scores"]) for each in record["challengers"]] for record in records]
     assert found == [
         [("8", 0.5, None), ("9", 0.75, None)],
@@ -213,7 +213,7 @@ def test_a_missing_number_is_null() -> None:
 
 def test_the_schema_names_its_contract() -> None:
     assert SCHEMA.metadata == {b"contract": CONTRACT.fingerprint.encode()}
-    assert plain_builder().build(plain_builder().sample([batch_of_keys(1)])).schema.equals(SCHEMA, check_metadata=True)
+    assert plain_builder().build(sampled(plain_builder(), batch_of_keys(1))).schema.equals(SCHEMA, check_metadata=True)
     assert SCHEMA.field("time").type == pa.timestamp("us", tz="UTC")
 
 

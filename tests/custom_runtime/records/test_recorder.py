@@ -123,8 +123,8 @@ def test_a_challenger_of_the_served_version_is_refused(tmp_path: Any, monkeypatc
 
     monkeypatch.setattr("custom_runtime.prediction.challengers.read_bundle", lambda directory: Bundle)
     with pytest.raises(BundleError, match="is version 7, which is already served"):
-        open_challengers((tmp_path,), metrics_of("same"), champion="7", kind="onnx")
-    assert open_challengers((), metrics_of("same"), champion="7", kind="onnx") is None
+        open_challengers((tmp_path,), metrics_of("same"), champion="7")
+    assert open_challengers((), metrics_of("same"), champion="7") is None
 
 
 def challenger_rows(label: str, challenger: str, outcome: str) -> float:

@@ -17,7 +17,7 @@ from custom_runtime.errors import RecordsError
 from custom_runtime.records.record import SCHEMA, RecordBuilder, RecordOptions, schema_of
 from custom_runtime.records.segments import FINISHED, OPEN, SegmentLimits, SegmentSink, finish, read_records
 from tests.support.programs import ROOT
-from tests.support.record_batches import AT_S, batch_of_keys, metrics_of, plain_builder, records_of
+from tests.support.record_batches import AT_S, batch_of_keys, metrics_of, plain_builder, records_of, sampled
 
 
 class Clock:
@@ -196,7 +196,7 @@ def test_reading_chooses_columns_times_and_the_contract(tmp_path: Path) -> None:
     builder = plain_builder()
     sink = sink_of(tmp_path)
     for second in range(4):
-        sink.write(builder.build(builder.sample([batch_of_keys(second, at_s=AT_S + second)])))
+        sink.write(builder.build(sampled(builder, batch_of_keys(second, at_s=AT_S + second))))
     sink.close()
     begin = datetime.fromtimestamp(AT_S, UTC)
     part = read_records(
@@ -211,10 +211,10 @@ def test_reading_chooses_columns_times_and_the_contract(tmp_path: Path) -> None:
 
 def test_segments_of_a_release_without_latencies_are_read_beside_new_ones(tmp_path: Path) -> None:
     builder = plain_builder()
-    rows = pa.Table.from_batches([builder.build(builder.sample([batch_of_keys(1)]))])
+    rows = pa.Table.from_batches([builder.build(sampled(builder, batch_of_keys(1)))])
     pq.write_table(rows.drop_columns(["latency_ms"]), tmp_path / f"records-20200101T000000Z-host-1-1{FINISHED}")
     sink = sink_of(tmp_path)
-    sink.write(builder.build(builder.sample([batch_of_keys(2, submitted_s=1.0)._replace(scored_s=1.002)])))
+    sink.write(builder.build(sampled(builder, batch_of_keys(2, submitted_s=1.0)._replace(scored_s=1.002))))
     sink.close()
     read = read_records(tmp_path)
     assert read.schema.names == SCHEMA.names
@@ -240,7 +240,7 @@ def test_a_stream_of_an_earlier_contract_is_finished_as_it_is(tmp_path: Path) ->
     other = schema_of(CONTRACT.features[:2], "0" * 64)
     path = tmp_path / f"records-20200101T000000Z-host-1-1{OPEN}"
     builder = RecordBuilder(RecordOptions("churn", "v6", "6", key_mode="plain"))
-    rows = builder.build(builder.sample([batch_of_keys(5)]))
+    rows = builder.build(sampled(builder, batch_of_keys(5)))
     columns = [rows[name] if name != "features" else pa.nulls(1, other.field(name).type) for name in other.names]
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_stream(stream, other) as writer:
         writer.write_batch(pa.record_batch(columns, schema=other))
