@@ -16,7 +16,7 @@ import subprocess
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -143,13 +143,25 @@ def _measure(loop: Loop, pipe: Pipe, stop: Event) -> ClosedLoop:
     return ClosedLoop((after - before) / elapsed_s, ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)])
 
 
-def run_wrk(target: Target, path: str, bodies: Sequence[bytes], *, duration_s: float, cpu: int) -> ClosedLoop:
-    """Run wrk with one thread on one core. Raises MeasurementError when one answer was not a 200, or none came."""
+def run_wrk(
+    target: Target,
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    duration_s: float,
+    cpu: int,
+    headers: Mapping[str, str] | None = None,
+) -> ClosedLoop:
+    """Run wrk with one thread on one core. Raises MeasurementError when one answer was not a 200, or none came.
+
+    headers: beside the content type, which they may replace.
+    """
     with TemporaryDirectory(prefix="wrk-") as directory:
         file = Path(directory) / "bodies"
-        file.write_bytes(b"\n".join(bodies) + b"\n")
+        file.write_bytes(b"".join(b"%08d%b" % (len(body), body) for body in bodies))
         url = f"http://{target.authority}{path}"
         command = ["taskset", "-c", str(cpu), *wrk_arguments(duration_s), "-s", str(SCRIPT), url, "--", str(file)]
+        command += [f"{name}: {value}" for name, value in (headers or {}).items()]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 30, check=False)
         except FileNotFoundError as error:

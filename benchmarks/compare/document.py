@@ -38,7 +38,7 @@ TABLE_MEASURES = (
     results.STARTUP,
     results.RESIDENT,
 )
-OURS, CEILING, OTHERS, BAD = "#1b6ca8", "#bdc3c7", "#d98e04", "#c0392b"
+OURS, BARE_GREY, OTHERS, BAD = "#1b6ca8", "#bdc3c7", "#d98e04", "#c0392b"
 BOUND_MS = 50.0
 PACKAGES = {
     "this project": (
@@ -171,7 +171,7 @@ def _bars(axes: Axes, measured: Results, measure: str, title: str) -> None:
     for position, key in enumerate(keys):
         values = measured.rounds(key, measure)
         middle = measured.median(key, measure)
-        colour = OURS if key in (PROJECT, REDIS, PLAIN) else CEILING if key == BARE else OTHERS
+        colour = OURS if key in (PROJECT, REDIS, PLAIN) else BARE_GREY if key == BARE else OTHERS
         spread = [[middle - min(values)], [max(values) - middle]]
         axes.barh(position, middle, xerr=spread, color=colour, height=0.7, error_kw={"capsize": 3, "elinewidth": 1})
         axes.text(max(values) + widest * 0.012, position, f"{middle:,.0f}", va="center", fontsize=9)

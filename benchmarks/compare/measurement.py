@@ -18,7 +18,13 @@ from benchmarks.load.result import LoadPlan, LoadResult
 
 BATCH_ROWS = 10_000
 ATTEMPTS = 3
-MEASURES = {"predict": results.PREDICT, "v2-rest": results.V2_REST, "v2-grpc": results.V2_GRPC}
+MEASURES = {
+    "predict": results.PREDICT,
+    "v2-rest": results.V2_REST,
+    "v2-rest-outputs": results.V2_OUTPUTS,
+    "v2-rest-binary": results.V2_BINARY,
+    "v2-grpc": results.V2_GRPC,
+}
 # The capacity is below the closed loop's rate; the search starts at this share of it.
 SEARCH_FROM = 0.6
 SEARCH_STEP = 1.25
@@ -95,7 +101,7 @@ class ServerMeasurement:
                 cpu=CLIENT_CPU,
                 counted=lambda: self.running.counted(query),
             )
-        return run_wrk(target, query.path, query.bodies, duration_s=duration_s, cpu=CLIENT_CPU)
+        return run_wrk(target, query.path, query.bodies, headers=query.headers, duration_s=duration_s, cpu=CLIENT_CPU)
 
     def _open_loops(self) -> None:
         query = self.server.queries["predict"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import httpx
+import orjson
 
 from benchmarks.compare.inputs import Inputs
 from benchmarks.errors import MeasurementError
@@ -18,6 +20,7 @@ Json = dict[str, object]
 STOCK_NOTE = "is sent the feature vector: the client has looked the features up before the clock starts"
 TOLERANCE = 1e-5
 _OUTPUT = CONTRACT.outputs[0].name
+_WANTED: Json = {"name": _OUTPUT}
 STRIDE = 293  # 25 of the 7,043 rows; a prime, so that no pattern of the table is followed
 TIMEOUT_S = 10.0
 _COUNTED = r'^serving_request_seconds_count\{(?=[^}]*code="200")(?=[^}]*route="v2_grpc")[^}]*\} (\S+)$'
@@ -29,6 +32,7 @@ class Query:
     """Bodies in the order of the keys of the inputs. note: how it differs from the others, for the report.
 
     counter: gRPC only, a pattern of the good answers' counter on the server's metrics page; its group is the value.
+    headers: beside the content type, which they may replace.
     """
 
     path: str
@@ -37,6 +41,7 @@ class Query:
     is_grpc: bool = False
     note: str = ""
     counter: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def predict(inputs: Inputs) -> Query:
@@ -55,6 +60,28 @@ def v2_rest(inputs: Inputs) -> Query:
     """V2 REST, one row, the key."""
     bodies = key_bodies(Protocol.V2_REST, CONTRACT.name, inputs.keys)
     return Query(path_of(Protocol.V2_REST, CONTRACT.name), tuple(bodies), _v2)
+
+
+def v2_rest_outputs(inputs: Inputs) -> Query:
+    """V2 REST, one row, the key, as tritonclient sends it with `binary=False`: an id, parameters, requested outputs."""
+    bodies = [orjson.dumps(_as_tritonclient(key) | {"outputs": [_WANTED]}) for key in inputs.keys]
+    return Query(path_of(Protocol.V2_REST, CONTRACT.name), tuple(bodies), _v2)
+
+
+def v2_rest_binary(inputs: Inputs) -> Query:
+    """V2 REST, one row, the key, as tritonclient sends it by default: raw tensors behind the JSON, both ways."""
+    head = _as_tritonclient(None) | {"outputs": [_WANTED | {"parameters": {"binary_data": True}}]}
+    json_head = orjson.dumps(head)
+    bodies = [json_head + key.to_bytes(8, "little") for key in inputs.keys]
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(json_head))}
+    return Query(path_of(Protocol.V2_REST, CONTRACT.name), tuple(bodies), _v2_raw, headers=headers)
+
+
+def _as_tritonclient(key: int | None) -> Json:
+    tensor: Json = {"name": CONTRACT.row_field, "shape": [1, 1], "datatype": "INT64"}
+    if key is None:
+        return {"id": "1", "inputs": [tensor | {"parameters": {"binary_data_size": 8}}]}
+    return {"id": "1", "inputs": [tensor | {"parameters": {"content_type": "np"}, "data": [key]}]}
 
 
 def v2_grpc(inputs: Inputs) -> Query:
@@ -103,6 +130,10 @@ def _v2(answer: bytes) -> float:
     return float(next(output for output in outputs if output["name"] in (_OUTPUT, "predict"))["data"][0])
 
 
+def _v2_raw(answer: bytes) -> float:
+    return float(struct.unpack("<d", answer[-8:])[0])
+
+
 def _v2_message(answer: bytes) -> float:
     from tritonclient.grpc import service_pb2  # generated code, which only gRPC needs
 
@@ -135,9 +166,8 @@ def check_agreement(title: str, given: list[float], reference: list[float]) -> f
 def _ask_rest(target: Target, query: Query, position: int) -> float:
     url = f"http://{target.authority}{query.path}"
     try:
-        answer = httpx.post(
-            url, content=query.bodies[position], headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S
-        )
+        headers = {"Content-Type": "application/json", **query.headers}
+        answer = httpx.post(url, content=query.bodies[position], headers=headers, timeout=TIMEOUT_S)
     except httpx.HTTPError as error:
         raise MeasurementError(f"{url} does not answer: {error}") from error
     if answer.status_code != httpx.codes.OK:

@@ -12,6 +12,8 @@ from benchmarks.errors import MeasurementError
 
 # The measures, with their units in their names, and their titles in the document.
 PREDICT, V2_REST, V2_GRPC = "predict_per_s", "v2_rest_per_s", "v2_grpc_per_s"
+# What tritonclient sends: an id, parameters and requested outputs; by default tensors as raw bytes behind the JSON.
+V2_OUTPUTS, V2_BINARY = "v2_rest_outputs_per_s", "v2_rest_binary_per_s"
 PREDICT_P99 = "predict_closed_loop_p99_ms"
 STARTUP, RESIDENT = "startup_s", "resident_mb"
 P99_AT_1000, P99_BESIDE_BATCHES, BATCH_ROWS = "p99_at_1000_ms", "p99_beside_batches_ms", "batch_rows_per_s"
@@ -20,6 +22,8 @@ TITLES: Mapping[str, str] = {
     PREDICT: "/predict, closed loop, answers/s",
     PREDICT_P99: "/predict, closed loop, P99, ms",
     V2_REST: "V2 REST, one row, closed loop, answers/s",
+    V2_OUTPUTS: "V2 REST, one row, with an id, parameters and requested outputs, closed loop, answers/s",
+    V2_BINARY: "V2 REST, one row, binary tensors both ways, closed loop, answers/s",
     V2_GRPC: "V2 gRPC, one row, closed loop, answers/s",
     P99_AT_1000: "/predict, P99 at 1,000 requests/s, ms",
     P99_BESIDE_BATCHES: "/predict, P99 at 500 requests/s beside 10,000-row batches, ms",

@@ -48,6 +48,8 @@ def project(root: Path, inputs: Inputs) -> Server:
         queries={
             "predict": query.predict(inputs),
             "v2-rest": query.v2_rest(inputs),
+            "v2-rest-outputs": query.v2_rest_outputs(inputs),
+            "v2-rest-binary": query.v2_rest_binary(inputs),
             "v2-grpc": query.v2_grpc(inputs),
         },
         environment=PORTS | {"SERVING_FEATURE_STORE": f"sqlite:///{root / 'var' / 'features.db'}"} | NO_DRAIN,
@@ -94,10 +96,10 @@ def stock(root: Path, inputs: Inputs) -> Server:
 
 
 def bare(root: Path, inputs: Inputs) -> Server:
-    """Return the upper bound: uvicorn, uvloop and httptools answering with a constant."""
+    """Return what an ASGI server can reach: uvicorn, uvloop and httptools answering with a constant."""
     return Server(
         key=BARE,
-        title="bare ASGI app (the ceiling)",
+        title="bare ASGI app (no work)",
         command=(_peer_tool(root, "fastapi", "uvicorn"), "service:app", "--port", "{rest}", "--no-access-log"),
         directory=PEERS / "bare_asgi",
         ready_path="/",

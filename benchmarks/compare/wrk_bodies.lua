@@ -1,13 +1,22 @@
--- Cycles through request bodies, one a line in the file given after `--`; prints one line of JSON at the end.
+-- Cycles through request bodies; prints one line of JSON at the end. Arguments after `--`: a file of bodies, each after
+-- its length in eight digits, then headers as "Name: value".
 local requests = {}
 local position = 0
 
 function init(arguments)
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/json"
-    for body in io.lines(arguments[1]) do
-        requests[#requests + 1] = wrk.format(nil, nil, nil, body)
+    for number = 2, #arguments do
+        local name, value = arguments[number]:match("^(.-): (.*)$")
+        wrk.headers[name] = value
     end
+    local file = io.open(arguments[1], "rb")
+    while true do
+        local length = file:read(8)
+        if not length then break end
+        requests[#requests + 1] = wrk.format(nil, nil, nil, file:read(tonumber(length)))
+    end
+    file:close()
 end
 
 function request()

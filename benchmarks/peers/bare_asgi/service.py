@@ -1,4 +1,4 @@
-"""The ceiling: an ASGI app that reads the body and answers with a constant; no parsing, no model, no features."""
+"""An ASGI app that reads the body and answers with a constant; no parsing, no model, no features."""
 
 ANSWER = b'{"customer_id":42,"churn_probability":0.34963834285736084,"model_version":"1","features":"store"}'
 START = {

@@ -1,5 +1,6 @@
 """What one server in one round is asked, and what happens when an answer fails."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ class Stub:
 
     key, title = "project", "this project"
     is_grpc, path, bodies = False, "/predict", (b"{}",)
+    headers: Mapping[str, str] = {}
 
     @property
     def queries(self) -> dict[str, Any]:
