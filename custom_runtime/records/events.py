@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pyarrow as pa
@@ -200,6 +201,7 @@ class Sender:
 
     def __post_init__(self) -> None:
         """Open the pool of connections; TLS as SSL_CERT_FILE and the system say."""
+        self._host = urlsplit(self.url).netloc.rpartition("@")[2]  # logs show no path: it may hold a secret
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, headers=headers)
         self._has_work = threading.Event()
@@ -232,6 +234,8 @@ class Sender:
                 self._failures += 1
                 longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 10))
                 return longest_s * random.uniform(0.5, 1)  # noqa: S311
+            if self._failures:
+                log.info("record_sink_available", sink=self._host, waiting_rows=self.spool.rows)
             self._failures = 0
             self.metrics.count_records(outcome, file.rows)
             self.spool.remove(file)
@@ -273,7 +277,7 @@ class Sender:
 
     def _report(self, event: str, **facts: Any) -> None:
         if not self._failures:  # the first failure in a row says it
-            log.warning(event, **facts)
+            log.warning(event, sink=self._host, waiting_rows=self.spool.rows, **facts)
 
 
 def _requests(content: bytes, *, is_batched: bool) -> Iterator[tuple[bytes, dict[str, str]]]:

@@ -16,7 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import structlog
+
 from custom_runtime.errors import RecordsError
+
+log = structlog.get_logger()
 
 _NUMBERS = itertools.count(1)
 _LOCK = "lock"
@@ -48,9 +52,12 @@ class Spool:
                 f"records cannot wait in {directory}: {error.strerror}; mount a volume there, or change "
                 "SERVING_RECORD_SPOOL"
             ) from error
+        deleted_rows = 0
         for other in sorted(directory.iterdir()):
             if other != self._own:
-                self._adopt(other)
+                deleted_rows += self._adopt(other)
+        if self._files or deleted_rows:
+            log.info("record_spool_recovered", waiting_rows=self.rows, deleted_rows=deleted_rows)
 
     def put(self, content: bytes, rows: int) -> bool:
         """Add a file; False: there is no room for it. Raises OSError."""
@@ -75,6 +82,11 @@ class Spool:
         self._files.pop(int(file.path.name.partition("-")[0]), None)
 
     @property
+    def rows(self) -> int:
+        """The records that wait."""
+        return sum([file.rows for file in list(self._files.values())])
+
+    @property
     def size_bytes(self) -> int:
         """What the files take."""
         return sum([file.size_bytes for file in list(self._files.values())])
@@ -87,21 +99,27 @@ class Spool:
                 self._own.rmdir()
         self._lock.close()
 
-    def _adopt(self, other: Path) -> None:
-        """Take the files of a process that died over, as far as there is room; the others are deleted."""
+    def _adopt(self, other: Path) -> int:
+        """Take the files of a process that died over, as far as there is room; delete the others, return their rows."""
+        deleted_rows = 0
         with suppress(OSError), (other / _LOCK).open("rb") as lock:
             if not take_lock(lock):
-                return
+                return 0
             for path in sorted(other.glob("*.json")):
                 size, rows = path.stat().st_size, path.stem.partition("-")[2]
-                if rows.isdigit() and self.size_bytes + size <= self._max_bytes:
-                    position = next(self._positions)
-                    kept = self._own / f"{position:012d}-{rows}.json"
-                    path.rename(kept)
-                    self._files[position] = SpooledFile(kept, int(rows), size)
+                if not rows.isdigit():
+                    continue
+                if self.size_bytes + size > self._max_bytes:
+                    deleted_rows += int(rows)
+                    continue
+                position = next(self._positions)
+                kept = self._own / f"{position:012d}-{rows}.json"
+                path.rename(kept)
+                self._files[position] = SpooledFile(kept, int(rows), size)
             for path in other.iterdir():
                 path.unlink()
             other.rmdir()
+        return deleted_rows
 
 
 def take_lock(stream: IO[bytes]) -> bool:

@@ -27,12 +27,13 @@ body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 76rem; color: var(-
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
 h3 { font-size: .95rem; margin: 0 0 .4rem; }
-.scroll + h3, .plots + h3 { margin-top: 1.25rem; } p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
+.scroll + h3, .plots + h3, .plots + .scroll { margin-top: 1.25rem; }
+p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
 .cards { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem;
   min-width: 8rem; }
 .card b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1.25rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); gap: 1.25rem; }
 .plot { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -102,8 +103,8 @@ def _comparison(comparison: Comparison | None) -> str:
             NAMES.get(found.metric, found.metric) + (" (higher is better)" if found.metric in HIGHER_IS_BETTER else ""),
             number(found.model),
             number(found.champion),
-            f"{found.difference:+.4g}",
-            f"{found.low:+.4g} to {found.high:+.4g}",
+            number(found.difference, signed=True),
+            f"{number(found.low, signed=True)} to {number(found.high, signed=True)}",
             f'<span class="{escape(found.verdict.split()[0])}">{escape(found.verdict)}</span>',
         ]
         for found in comparison.differences
@@ -117,8 +118,8 @@ def _comparison(comparison: Comparison | None) -> str:
     )
 
 
-def class_curves(curves: ClassCurves, task: str) -> str:
-    """Return a class's curves."""
+def class_curves(curves: ClassCurves, task: str, *, level: int = 2) -> str:
+    """Return a class's curves. level: of the heading."""
     title = f"Positive class {curves.label}" if task == "binary" else f"Class {curves.label} against the rest"
     rate = max((decile.rate for decile in curves.lift), default=1.0) or 1.0
     plots = [
@@ -144,7 +145,7 @@ def class_curves(curves: ClassCurves, task: str) -> str:
             rate,
         ),
     ]
-    return f'<h2>{escape(title)}</h2><div class="plots">{"".join(plots)}</div>'
+    return f'<h{level}>{escape(title)}</h{level}><div class="plots">{"".join(plots)}</div>'
 
 
 def _classes(evaluation: Evaluation) -> str:
@@ -170,13 +171,13 @@ def _classes(evaluation: Evaluation) -> str:
     )
 
 
-def residual_plots(residuals: Residuals | None) -> str:
-    """Return how a regression is wrong; nothing for another task."""
+def residual_plots(residuals: Residuals | None, *, level: int = 2) -> str:
+    """Return how a regression is wrong; nothing for another task. level: of the heading."""
     if residuals is None:
         return ""
     highest = max(residuals.counts) or 1
     bars = [
-        (f"{low:.3g}" if place % 6 == 0 else "", float(count), "")
+        (tick(low) if place % 6 == 0 else "", float(count), "")
         for place, (low, count) in enumerate(zip(residuals.edges, residuals.counts, strict=False))
     ]
     spread = [*residuals.predicted, *residuals.observed]
@@ -191,7 +192,7 @@ def residual_plots(residuals: Residuals | None) -> str:
         _bars("Residuals (truth - prediction)", bars, float(highest)),
         plot(
             "Mean truth by tenth of the prediction",
-            f"prediction, {low:.4g} to {high:.4g}",
+            f"prediction, {number(low)} to {number(high)}",
             "truth",
             line(_diagonal(), dashed=True),
             line(scaled[0]),
@@ -199,7 +200,8 @@ def residual_plots(residuals: Residuals | None) -> str:
         ),
     ]
     quantiles = table(list(residuals.quantiles), [[number(value) for value in residuals.quantiles.values()]])
-    return f'<h2>Residuals</h2><div class="plots">{"".join(plots)}</div><h3>Quantiles</h3>{quantiles}'
+    heading = f"<h{level}>Residuals</h{level}>"
+    return f'{heading}<div class="plots">{"".join(plots)}</div><h3>Quantiles</h3>{quantiles}'
 
 
 def _importance(found: Sequence[Importance]) -> str:
@@ -302,7 +304,7 @@ def _bars(title: str, bars: Sequence[tuple[str, float, str]], highest: float) ->
             f'<text x="{middle:.1f}" y="{top - 4:.1f}" text-anchor="middle">{escape(above)}</text>'
         )
     ticks = "".join(
-        f'<text x="{LEFT - 6}" y="{y_of(share * 0.92) + 4}" text-anchor="end">{highest * share:.3g}</text>'
+        f'<text x="{LEFT - 6}" y="{y_of(share * 0.92) + 4}" text-anchor="end">{tick(highest * share)}</text>'
         for share in (0.0, 0.5, 1.0)
     )
     return (
@@ -332,8 +334,17 @@ def y_of(share: float) -> float:
     return round(HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP), 1)
 
 
-def number(value: float | None) -> str:
-    """Return a number for a reader, a dash for none."""
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Return a number for a reader, a dash for none. A large one has no exponent: 28,320, and not 2.832e+04."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"
+    is_whole = abs(value) >= 10_000 or (float(value).is_integer() and abs(value) >= 1)
+    return format(value, ("+" if signed else "") + (",.0f" if is_whole else ".4g"))
+
+
+def tick(value: float) -> str:
+    """Return a number in the few letters that an axis has room for: 28.3k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

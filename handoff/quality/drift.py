@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from custom_runtime.schema import Feature, Task
+from handoff.evaluation.report import number
 
 ROLE = "profile"  # in the bundle
 SCORE_BINS = 20
@@ -142,7 +143,7 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
     else:
         mean = float(present.mean()) if len(present) else 0.0
         effect = (mean - (profile.mean or 0.0)) / (profile.deviation or 1.0) if len(present) else 0.0
-        moved = f"mean {profile.mean or 0.0:.4g} to {mean:.4g}"
+        moved = f"mean {number(profile.mean or 0.0)} to {number(mean)}"
     return Drift(
         name=profile.name,
         rows=rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import combinations
@@ -38,8 +39,8 @@ def measure_quality(
             f"{len(labelled)} of {joined.labels} labels belong to a prediction; at least {FEWEST_LABELS} are needed"
         )
     versions = [
-        _version(str(version), predicted, labelled[labelled["version"] == version], period, seed)
-        for version, predicted in records.groupby("version", sort=True)
+        _version(version, predicted, labelled[labelled["version"] == version], period, seed)
+        for version, predicted in _by_version(records)
     ]
     drift, drift_note = _drift(records, profile)
     failing, failing_note = failing_segments(labelled, answers_of(labelled))
@@ -61,6 +62,17 @@ def measure_quality(
         failing=failing,
         failing_note=failing_note,
     )
+
+
+def _by_version(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each version, 7 before 10."""
+    groups = [(str(version), part) for version, part in rows.groupby("version")]
+    return sorted(groups, key=lambda group: _place_of(group[0]))
+
+
+def _place_of(version: str) -> list[tuple[int, str]]:
+    """Return what versions are sorted by: numbers in them as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
 def answers_of(rows: pd.DataFrame) -> Floats:
@@ -147,7 +159,7 @@ def _keys(rows: pd.DataFrame) -> Any:
 def _challenges(labelled: pd.DataFrame, seed: int) -> Iterator[Challenge]:
     """Compare every two models that scored the same rows: the one that answered, and its challengers."""
     column = "scores" if CONTRACT.columns > 1 else "score"
-    for champion, rows in labelled.dropna(subset=["challengers"]).groupby("version", sort=True):
+    for champion, rows in _by_version(labelled.dropna(subset=["challengers"])):
         scored = pd.DataFrame(
             [
                 {str(entry["version"]): entry[column] for entry in challengers if entry[column] is not None}
@@ -156,8 +168,9 @@ def _challenges(labelled: pd.DataFrame, seed: int) -> Iterator[Challenge]:
             index=rows.index,
         )
         # A bundle that became the champion has scored its own rows twice.
-        scored = scored[sorted(set(scored.columns) - {str(champion)})]
-        scored.insert(0, str(champion), rows[column])
+        others: list[str] = sorted({str(name) for name in scored.columns} - {champion}, key=_place_of)
+        scored = scored[others]
+        scored.insert(0, champion, rows[column])
         for one, other in combinations(scored.columns, 2):
             both = scored[[one, other]].notna().all(axis=1)
             kept = rows[both]
@@ -175,7 +188,7 @@ def _challenges(labelled: pd.DataFrame, seed: int) -> Iterator[Challenge]:
                 seed=seed,
                 keys=_keys(kept),
             )
-            yield Challenge(champion=str(one), challenger=str(other), comparison=compared)
+            yield Challenge(champion=one, challenger=other, comparison=compared)
 
 
 def _drift(records: pd.DataFrame, profile: TrainingProfile | None) -> tuple[dict[str, tuple[Drift, ...]], str]:
@@ -184,7 +197,7 @@ def _drift(records: pd.DataFrame, profile: TrainingProfile | None) -> tuple[dict
     if profile.contract != CONTRACT.fingerprint:
         raise DataError(f"the profile is of contract {profile.contract}; this is {CONTRACT.fingerprint}")
     found: dict[str, tuple[Drift, ...]] = {}
-    for version, rows in records.groupby("version", sort=True):
+    for version, rows in _by_version(records):
         answers = answers_of(rows)
         profiles = (
             [profile.score]
@@ -204,16 +217,16 @@ def _drift(records: pd.DataFrame, profile: TrainingProfile | None) -> tuple[dict
                 drifts.append(
                     drift_of(given, values.to_numpy() if given.categories else pd.to_numeric(values).to_numpy())
                 )
-        found[str(version)] = tuple(sorted(drifts, key=lambda drift: -drift.psi))
+        found[version] = tuple(sorted(drifts, key=lambda drift: -drift.psi))
     has_features = records["features"].notna().any()
     return found, "" if has_features else "The records hold no features (SERVING_RECORD_FEATURES=1): only the score."
 
 
 def _freshness(records: pd.DataFrame) -> Iterator[Freshness]:
-    for version, rows in records.groupby("version", sort=True):
+    for version, rows in _by_version(records):
         ages = (rows["time"] - rows["features_time"]).dropna().dt.total_seconds()
         yield Freshness(
-            version=str(version),
+            version=version,
             rows=len(rows),
             median_s=float(ages.median()) if len(ages) else None,
             p95_s=float(ages.quantile(0.95)) if len(ages) else None,

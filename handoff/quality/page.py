@@ -15,12 +15,13 @@ from handoff.evaluation.report import (
     plot,
     residual_plots,
     table,
+    tick,
     x_of,
     y_of,
 )
 from handoff.quality.results import Challenge, Measure, Quality, VersionQuality
 from handoff.quality.scoring import CLASS_METRICS, METRICS, ROW_LOSS
-from handoff.quality.segments import FEWEST_LABELS
+from handoff.quality.segments import FEWEST_LABELS, NO_FEATURES
 
 QUALITY_NAMES = {
     **NAMES,
@@ -82,8 +83,8 @@ def _version(version: VersionQuality, task: TaskKind) -> str:
     ]
     heads = ["Class", "Labels", "Log loss of its rows", "Accuracy of its rows", "AUC against the rest"]
     classes = f"<h3>Classes</h3>{table([*heads, QUALITY_NAMES['calibration']], rows)}" if rows else ""
-    details = classes + "".join(class_curves(curves, task) for curves in version.curves)
-    details += residual_plots(version.residuals)
+    details = classes + "".join(class_curves(curves, task, level=3) for curves in version.curves)
+    details += residual_plots(version.residuals, level=3)
     return f"<h2>Version {escape(version.version)}</h2>{details}" if details else ""
 
 
@@ -147,7 +148,7 @@ def _plot_of(name: str, versions: Sequence[VersionQuality]) -> str:
 
     drawn = [mark for place, version in enumerate(versions) for mark in marks(version, _COLORS[place % len(_COLORS)])]
     scales = "".join(
-        f'<text x="{x_of(0) - 6}" y="{y_of(share) + 4}" text-anchor="end">{low + share * scale:.3g}</text>'
+        f'<text x="{x_of(0) - 6}" y="{y_of(share) + 4}" text-anchor="end">{tick(low + share * scale)}</text>'
         for share in (0.0, 0.5, 1.0)
     )
     last = max(period.begin for period in periods)
@@ -160,8 +161,8 @@ def _challenge(found: Challenge) -> str:
             QUALITY_NAMES[difference.metric] + (" (higher is better)" if difference.metric in HIGHER_IS_BETTER else ""),
             number(difference.model),
             number(difference.champion),
-            f"{difference.difference:+.4g}",
-            f"{difference.low:+.4g} to {difference.high:+.4g}",
+            number(difference.difference, signed=True),
+            f"{number(difference.low, signed=True)} to {number(difference.high, signed=True)}",
             f'<span class="{difference.verdict.split()[0]}">{difference.verdict}</span>',
         ]
         for difference in found.comparison.differences
@@ -185,12 +186,12 @@ def _failing(quality: Quality) -> str:
             f'<span class="left">{escape(found.segment)}</span>',
             f"{found.labels:,}",
             number(found.loss),
-            f"{found.excess:+.4g}",
-            f"{found.low:+.4g}",
+            number(found.excess, signed=True),
+            number(found.low, signed=True),
         ]
         for found in quality.failing[:SHOWN_SEGMENTS]
     ]
-    shown = table(heads, rows) if rows else "<p>None was found.</p>"
+    shown = table(heads, rows) if rows else "" if quality.failing_note == NO_FEATURES else "<p>None was found.</p>"
     if more := len(quality.failing) - len(rows):
         shown += f'<p class="soft">{more:,} more with a smaller difference are in quality.json.</p>'
     return f'<h2>Segments where it fails</h2><p class="soft">{escape(quality.failing_note)}</p>{shown}'
@@ -236,7 +237,7 @@ def _freshness(quality: Quality) -> str:
 def _with_interval(measure: Measure) -> str:
     if measure.value is None or measure.low is None or measure.high is None:
         return "-"
-    return f'{measure.value:.4g}<br><span class="soft">{measure.low:.4g} to {measure.high:.4g}</span>'
+    return f'{number(measure.value)}<br><span class="soft">{number(measure.low)} to {number(measure.high)}</span>'
 
 
 def _age(seconds: float | None) -> str:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from custom_runtime.active import CONTRACT
 from handoff.evaluation.measures import losses
+from handoff.evaluation.report import number
 from handoff.quality.results import Failing
 from handoff.quality.scoring import ROW_LOSS, Floats
 
 FEWEST_LABELS = 30
 NUMBER_SEGMENTS = 4
+NO_FEATURES = "The records hold no features (SERVING_RECORD_FEATURES=1), so no segments are compared."
 # Of all segments looked at together, one in twenty may be reported without a reason (Bonferroni).
 _FAMILY_ERROR = 0.05
 
@@ -28,7 +30,7 @@ def failing_segments(labelled: pd.DataFrame, answers: Floats) -> tuple[tuple[Fai
     """
     held = labelled.dropna(subset=["features"])
     if held.empty:
-        return (), "The records hold no features (SERVING_RECORD_FEATURES=1), so no segments are compared."
+        return (), NO_FEATURES
     task = CONTRACT.task.kind
     columns = pd.DataFrame(held["features"].tolist(), index=held.index)
     truth = held["truth"].to_numpy(dtype=np.float64)
@@ -83,6 +85,6 @@ def _segments(values: pd.Series[Any], *, is_category: bool) -> Iterator[tuple[st
         edges = np.unique(numbers.dropna().quantile(np.linspace(0, 1, NUMBER_SEGMENTS + 1)).to_numpy())
         for low, high in pairwise(edges):
             chosen = (numbers >= low) & ((numbers < high) | (high == edges[-1]))
-            yield f"{low:.4g} to {high:.4g}", chosen.to_numpy()
+            yield f"{number(low)} to {number(high)}", chosen.to_numpy()
     if values.isna().any():
         yield "missing", values.isna().to_numpy()

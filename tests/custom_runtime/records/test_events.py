@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
@@ -149,7 +150,13 @@ def test_a_sink_that_fails_is_asked_again_later_with_the_same_events(
     fill(spool, 2)
     receiver.answers = [status, status]
     sender = sender_of(receiver, spool, label)
-    waits = [sender.send_all(), sender.send_all(), sender.send_all()]
+    with capture_logs() as said:
+        waits = [sender.send_all(), sender.send_all(), sender.send_all()]
+    assert [(line["event"], line["waiting_rows"]) for line in said] == [
+        ("record_sink_unavailable", 2),
+        ("record_sink_available", 2),
+    ]
+    assert {line["sink"] for line in said} == {receiver.url.split("/")[2]}
     assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1.0
     assert waits[2] == 0.0
     ids = [[event["id"] for event in request.body] for request in receiver.received]
@@ -207,7 +214,11 @@ def test_files_of_a_process_that_died_are_sent_by_the_next(receiver: EventReceiv
     living = Spool(tmp_path, max_bytes=100_000)
     assert living.files() == []  # its owner lives
     fcntl.flock(dead._lock.fileno(), fcntl.LOCK_UN)  # what the kernel does when a process dies
-    heir = Spool(tmp_path, max_bytes=100_000)
+    with capture_logs() as said:
+        heir = Spool(tmp_path, max_bytes=100_000)
+    assert said == [
+        {"event": "record_spool_recovered", "waiting_rows": 2, "deleted_rows": 0, "log_level": "info"},
+    ]
     fill(heir, 3)
     assert sender_of(receiver, heir, "heir").send_all() == 0.0
     assert keys_of(receiver.events) == ["1", "2", "3"]

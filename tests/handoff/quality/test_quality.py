@@ -294,7 +294,7 @@ def test_too_few_labels_are_no_measurement(tmp_path: Path) -> None:
 
 
 def test_a_version_with_few_labels_or_none_is_shown_and_not_measured(tmp_path: Path) -> None:
-    version = np.where(np.arange(120) < 100, "7", np.where(np.arange(120) < 110, "8", "9"))
+    version = np.where(np.arange(120) < 100, "7", np.where(np.arange(120) < 110, "8", "10"))
     frame = records(120, version=version)
     labels = by_request(frame)[:105]
     joined = join(frame, written(tmp_path / "labels.csv", labels), horizon=HORIZON)
@@ -302,14 +302,16 @@ def test_a_version_with_few_labels_or_none_is_shown_and_not_measured(tmp_path: P
     assert [(one.version, one.predictions, one.overall.labels) for one in quality.versions] == [
         ("7", 100, 100),
         ("8", 10, 5),
-        ("9", 10, 0),
+        ("10", 10, 0),
     ]
     assert {measure.value for one in quality.versions[1:] for measure in one.overall.measures.values()} == {None}
     html = page(quality)
-    assert "Fewer than 30 labels measure nothing: version 8, 9." in html
+    assert "Fewer than 30 labels measure nothing: version 8, 10." in html
     assert "nan" not in html.lower()
+    assert "no segments are compared" in html
+    assert "None was found" not in html
     text = render_metrics(quality).decode()
-    assert 'serving_quality_labels{model="churn",version="9"} 0.0' in text
+    assert 'serving_quality_labels{model="churn",version="10"} 0.0' in text
     assert 'metric="auc",model="churn",version="8"' not in text
 
 
