@@ -68,6 +68,8 @@ def train(
         from handoff.dataset import read_dataset
 
         training.check_floor_names(floors or {})
+        if not dry_run:  # before the model is registered: its evaluation is written there
+            report.mkdir(parents=True, exist_ok=True)
         trained = training.train(read_dataset(data), flavor, seed=seed, floor=floors, refit=refit)
         version = page = None
         if not dry_run:
@@ -148,8 +150,11 @@ def import_model(
         from handoff.evaluation.versions import evaluate_registered, write_evaluation
         from handoff.importing import check_model
         from handoff.registry import Registry
+        from handoff.table import open_table
         from handoff.training import write_stock
 
+        if data is not None:
+            open_table(data)  # a wrong file is refused before anything is written
         registry = Registry()
         checked = check_model(registry, model_uri, reference=reference)
         stock_file = page = None

@@ -286,9 +286,10 @@ def _translated(registry_uri: str, *, wanted: str = "") -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
+        said = " ".join(error.message.split()).rstrip(".")
         if wanted:
             raise RegistryError(
-                f"{wanted} is not available in the registry {registry_uri}: {error.message}; register a model "
+                f"{wanted} is not available in the registry {registry_uri}: {said}; register a model "
                 "(churn-serving train), or set MLFLOW_TRACKING_URI to the registry that has it"
             ) from error
-        raise RegistryError(f"cannot use the registry {registry_uri}: {error.message}") from error
+        raise RegistryError(f"cannot use the registry {registry_uri} (MLFLOW_TRACKING_URI): {said}") from error

@@ -19,6 +19,7 @@ from local_seldon.errors import AlreadyRunning, DidNotStart, NotRunning
 from local_seldon.operator import Operator, Options, clear
 from local_seldon.process import identity
 from local_seldon.replica import Ports
+from rollout.errors import ManifestError
 from rollout.process import EndedBySignal
 from rollout.targets.local_store import LocalStore
 
@@ -27,8 +28,11 @@ DOWN_TIMEOUT_S = 60.0
 
 
 def store_of(file: Path, root: Path = STATE_ROOT) -> LocalStore:
-    """Return the store of a manifest file's deployment."""
-    deployment = read_manifest(file.read_bytes())
+    """Return the store of a manifest file's deployment. Raises ManifestError."""
+    try:
+        deployment = read_manifest(file.read_bytes())
+    except ManifestError as error:
+        raise ManifestError(f"{file}: {error}") from error
     return LocalStore.of(root, deployment.namespace, deployment.name)
 
 
@@ -132,7 +136,7 @@ def down(store: LocalStore) -> list[int]:
             time.sleep(0.05)
         return []
     if not store.object_file.exists():
-        raise NotRunning(f"nothing runs of {store.directory}; start it: churn-serving local up FILE")
+        raise NotRunning(f"nothing runs in {store.directory}; start it: churn-serving local up FILE")
     ended = clear(runtime)
     store.remove()
     return ended

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollout.errors import ManifestError
+from rollout.manifest.problems import field_errors
 
 
 class Capacity(BaseModel):
@@ -73,7 +74,12 @@ def read_capacity(path: Path) -> Capacity:
     try:
         capacity = Capacity.model_validate(yaml.safe_load(path.read_bytes()))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, OSError):
+            reason = str(error.strerror)
+        elif isinstance(error, ValidationError):
+            reason = "; ".join(f"{place or 'the file'}: {message}" for place, message in field_errors(error))
+        else:
+            reason = " ".join(str(error).split())
         raise ManifestError(f"{path} cannot be used: {reason}; seldon/capacity.yaml is an example") from error
     if capacity.nodes_lost >= capacity.nodes:
         raise ManifestError(f"{path}: nodes_lost is {capacity.nodes_lost}; allowed: less than nodes ({capacity.nodes})")

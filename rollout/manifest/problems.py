@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -45,7 +45,13 @@ def field_errors(error: ValidationError) -> tuple[tuple[str, str], ...]:
     return tuple(
         (
             "".join(f"/{part}" for part in one["loc"]),
-            one["msg"] if one["type"] == "missing" else f"{one['msg']}, this is {one['input']!r}"[:200],
+            _message(one),
         )
         for one in error.errors(include_url=False)
     )
+
+
+def _message(one: Any) -> str:
+    if one["type"] == "extra_forbidden":
+        return "there is no such key; look for a spelling mistake"
+    return str(one["msg"]) if one["type"] == "missing" else f"{one['msg']}, this is {one['input']!r}"[:200]

@@ -46,8 +46,9 @@ def bundle_version(directory: Path, *, model: str) -> str:
         stored = json.loads(path.read_bytes())
         name, version = str(stored["name"]), str(stored["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ManifestError(
-            f"{path} cannot be read ({error}); make it: churn-serving import models:/{model}@champion "
+            f"{path} cannot be read ({reason}); make it: churn-serving import models:/{model}@champion "
             f"--output {directory}"
         ) from error
     container = container_name(name)

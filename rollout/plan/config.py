@@ -99,7 +99,7 @@ def read_config(file: Path | None, overrides: Mapping[str, Any], *, manual: Sequ
     try:
         data = yaml.load(file.read_text(), _Loader) or {} if file else {}  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise PlanError(f"{file} cannot be read: {reason}") from error
     if not isinstance(data, dict):
         raise PlanError(f"{file} is {type(data).__name__}; expected settings, such as: steps: [10, 30, 50, 100]")
@@ -136,8 +136,11 @@ def _plan(settings: Settings, manual: Sequence[int]) -> Plan:
         questions=(*queries, *((settings.labels,) if settings.labels else ())),
         manual=frozenset(manual),
     )
-    if unknown := set(manual) - {step.weight_percent for step in steps if step.weight_percent}:
-        raise PlanError(f"--manual asks for a gate at {sorted(unknown)} %, where there is no step")
+    weights = [step.weight_percent for step in steps if step.weight_percent]
+    if unknown := sorted(set(manual) - set(weights)):
+        raise PlanError(
+            f"--manual is {unknown[0]}, and no step has this weight; allowed: {', '.join(map(str, weights))}"
+        )
     converted = ("steps", "gates", "capacity")
     same = {name for name in Plan.__slots__ if name in Settings.model_fields and name not in converted}
     gates = _gates(settings.gates, first_step_s=next((step.min_duration_s for step in steps if step.counted), 0.0))

@@ -114,5 +114,5 @@ class LocalTarget:
         if socket is None:
             if not self._store.object_file.exists():
                 raise NotFound(f"no SeldonDeployment in {self._store.directory}; run: churn-serving local up FILE")
-            raise Unavailable(f"nothing runs of {self._store.directory}; run: churn-serving local up FILE")
+            raise Unavailable(f"nothing runs in {self._store.directory}; run: churn-serving local up FILE")
         return envoy.EnvoyAdmin(socket)

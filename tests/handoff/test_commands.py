@@ -73,6 +73,11 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
         ),
         (("train", "--alias", "champion"), "error: the alias champion moves only by churn-serving promote"),
         (("import", "models:/churn/99", "--output", "b"), "(name=churn, version=99) not found; register a model"),
+        (
+            ("import", "models:/churn/1", "--output", "b", "--data", "absent.csv"),
+            "error: absent.csv does not exist; give a CSV",
+        ),
+        (("train", "--report", "/dev/null/r"), "error: /dev/null/r: Not a directory"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )

@@ -70,7 +70,7 @@ def test_up_status_down(command: Command, file: Path) -> None:
     assert not [pid for pid in pids if is_alive(pid)]
     gone = command("down", "models/churn")
     assert gone.returncode == 4
-    assert "nothing runs of" in gone.stderr
+    assert "nothing runs in" in gone.stderr
 
 
 def test_what_a_killed_controller_leaves_is_ended_and_a_rollouts_changes_are_kept(command: Command, file: Path) -> None:

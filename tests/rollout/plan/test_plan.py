@@ -123,7 +123,7 @@ def test_a_pods_measured_capacity_is_part_of_the_plan(tmp_path: Path) -> None:
 
 
 def test_a_manual_gate_needs_its_step() -> None:
-    with pytest.raises(PlanError, match=r"\[25\] %, where there is no step"):
+    with pytest.raises(PlanError, match=r"--manual is 25, and no step has this weight; allowed: 10, 30, 50, 100"):
         read_config(None, {}, manual=[25])
 
 

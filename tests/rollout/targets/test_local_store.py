@@ -114,5 +114,5 @@ def test_a_deployment_that_does_not_exist_is_not_found_and_one_that_does_not_run
 ) -> None:
     with pytest.raises(NotFound, match=r"churn-serving local up FILE"):
         LocalTarget(LocalStore.of(tmp_path, "models", "other")).read()
-    with pytest.raises(Unavailable, match="nothing runs of"):
+    with pytest.raises(Unavailable, match="nothing runs in"):
         LocalTarget(store).read()
