@@ -61,8 +61,18 @@ def runs(directory: Path, what: str) -> bool:
     return any(what in command.partition("--")[0] for command in processes_of(directory).values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [CONTROLLER_RUNS, ENVOY_RUNS, STUB_RUNS])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, STUB_RUNS),
+        *(
+            pytest.param(number, moment, marks=pytest.mark.slow)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            for moment in (CONTROLLER_RUNS, ENVOY_RUNS)
+        ),
+        pytest.param(signal.SIGTERM, STUB_RUNS, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_what_a_detached_start_has_begun(
     words: list[str], tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
@@ -77,7 +87,10 @@ def test_a_signal_ends_what_a_detached_start_has_begun(
         assert not (tmp_path / "state" / "models" / "churn" / "deployment.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGHUP, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))],
+)
 def test_a_signal_or_a_closed_terminal_ends_a_start_in_the_foreground(
     words: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
