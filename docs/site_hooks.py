@@ -16,6 +16,7 @@ FENCE = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 DOCS = Path(__file__).parent
 ADR = DOCS / "adr"
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(#[^)]*)?\)")
+PICTURE = re.compile(r"^!\[[^\]]+\]\(([^)]+)\)$", re.MULTILINE)  # opens in full size: a phone shows it small
 COMPARISON = re.compile(r"^\[The README's table\].*\n", re.MULTILINE)
 WIDTH, HEIGHT, GAP_X, GAP_Y = 132, 34, 18, 44
 SMALLEST = 0.75  # on a phone a drawing shrinks so far, then it scrolls: its text stays readable
@@ -41,9 +42,12 @@ def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
     """Replace each flowchart by its drawing, and what the site lacks by words; list the decisions on their page."""
     if page.file.src_uri == "adr/index.md":
         markdown += "".join(f"- [{_title(file)}]({file.name})\n" for file in sorted(ADR.glob("0*.md")))
+    elif page.file.src_uri.startswith("adr/"):  # `nav` does not name them, so no menu leads back
+        markdown += "\n\n[All decisions](index.md)\n"
     if page.file.src_uri == "why.md":
         markdown = COMPARISON.sub(lambda _: _comparison(), markdown)
     markdown = LINK.sub(lambda found: _link(page.file.src_uri, found), markdown)
+    markdown = PICTURE.sub(r"[\g<0>](\1)", markdown)
     return FENCE.sub(lambda found: drawing(found[1]), markdown)
 
 
