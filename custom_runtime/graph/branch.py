@@ -9,6 +9,7 @@ cannot answer at all: the executor's readiness check fails, and the mesh sends i
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -23,6 +24,9 @@ from custom_runtime.graph.parameters import NodeParameters, read_parameters
 from custom_runtime.graph.tensors import UNAVAILABLE
 
 log = structlog.get_logger()
+
+# A branch that is late is so for many requests in a row: one line in this time says it.
+_LOG_AGAIN_S = 60.0
 
 
 class BranchParameters(NodeParameters):
@@ -53,6 +57,8 @@ class Branch(MLModel):  # type: ignore[misc]
         self._wrapped: MLModel = wrapped(settings)
         # The runtimes compute in their coroutine: on a thread of their own, the limit of time holds.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="branch")
+        self._logged_at: float | None = None
+        self._unanswered = 0  # since then
         super().__init__(settings)
 
     async def load(self) -> bool:
@@ -73,9 +79,10 @@ class Branch(MLModel):  # type: ignore[misc]
             response = await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
             reason = f"no answer within {self.parameters.timeout_ms:g} ms"
+            self._report(reason)
         except Exception as error:
-            log.exception("branch_failed", node=self.name)
             reason = f"{type(error).__name__}"
+            self._report(reason, error)
         else:
             return InferenceResponse.model_validate(response)
         return InferenceResponse(
@@ -85,3 +92,11 @@ class Branch(MLModel):  # type: ignore[misc]
             outputs=[],
             parameters=MessageParameters(**{UNAVAILABLE: reason}),
         )
+
+    def _report(self, reason: str, error: Exception | None = None) -> None:
+        """Log that requests got no answer of this branch: the first, then how many more in each _LOG_AGAIN_S."""
+        self._unanswered += 1
+        now = time.monotonic()
+        if self._logged_at is None or now - self._logged_at >= _LOG_AGAIN_S:
+            log.warning("branch_unavailable", node=self.name, reason=reason, requests=self._unanswered, exc_info=error)
+            self._logged_at, self._unanswered = now, 0

@@ -216,3 +216,6 @@ def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing(tmp_path: Pa
     assert answers["good"]["outputs"][0]["data"] == [0.5]
     assert (answers["raise"]["outputs"], answers["raise"]["parameters"]["unavailable"]) == ([], "ZeroDivisionError")
     assert (answers["hang"]["id"], answers["hang"]["parameters"]["unavailable"]) == ("hang", "no answer within 500 ms")
+    said = (tmp_path / "log").read_text()
+    assert said.count("branch_unavailable") == 1  # the first of the two; the next line comes after a minute
+    assert "ZeroDivisionError" in said
