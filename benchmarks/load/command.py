@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,8 @@ def load_test(
     try:
         if picture is not None:
             _check_place(picture)
+        if cpu is not None and cpu not in (cores := sorted(os.sched_getaffinity(0))):
+            raise UsageError(f"--cpu is {cpu}; allowed on this machine: {', '.join(map(str, cores))}")
         target = parse_target(url or DEFAULT_URLS[protocol], header or [], verify=not insecure)
         plan = LoadPlan(
             target=target,

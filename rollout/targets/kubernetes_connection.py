@@ -13,6 +13,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, OpenApiException
 from kubernetes.config import ConfigException
+from yaml import YAMLError
 
 from rollout.errors import Conflict, Denied, NotFound, Rejected, TargetError, Unavailable
 
@@ -65,9 +66,10 @@ class Connection:
                 config.load_kube_config(  # type: ignore[no-untyped-call]
                     _kubeconfig(), client_configuration=settings, context=self._context or None
                 )
-        except (ConfigException, OSError) as error:
+        except (ConfigException, OSError, YAMLError) as error:
+            said = " ".join(str(error).split()).rstrip(".")
             raise Denied(
-                f"no cluster can be reached: {error}; set KUBECONFIG, or run in a pod with a service account"
+                f"no cluster can be reached: {said}; set KUBECONFIG, or run in a pod with a service account"
             ) from error
         settings.retries = False  # the promoter retries by itself, and must know about each attempt
         return client.ApiClient(settings)

@@ -79,3 +79,11 @@ def test_a_metrics_port_that_is_taken_begins_no_rollout(tmp_path: Path) -> None:
     assert said.endswith(
         f"error: --metrics-port is {port}: Address already in use; choose a free one, or leave it out\n"
     )
+
+
+def test_a_kubeconfig_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("not: [yaml")
+    code, said = ended("rollout", "status", "churn", KUBECONFIG=str(tmp_path / "config"))
+    assert (code, said.count("\n")) == (4, 1), said
+    assert said.startswith("error: no cluster can be reached: ")
+    assert said.endswith("; set KUBECONFIG, or run in a pod with a service account\n")

@@ -52,6 +52,7 @@ def test_an_invalid_run_exits_with_1_and_says_why() -> None:
         (["--qps", "-1"], 2, "--qps"),
         (["--url", "http://127.0.0.1:9"], 1, "127.0.0.1:9"),
         (["--plot", "/dev/null/plot.png"], 2, "/dev/null"),
+        (["--cpu", "9999"], 2, "--cpu is 9999; allowed on this machine: "),
     ],
 )
 def test_wrong_usage_exits_with_2_and_an_unreachable_service_with_1(arguments: list[str], code: int, said: str) -> None:
