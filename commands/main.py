@@ -99,9 +99,9 @@ class Root(LazyGroup):
                 raise
             raise _ended(f"{error.filename}: {error.strerror}") from error
         except Exception as error:
-            from custom_runtime.errors import StartupError  # of a contract that a command imports
-
-            if not isinstance(error, StartupError):
+            # A StartupError is of a contract that a command has imported; the controller's image has no such package.
+            errors = sys.modules.get("custom_runtime.errors")
+            if errors is None or not isinstance(error, errors.StartupError):
                 raise
             raise _ended(str(error)) from error
 

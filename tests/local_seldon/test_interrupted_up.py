@@ -42,7 +42,7 @@ def words(tmp_path: Path) -> list[str]:
 def begun(words: list[str], directory: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     with (directory / "output").open("w") as output:
         process = subprocess.Popen(
-            ["env", "--default-signal=INT", *words, *more],
+            ["env", "--default-signal=INT,HUP", *words, *more],
             cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         try:

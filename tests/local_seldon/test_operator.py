@@ -229,7 +229,7 @@ def test_a_version_without_a_directory_is_refused_and_the_rest_serves_on(local: 
     running = local(predictor("v1", 100))
     running.target.patch([{"op": "add", "path": "/spec/predictors/-", "value": predictor("v99", 0)}])
     eventually(lambda: running.state() == "Failed")
-    assert "no directory here for image 'churn-serving:99'" in running.store.read()["status"]["description"]
+    assert "no directory known for image 'churn-serving:99'" in running.store.read()["status"]["description"]
     assert answers(client, f"{running.url}/predict", 10) == {"v1": 10}
 
 

@@ -163,7 +163,7 @@ def test_the_gate_is_asked_in_every_step_with_requests_and_strict(tmp_path: Path
         ("classes: ['No']", "brier needs two classes or more"),
         ("classes: ['No', 'No']", "two classes have the same name"),
         ("classes: ['No', 'Yes'], loss: absolute", "absolute needs largest_error, and no classes"),
-        ("classes: ['No', 'Yes'], speed: 1", "Extra inputs are not permitted"),
+        ("classes: ['No', 'Yes'], speed: 1", "there is no such key"),
         ("classes: ['No', 'Yes'], contracts: ['']", "at least 1 character"),
         ("classes: ['No', 'Yes'], limits: {alpha: 0}", "greater than 0"),
     ):
