@@ -54,6 +54,8 @@ class SeldonOperator:
             except ApiException as error:
                 if error.status not in (404, 409) and INJECTED not in str(error.body):
                     self.error = error
+            except Exception as error:  # the thread would end, and nobody would see why
+                self.error = error
 
     def _reconcile(self, manifest: dict[str, Any]) -> None:
         deployment = parse(manifest)
@@ -95,7 +97,8 @@ class SeldonOperator:
             known = self._deployed.get(name)
             if known is None and not self.paused:
                 self._api.create_namespaced_custom_object(**where, body=_deployment(name, found_status["replicas"]))
-                known = {}
+                # At once: where the status is then not written, the next round must not make it a second time.
+                known = self._deployed[name] = {}
             if known is not None and known != found_status:
                 ready = found_status["availableReplicas"]
                 self._api.patch_namespaced_custom_object_status(
