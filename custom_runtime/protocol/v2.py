@@ -43,6 +43,8 @@ DATATYPES: Mapping[str, tuple[str, ...]] = (
 # Its shape says how many rows a request has.
 _ROW_FIELD = CONTRACT.row_field
 _MAX_DIMENSIONS = 2
+# The shapes of a request of one row.
+ONE_ROW = ([1, 1], [1])
 accepts_key: Callable[[object], bool] = bool if _KEY_FIELD is None else _KEY_FIELD.accepts
 # What a list of a numeric datatype may hold; a bool is an int to Python, and no number here.
 _NUMBERS: Mapping[str, tuple[tuple[type, ...], str]] = {

@@ -34,7 +34,6 @@ _OUTPUT_FIELDS = frozenset(("name", "parameters"))
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
-_ONE_ROW = ([1, 1], [1])
 _KEY_DATATYPES = v2.DATATYPES.get(v2.KEY or "", ())
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING: frozenset[str] = frozenset()
@@ -226,7 +225,7 @@ def _only_key(inputs: list[Any]) -> list[Any] | None:
     shape, data = given["shape"], given["data"]
     if (
         given["name"] == v2.KEY
-        and shape in _ONE_ROW
+        and shape in v2.ONE_ROW
         and type(shape[0]) is int
         and type(shape[-1]) is int
         and given["datatype"] in _KEY_DATATYPES

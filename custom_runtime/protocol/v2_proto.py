@@ -44,7 +44,6 @@ _KEY_CONTENTS = {
     for datatype in ("INT64", "INT32")
     if v2.KEY is not None and datatype in v2.DATATYPES[v2.KEY]
 }
-_ONE_ROW = ([1, 1], [1])
 _LENGTH_BYTES = 4  # a raw BYTES element is its length, little-endian, then the bytes
 _MOST_INPUTS = 100
 _DIMENSIONS = 8  # of a longer shape, enough to report that it is wrong
@@ -70,7 +69,7 @@ def only_key(request: Any) -> list[int] | None:
         return None
     given = inputs[0]
     kind = _KEY_CONTENTS.get(given.datatype)
-    if kind is None or given.name != v2.KEY or given.shape not in _ONE_ROW:
+    if kind is None or given.name != v2.KEY or given.shape not in v2.ONE_ROW:
         return None
     field, size = kind
     raw = request.raw_input_contents

@@ -137,7 +137,7 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
     missing = float(counts[-1] / max(rows, 1))
     if profile.categories:
         names = [*profile.categories, "missing"]
-        change = counts / max(rows, 1) - np.array(profile.counts) / max(sum(profile.counts), 1)
+        change = counts / max(rows, 1) - expected / max(expected.sum(), 1)
         place = int(np.abs(change).argmax())
         effect, moved = float(change[place]), f"share of {names[place]}"
     else:
@@ -151,7 +151,7 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
         effect=effect,
         moved=moved,
         missing=missing,
-        verdict=_verdict(psi, _chance(expected, counts)),
+        verdict=_verdict(psi, expected, counts),
     )
 
 
@@ -174,10 +174,10 @@ def _psi(before: Values, after: Values) -> NDArray[np.float64]:
     return psi
 
 
-def _verdict(psi: float, chance: float) -> Verdict:
+def _verdict(psi: float, before: Values, after: Values) -> Verdict:
     if psi < WATCH_PSI:
         return "steady"
-    if psi < chance:
+    if psi < _chance(before, after):
         return "within chance"
     return "moved" if psi >= MOVED_PSI else "watch"
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.answering import answering, ok
+from tests.support.leftovers import FROM_A_TERMINAL
 from tests.support.programs import ROOT, eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
-# A shell starts what runs in its background with SIGINT ignored, and these tests with it.
-FROM_A_TERMINAL = ("env", "--default-signal=INT")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 

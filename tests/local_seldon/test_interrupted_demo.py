@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.leftovers import processes_of
-from tests.support.programs import ROOT, eventually
+from tests.support.leftovers import begun, processes_of
+from tests.support.programs import eventually
 from tests.support.serving import World
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
@@ -33,18 +32,8 @@ def demo(world: World, directory: Path) -> Iterator[subprocess.Popen[str]]:
     )  # another one than the champion's
     (directory / "mlflow.db").touch()  # without the registry that numbered them, the demo makes its models again
     shutil.copyfile(world.store.removeprefix("sqlite:///"), directory / "features.db")
-    with (directory / "output").open("w") as output:
-        process = subprocess.Popen(
-            [PROGRAM, "demo", "--directory", str(directory), "--rate", "50"],
-            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            for pid in (process.pid, *processes_of(directory)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+    with begun([PROGRAM, "demo", "--directory", str(directory), "--rate", "50"], directory) as process:
+        yield process
 
 
 def wait_for(directory: Path, words: str) -> None:

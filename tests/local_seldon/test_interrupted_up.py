@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +13,9 @@ from local_seldon import running
 from local_seldon.deployment import read_manifest
 from rollout.process import EndedBySignal
 from rollout.targets.local_store import LocalStore
-from tests.support.leftovers import processes_of
+from tests.support.leftovers import begun, processes_of
 from tests.support.local_seldon_world import STUB, manifest, predictor
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 pytestmark = pytest.mark.integration
@@ -36,22 +32,6 @@ def words(tmp_path: Path) -> list[str]:
     place = ["--state", str(tmp_path / "state"), "--port", "0", "--command", f"{sys.executable} {STUB}"]
     artifact = ["--artifact", "churn-serving:1=/bundles/1", "--env", f"STUB_SWITCHES={switches}"]
     return [PROGRAM, "local", "up", str(file), *place, *artifact]
-
-
-@contextmanager
-def begun(words: list[str], directory: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    with (directory / "output").open("w") as output:
-        process = subprocess.Popen(
-            ["env", "--default-signal=INT,HUP", *words, *more],
-            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            for pid in (process.pid, *processes_of(directory)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
 
 
 def runs(directory: Path, what: str) -> bool:
@@ -76,7 +56,7 @@ def runs(directory: Path, what: str) -> bool:
 def test_a_signal_ends_what_a_detached_start_has_begun(
     words: list[str], tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
-    with begun(words, tmp_path, "--detach") as process:
+    with begun([*words, "--detach"], tmp_path) as process:
         eventually(lambda: runs(tmp_path, moment), bool, every_s=0.005, within_s=30)
         process.send_signal(number)
         code = process.wait(60)

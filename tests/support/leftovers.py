@@ -3,7 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.support.programs import ROOT
+
+# A shell starts what runs in its background with SIGINT ignored, `nohup` with SIGHUP, and these tests with them.
+FROM_A_TERMINAL = ("env", "--default-signal=INT,HUP")
+
+
+@contextmanager
+def begun(command: Sequence[str], directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a command as a terminal would, its output in `directory / "output"`; kill what is left of it in the end."""
+    with (directory / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*FROM_A_TERMINAL, *command],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            for pid in (process.pid, *processes_of(directory)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
 
 
 def processes_of(directory: Path) -> dict[int, str]:
