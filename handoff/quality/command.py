@@ -80,6 +80,8 @@ def quality(
             f"version {version.version}: {version.overall.labels:,} labels, "
             + (", ".join(measured) or "too few to measure anything")
         )
+    for note in found.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"page: {page}")
 
 

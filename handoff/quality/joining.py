@@ -3,6 +3,9 @@
 A label names its prediction by request id (and the row in the request, where that has several), or by key and time:
 then it belongs to the last prediction for that key before the label's time, and within the horizon. Both hold for each
 version by itself: what a shadow or a canary has predicted is evidence for it, whatever another version has predicted.
+
+One directory may hold records with plain keys, with hashed ones and without any: a setting was changed, or pods differ.
+Each is joined by what it has; what no label can find is named in `Joined.notes`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from custom_runtime.active import CONTRACT
+from custom_runtime.records.record import key_hash
 from handoff.columns import snake_case
 from handoff.errors import DataError
 
@@ -27,9 +31,10 @@ REQUEST_ID, ROW, TIME, VERSION, CONTRACT_COLUMN = "request_id", "row", "time", "
 class Joined:
     """Predictions with their labels.
 
-    records: those that have a label, in the order of time, with `truth` added: the class's place, or the value.
-    labels: how many were given. unmatched: labels without a prediction. superseded: labels that a later one for
-    the same predictions has replaced.
+    records: those that have a label, in the order of time, with two columns added. `truth`: the class's place, or the
+    value; `customer`: the same for all records of one key, None where the record names none. labels: how many were
+    given. unmatched: labels without a prediction. superseded: labels that a later one for the same predictions has
+    replaced. notes: which predictions no label could find, and why.
     """
 
     records: pd.DataFrame
@@ -37,6 +42,7 @@ class Joined:
     unmatched: int
     superseded: int
     by: str
+    notes: tuple[str, ...] = ()
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -72,21 +78,31 @@ def read_labels(path: Path) -> pd.DataFrame:
 def join(records: pd.DataFrame, labels: pd.DataFrame, *, horizon: timedelta, salt: str | None = None) -> Joined:
     """Join labels with records. horizon: how long after its prediction a label may come, by key and time.
 
-    salt: of the hashed keys, where the records have no plain ones. Raises DataError.
+    salt: of the hashed keys, where the records have some. Raises DataError.
     """
+    records = records.assign(customer=_customers(records, salt))
     if REQUEST_ID in labels:
-        found, by = _by_request(records, labels), "request id"
+        found, notes, by = _by_request(records, labels), _without_request_id(records), "request id"
     else:
-        found, by = _by_key(records, labels, horizon, salt), "key and time"
+        (found, notes), by = _by_key(records, labels, horizon, salt), "key and time"
     matched = found["label"].nunique()
     last = found.sort_values([TIME, "label"], kind="stable").drop_duplicates("record", keep="last")
     joined = last.sort_values(TIME, kind="stable").reset_index(drop=True)
-    return Joined(joined, len(labels), len(labels) - matched, matched - last["label"].nunique(), by)
+    superseded = matched - last["label"].nunique()
+    return Joined(joined, len(labels), len(labels) - matched, superseded, by, tuple(notes))
+
+
+def _customers(records: pd.DataFrame, salt: str | None) -> Any:
+    """Return what identifies each record's customer: with the salt, a plain key and its hash are the same one."""
+    plain, hashed = records["key"], records["key_hash"]
+    if salt is not None and hashed.notna().any():
+        plain = plain.map({key: key_hash(salt, key) for key in plain.dropna().unique()})
+    return hashed.where(hashed.notna(), plain)
 
 
 def _by_request(records: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     wanted = labels.assign(label=np.arange(len(labels)), **{REQUEST_ID: labels[REQUEST_ID].astype(str)})
-    wanted[ROW] = pd.to_numeric(wanted[ROW]) if ROW in wanted else 0
+    wanted[ROW] = _rows(labels[ROW]) if ROW in labels else 0
     wanted = wanted[["label", "truth", REQUEST_ID, ROW]]
     numbered = records.assign(record=np.arange(len(records)))
     # A caller knows one of the two ids of a V2 request.
@@ -98,50 +114,97 @@ def _by_request(records: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).drop_duplicates(["record", "label"])
 
 
-def _by_key(records: pd.DataFrame, labels: pd.DataFrame, horizon: timedelta, salt: str | None) -> pd.DataFrame:
+def _rows(given: Any) -> Any:
+    """Return the rows' numbers; a blank one is 0."""
+    texts = given.astype(str).str.strip()
+    numbers = pd.to_numeric(texts.where(~texts.isin(_BLANK), "0"), errors="coerce")
+    if len(wrong := texts[~(numbers % 1 == 0) | (numbers < 0)]):
+        raise DataError(f"a row is {wrong.iloc[0]!r}; allowed: an integer from 0 on, or blank")
+    return numbers.astype(np.int64)
+
+
+def _without_request_id(records: pd.DataFrame) -> list[str]:
+    count = int((records[REQUEST_ID].isna() & records["inference_id"].isna()).sum())
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(records):,} predictions have no request id (no x-request-id, no V2 id), so no label by "
+        "request id can belong to them."
+    ]
+
+
+def _by_key(
+    records: pd.DataFrame, labels: pd.DataFrame, horizon: timedelta, salt: str | None
+) -> tuple[pd.DataFrame, list[str]]:
     key = CONTRACT.key
     if key is None or snake_case(key) not in labels or TIME not in labels:
         raise DataError(
             f"the labels have neither {REQUEST_ID!r} nor both {key!r} and {TIME!r}; "
             f"present: {', '.join(labels.columns)}"
         )
+    hashed = int(records["key_hash"].notna().sum())
+    without_key = int((records["key"].isna() & records["key_hash"].isna()).sum())
+    if without_key == len(records):
+        raise DataError("the records name no keys (SERVING_RECORD_KEY=omitted): labels must have request ids")
+    if hashed and salt is None:
+        many = "the records have hashed keys" if hashed == len(records) else (
+            f"{hashed:,} of {len(records):,} records have hashed keys"
+        )  # fmt: skip
+        raise DataError(f"{many}; give the salt of SERVING_RECORD_SALT with --salt-file")
     texts = labels[snake_case(key)].astype(str).str.strip()
-    column = "key" if records["key"].notna().any() else "key_hash"
-    if column == "key_hash":
-        if not records["key_hash"].notna().any():
-            raise DataError("the records name no keys (SERVING_RECORD_KEY=omitted): labels must have request ids")
-        if salt is None:
-            raise DataError("the records have hashed keys; give the salt of SERVING_RECORD_SALT with --salt-file")
-        from custom_runtime.records.record import key_hash
+    if hashed and salt is not None:
+        texts = texts.map({text: key_hash(salt, text) for text in texts.unique()})
+    notes = []
+    if without_key:
+        notes.append(
+            f"{without_key:,} of {len(records):,} predictions name no key (SERVING_RECORD_KEY=omitted), so no label "
+            "by key and time can belong to them."
+        )
+    if hashed and not records["key_hash"].isin(set(texts)).any():
+        strange = (
+            f"one of the {hashed:,} hashed keys in the records is that of a label: is the salt the one of "
+            "SERVING_RECORD_SALT?"
+        )
+        if hashed == len(records):
+            raise DataError(f"n{strange}")
+        notes.append(f"N{strange}")
+    return _last_before(records, texts, labels, horizon), notes
 
-        texts = texts.map(lambda text: key_hash(salt, text))
-    try:
-        times = pd.to_datetime(labels[TIME], utc=True).astype("datetime64[us, UTC]")
-    except (ValueError, TypeError) as error:
-        raise DataError(f"the labels' {TIME!r} cannot be read: {error}; allowed: ISO 8601") from error
+
+def _last_before(records: pd.DataFrame, customers: Any, labels: pd.DataFrame, horizon: timedelta) -> pd.DataFrame:
+    """Return, for each label and each version, the customer's last record before the label's time."""
     wanted = pd.DataFrame(
         {
             "label": np.arange(len(labels)),
             "truth": labels["truth"].to_numpy(),
-            "by": texts.to_numpy(),
-            "at": times.to_numpy(),
+            "customer": customers.to_numpy(),
+            "at": _times(labels),
         }
     )
-    wanted["at"] = wanted["at"].dt.tz_localize("UTC") if wanted["at"].dt.tz is None else wanted["at"]
-    held = records.assign(record=np.arange(len(records)), by=records[column]).dropna(subset=["by"])
-    held = held.assign(at=held[TIME].astype("datetime64[us, UTC]"))
-    wanted["at"] = wanted["at"].astype("datetime64[us, UTC]")
+    held = records.assign(record=np.arange(len(records)), at=records[TIME].astype("datetime64[us, UTC]"))
+    held = held.dropna(subset=["customer"]).astype({"customer": object})
+    wanted = wanted.astype({"customer": object})
     # Each label once for each version, so that a shadow's record takes no label from the champion's.
     wanted = wanted.merge(held[[VERSION]].drop_duplicates(), how="cross")
     matched = pd.merge_asof(
         wanted.sort_values("at", kind="stable"),
         held.sort_values("at", kind="stable"),
         on="at",
-        by=["by", VERSION],
+        by=["customer", VERSION],
         direction="backward",
         tolerance=pd.Timedelta(horizon),
     )
     return matched.dropna(subset=["record"])
+
+
+def _times(labels: pd.DataFrame) -> Any:
+    try:
+        times = pd.to_datetime(labels[TIME], utc=True).astype("datetime64[us, UTC]")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the labels' {TIME!r} cannot be read: {error}; allowed: ISO 8601") from error
+    if count := int(times.isna().sum()):
+        raise DataError(f"{count:,} of {len(labels):,} labels has no {TIME!r}; allowed: ISO 8601")
+    return times.array
 
 
 _BLANK = ("", "nan", "None", "NaN", "null")

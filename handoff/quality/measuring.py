@@ -53,6 +53,7 @@ def measure_quality(
         labels=joined.labels,
         unmatched=joined.unmatched,
         superseded=joined.superseded,
+        notes=joined.notes,
         predictions=len(records),
         versions=tuple(versions),
         challenges=tuple(_challenges(labelled, seed)),
@@ -152,7 +153,7 @@ def _keys(rows: pd.DataFrame) -> Any:
     """
     if CONTRACT.key is None:
         return np.arange(len(rows))
-    keys = rows["key"].fillna(rows["key_hash"])
+    keys = rows["customer"]
     return keys.where(keys.notna(), "row " + pd.Series(np.arange(len(rows)), index=rows.index).astype(str))
 
 

@@ -41,6 +41,7 @@ def page(quality: Quality) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{quality.predictions:,} predictions and {quality.labels:,} labels, joined by '
         f"{quality.joined_by}; {lost}. Measured {quality.made:%Y-%m-%d %H:%M} UTC.</p>",
+        *(f'<p class="note">{escape(note)}</p>' for note in quality.notes),
         "<p>Every interval is a 95 % bootstrap interval; the predictions for one key are drawn together.</p>",
         _versions(quality.versions, quality.task),
         _over_time(quality.versions, quality.task),

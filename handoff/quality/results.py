@@ -92,7 +92,7 @@ class Challenge(_Result):
 
 
 class Quality(_Result):
-    """All results of one check. joined_by: how labels found their predictions."""
+    """All results of one check. joined_by: how labels found their predictions; notes: which could get none, and why."""
 
     model: str
     task: TaskKind
@@ -102,6 +102,7 @@ class Quality(_Result):
     labels: int
     unmatched: int
     superseded: int
+    notes: tuple[str, ...] = ()
     predictions: int
     versions: tuple[VersionQuality, ...]
     challenges: tuple[Challenge, ...]

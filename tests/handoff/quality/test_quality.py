@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, mean_abs
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import decode_row
+from custom_runtime.records.record import key_hash
 from handoff.dataset import Dataset
 from handoff.errors import DataError
 from handoff.quality.drift import build_profile, drift_of
@@ -143,6 +144,91 @@ def test_a_later_label_for_the_same_prediction_counts(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         join(records(3), written(tmp_path / "labels.csv", pd.DataFrame(labels)), horizon=HORIZON)
+
+
+SALT = "a salt of the tests"
+
+
+def some_hashed(frame: pd.DataFrame, hashed: Any) -> pd.DataFrame:
+    """The same records, those of `hashed` as a pod with SERVING_RECORD_KEY=hashed writes them."""
+    hashes = [key_hash(SALT, key) if one else None for key, one in zip(frame["key"], hashed, strict=True)]
+    return frame.assign(key=frame["key"].where(~np.asarray(hashed)), key_hash=hashes)
+
+
+def by_key(frame: pd.DataFrame, at: str = "2026-12-01") -> pd.DataFrame:
+    return pd.DataFrame({"customer_id": frame["key"], "time": at, "churn": np.where(truths(frame), "Yes", "No")})
+
+
+def test_records_with_plain_and_with_hashed_keys_are_joined_each_by_its_own(tmp_path: Path) -> None:
+    plain = records(60, version="7")
+    mixed = some_hashed(plain, np.arange(60) >= 20)
+    labels = written(tmp_path / "labels.csv", by_key(plain))
+    whole, found = (join(frame, labels, horizon=timedelta(days=90), salt=SALT) for frame in (plain, mixed))
+    assert found.records["request_id"].tolist() == whole.records["request_id"].tolist()
+    assert found.records["truth"].tolist() == whole.records["truth"].tolist()
+    assert (found.unmatched, found.superseded, found.notes) == (0, 0, ())
+    with pytest.raises(DataError, match=r"40 of 60 records have hashed keys; give the salt .* with --salt-file"):
+        join(mixed, labels, horizon=HORIZON)
+
+
+def test_a_customer_with_a_plain_and_a_hashed_record_is_one_customer(tmp_path: Path) -> None:
+    # The pod was changed from plain keys to hashed ones between the two predictions: the second has the label.
+    frame = some_hashed(records(2, key="1", version="7"), [False, True])
+    labels = written(
+        tmp_path / "labels.csv", pd.DataFrame({"customer_id": [1], "time": "2026-10-10", "churn": ["Yes"]})
+    )
+    joined = join(frame, labels, horizon=HORIZON, salt=SALT)
+    assert joined.records["request_id"].tolist() == ["r-1"]
+    # By request id both have one, and still are no independent evidence: with the salt, intervals know it.
+    twice = pd.DataFrame({"request_id": ["r-0", "r-1"], "churn": ["Yes", "Yes"]})
+    joined = join(frame, written(tmp_path / "twice.csv", twice), horizon=HORIZON, salt=SALT)
+    assert joined.records["customer"].nunique() == 1
+
+
+def test_predictions_that_no_label_can_find_are_named_with_the_reason(tmp_path: Path) -> None:
+    frame = records(60, version="7")
+    keyless = frame.assign(key=frame["key"].where(np.arange(60) >= 10))
+    joined = join(keyless, written(tmp_path / "keys.csv", by_key(frame)), horizon=timedelta(days=90))
+    assert (len(joined.records), joined.unmatched) == (50, 10)
+    assert joined.notes == (
+        "10 of 60 predictions name no key (SERVING_RECORD_KEY=omitted), so no label by key and time can belong "
+        "to them.",
+    )
+    nameless = frame.assign(request_id=frame["request_id"].where(np.arange(60) >= 10))
+    labels = written(tmp_path / "ids.csv", by_request(frame))
+    joined = join(nameless, labels, horizon=HORIZON)
+    assert joined.notes == (
+        "10 of 60 predictions have no request id (no x-request-id, no V2 id), so no label by request id can belong "
+        "to them.",
+    )
+    quality = measure_quality(nameless, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC))
+    assert quality.notes == joined.notes
+    assert "10 of 60 predictions have no request id" in page(quality)
+
+
+def test_a_salt_that_is_another_one_is_said(tmp_path: Path) -> None:
+    frame = records(60, version="7")
+    labels = written(tmp_path / "labels.csv", by_key(frame))
+    wrong = r"none of the 60 hashed keys .* is that of a label: is the salt the one of SERVING_RECORD_SALT\?"
+    with pytest.raises(DataError, match=wrong):
+        join(some_hashed(frame, [True] * 60), labels, horizon=HORIZON, salt="another salt, wrong")
+    mixed = join(
+        some_hashed(frame, np.arange(60) >= 40), labels, horizon=timedelta(days=90), salt="another salt, wrong"
+    )
+    assert len(mixed.records) == 40
+    (note,) = mixed.notes
+    assert note.startswith("None of the 20 hashed keys in the records is that of a label: is the salt the one of")
+
+
+def test_labels_without_a_time_or_with_a_row_that_is_none_are_refused(tmp_path: Path) -> None:
+    blank = pd.DataFrame({"customer_id": [1, 2], "time": ["2026-10-10", ""], "churn": ["Yes", "No"]})
+    with pytest.raises(DataError, match="1 of 2 labels has no 'time'; allowed: ISO 8601"):
+        join(records(3), written(tmp_path / "times.csv", blank), horizon=HORIZON)
+    row = pd.DataFrame({"request_id": ["r-0", "r-1"], "row": ["", "first"], "churn": ["Yes", "No"]})
+    with pytest.raises(DataError, match="a row is 'first'; allowed: an integer from 0 on, or blank"):
+        join(records(3), written(tmp_path / "rows.csv", row), horizon=HORIZON)
+    joined = join(records(3), written(tmp_path / "row.csv", row.assign(row=["", "0"])), horizon=HORIZON)
+    assert (len(joined.records), joined.unmatched) == (2, 0)  # a blank row is the first
 
 
 def test_the_metrics_are_those_of_scikit_learn_and_their_intervals_hold_them() -> None:
