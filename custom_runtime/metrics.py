@@ -65,6 +65,14 @@ RECORDS = Counter(
     "Prediction records by outcome; dropped: no room in the queue or the spool.",
     (*_COMMON, "outcome"),
 )
+RECORD_SPOOL = Gauge(
+    "serving_record_spool_bytes", "Prediction records that wait on disk for the sink behind HTTP.", _COMMON,
+    multiprocess_mode="livesum",
+)  # fmt: skip
+RECORD_SPOOL_LIMIT = Gauge(
+    "serving_record_spool_limit_bytes", "What may wait there; more is dropped.", _COMMON,
+    multiprocess_mode="livesum",
+)  # fmt: skip
 EXPLANATION_SECONDS = Histogram(
     "serving_explanation_seconds", "Time of one explained request, with its wait for the thread.", _COMMON,
     buckets=REQUEST_EDGES_S,
@@ -136,6 +144,11 @@ class ServingMetrics:
         """Count prediction records by outcome: written, dropped, failed or sampled_out."""
         if rows:
             RECORDS.labels(**self._common, outcome=outcome).inc(rows)
+
+    def set_record_spool(self, waiting_bytes: int, limit_bytes: int) -> None:
+        """Set what waits for the sink of records, and how much may."""
+        RECORD_SPOOL.labels(**self._common).set(waiting_bytes)
+        RECORD_SPOOL_LIMIT.labels(**self._common).set(limit_bytes)
 
     def count_challenger(self, challenger: str, outcome: str, rows: int) -> None:
         """Count rows that a challenger (its version) scored, failed at or skipped."""

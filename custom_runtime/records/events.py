@@ -5,7 +5,8 @@
 
 They carry the extension attributes of Seldon's executor (requestid, modelid, inferenceservicename, namespace, endpoint,
 protocol). Events are written to the spool first, and a thread of its own sends the oldest file until the sink has
-accepted it: each event arrives at least once, with the same id. A file that the sink refuses for good is dropped.
+accepted it: each event arrives at least once, with the same id. A file that the sink refuses for good is dropped; one
+that it refuses for another reason than its events (a wrong token or address) waits.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ BATCH_EVENTS = 500
 # One request to the sink.
 _TIMEOUT = urllib3.Timeout(connect=2.0, read=10.0)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-# What a sink says when the same events may be accepted later; any other 4xx is for good.
-_LATER = frozenset((408, 425, 429))
+# 4xx that say nothing against the events: the same ones may be accepted later, or once a token or an address is put
+# right. Any other is for good.
+_LATER = frozenset((401, 403, 404, 407, 408, 425, 429))
 # What of a record is in its response's parameters.
 _PARAMETERS = (
     "row", "inference_id", "key", "key_hash", "source", "features_time", "latency_ms", "challengers", "contract",
@@ -150,6 +152,8 @@ class EventSink:
         self._clock = clock
         self._flushed_at = clock()
         self._waiting: list[pa.RecordBatch] = []
+        metrics.count_records("dropped", spool.deleted_rows)
+        metrics.set_record_spool(spool.size_bytes, spool.max_bytes)
         self._sender = Sender(url, spool, metrics, is_batched=is_batched, token=token)
         self._sender.start()
 
@@ -160,9 +164,12 @@ class EventSink:
     def tick(self) -> None:
         """See Sink."""
         now = self._clock()
-        if now - self._flushed_at >= self._flush_s:
-            self._flushed_at = now
-            self._flush()
+        try:
+            if now - self._flushed_at >= self._flush_s:
+                self._flushed_at = now
+                self._flush()
+        finally:
+            self._metrics.set_record_spool(self._spool.size_bytes, self._spool.max_bytes)
 
     def close(self) -> None:
         """See Sink."""
@@ -170,22 +177,27 @@ class EventSink:
             self._flush()
         finally:
             self._sender.close()
+            self._metrics.set_record_spool(0, 0)  # a value that stays would be an alert for ever
 
     def _flush(self) -> None:
+        """Put what waits into the spool. What cannot be put is counted, and does not keep the rest from it."""
         waiting, self._waiting = self._waiting, []
+        failure: Exception | None = None
         for records in waiting:
             for start in range(0, records.num_rows, BATCH_EVENTS):
                 part = records.slice(start, BATCH_EVENTS)
                 try:
                     is_kept = self._spool.put(orjson.dumps(list(self._source.events_of(part))), part.num_rows)
-                except OSError:
+                except Exception as error:
                     self._metrics.count_records("failed", part.num_rows)
-                    raise
-                if not is_kept:
-                    self._metrics.count_records("dropped", part.num_rows)
+                    failure = failure or error
+                else:
+                    self._metrics.count_records("dropped", 0 if is_kept else part.num_rows)
                 time.sleep(0)  # let the event loop have the interpreter lock
         if waiting:
             self._sender.wake()
+        if failure is not None:
+            raise failure
 
 
 @dataclass
@@ -264,10 +276,10 @@ class Sender:
                 answer = self._pool.request(
                     "POST", self.url, body=body, headers={**self._pool.headers, **headers}, redirect=False
                 )
-                if answer.status >= 500 or answer.status in _LATER:
+                if answer.status >= 500 or answer.status in _LATER or 300 <= answer.status < 400:
                     self._report("record_sink_unavailable", status=answer.status)
                     return "later"
-                if answer.status >= 300:
+                if answer.status >= 400:
                     self._report("record_sink_refused", status=answer.status, rows=file.rows)
                     return "failed"
         except (urllib3.exceptions.HTTPError, OSError) as error:

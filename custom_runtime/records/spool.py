@@ -39,7 +39,10 @@ class Spool:
 
     def __init__(self, directory: Path, *, max_bytes: int) -> None:
         """Open the spool, with what earlier processes left in it. Raises RecordsError."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        # Each of the two is written by one thread alone, so that neither needs a lock: what came, and what has gone.
+        self._put_bytes = self._put_rows = 0
+        self._removed_bytes = self._removed_rows = 0
         self._files: dict[int, SpooledFile] = {}
         self._positions = itertools.count(1)
         self._own = directory / f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
@@ -52,23 +55,29 @@ class Spool:
                 f"records cannot wait in {directory}: {error.strerror}; mount a volume there, or change "
                 "SERVING_RECORD_SPOOL"
             ) from error
-        deleted_rows = 0
+        # Of earlier processes' records, those that there was no room for.
+        self.deleted_rows = 0
         for other in sorted(directory.iterdir()):
             if other != self._own:
-                deleted_rows += self._adopt(other)
-        if self._files or deleted_rows:
-            log.info("record_spool_recovered", waiting_rows=self.rows, deleted_rows=deleted_rows)
+                self._adopt(other)
+        if self._files or self.deleted_rows:
+            log.info("record_spool_recovered", waiting_rows=self.rows, deleted_rows=self.deleted_rows)
 
     def put(self, content: bytes, rows: int) -> bool:
         """Add a file; False: there is no room for it. Raises OSError."""
-        if self.size_bytes + len(content) > self._max_bytes:
+        if self.size_bytes + len(content) > self.max_bytes:
             return False
         position = next(self._positions)
         path = self._own / f"{position:012d}-{rows}.json"
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_bytes(content)
-        unfinished.rename(path)
-        self._files[position] = SpooledFile(path, rows, len(content))
+        try:
+            unfinished.write_bytes(content)
+            unfinished.rename(path)
+        except OSError:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
+        self._keep(position, SpooledFile(path, rows, len(content)))
         return True
 
     def files(self) -> list[SpooledFile]:
@@ -79,17 +88,19 @@ class Spool:
         """Delete a file that was sent, or never will be."""
         with suppress(FileNotFoundError):
             file.path.unlink()
-        self._files.pop(int(file.path.name.partition("-")[0]), None)
+        if self._files.pop(int(file.path.name.partition("-")[0]), None) is not None:
+            self._removed_rows += file.rows
+            self._removed_bytes += file.size_bytes
 
     @property
     def rows(self) -> int:
         """The records that wait."""
-        return sum([file.rows for file in list(self._files.values())])
+        return self._put_rows - self._removed_rows
 
     @property
     def size_bytes(self) -> int:
         """What the files take."""
-        return sum([file.size_bytes for file in list(self._files.values())])
+        return self._put_bytes - self._removed_bytes
 
     def close(self) -> None:
         """Give the directory up; its files wait for the next process."""
@@ -99,27 +110,30 @@ class Spool:
                 self._own.rmdir()
         self._lock.close()
 
-    def _adopt(self, other: Path) -> int:
-        """Take the files of a process that died over, as far as there is room; delete the others, return their rows."""
-        deleted_rows = 0
+    def _keep(self, position: int, file: SpooledFile) -> None:
+        self._put_rows += file.rows
+        self._put_bytes += file.size_bytes
+        self._files[position] = file
+
+    def _adopt(self, other: Path) -> None:
+        """Take the files of a process that died over, as far as there is room; delete and count the others."""
         with suppress(OSError), (other / _LOCK).open("rb") as lock:
             if not take_lock(lock):
-                return 0
+                return
             for path in sorted(other.glob("*.json")):
                 size, rows = path.stat().st_size, path.stem.partition("-")[2]
                 if not rows.isdigit():
                     continue
-                if self.size_bytes + size > self._max_bytes:
-                    deleted_rows += int(rows)
+                if self.size_bytes + size > self.max_bytes:
+                    self.deleted_rows += int(rows)
                     continue
                 position = next(self._positions)
                 kept = self._own / f"{position:012d}-{rows}.json"
                 path.rename(kept)
-                self._files[position] = SpooledFile(kept, int(rows), size)
+                self._keep(position, SpooledFile(kept, int(rows), size))
             for path in other.iterdir():
                 path.unlink()
             other.rmdir()
-        return deleted_rows
 
 
 def take_lock(stream: IO[bytes]) -> bool:

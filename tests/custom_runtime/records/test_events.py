@@ -13,12 +13,13 @@ from structlog.testing import capture_logs
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
 from custom_runtime.prediction.query import Query
-from custom_runtime.records.events import BATCH_TYPE, EventSource, Sender
+from custom_runtime.records.events import BATCH_TYPE, EventSink, EventSource, Sender
 from custom_runtime.records.record import RecordBuilder, RecordOptions
 from custom_runtime.records.spool import Spool
 from custom_runtime.tracing import RequestOrigin
 from tests.support.certificates import Authority
 from tests.support.event_sink import EventReceiver, event_receiver
+from tests.support.programs import eventually
 from tests.support.record_batches import batch_of, metrics_of, plain_builder, records_of, sampled
 
 SOURCE = EventSource("churn", "v7", deployment="churn-prod", namespace="seldon")
@@ -141,7 +142,7 @@ def test_the_binary_mode_sends_each_event_with_its_attributes_as_headers(receive
     assert first.body["outputs"][0]["data"] == [0.001]
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 408])
+@pytest.mark.parametrize("status", [500, 503, 429, 408, 401, 403, 404, 307])
 def test_a_sink_that_fails_is_asked_again_later_with_the_same_events(
     receiver: EventReceiver, spool: Spool, status: int
 ) -> None:
@@ -231,3 +232,88 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(RecordsError, match=r"records cannot wait in .*SERVING_RECORD_SPOOL"):
         Spool(file, max_bytes=1_000)
+
+
+def gauge(label: str, name: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"model": "churn", "version": "7", "predictor": label})
+
+
+def sink_of(receiver: EventReceiver, spool: Spool, label: str) -> EventSink:
+    return EventSink(receiver.url, SOURCE, spool, metrics_of(label), flush_s=0.0)
+
+
+def test_what_waits_for_the_sink_is_a_metric_beside_its_limit(tmp_path: Path) -> None:
+    with event_receiver() as gone:
+        pass
+    sink = sink_of(gone, Spool(tmp_path, max_bytes=50_000), "spooled")
+    assert gauge("spooled", "serving_record_spool_bytes") == 0
+    assert gauge("spooled", "serving_record_spool_limit_bytes") == 50_000
+    sink.write(records_of(1, 2))
+    sink.tick()
+    waiting = sum(path.stat().st_size for path in tmp_path.rglob("*.json"))
+    assert gauge("spooled", "serving_record_spool_bytes") == waiting > 0
+    sink.close()
+    # Nobody observes them any more: a value that stays would be an alert for ever.
+    assert gauge("spooled", "serving_record_spool_bytes") == gauge("spooled", "serving_record_spool_limit_bytes") == 0
+    assert list(tmp_path.rglob("*.json"))
+
+
+def test_what_is_sent_waits_no_more(receiver: EventReceiver, tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=50_000)
+    sink = sink_of(receiver, spool, "emptied")
+    sink.write(records_of(1))
+    sink.tick()
+    assert eventually(lambda: not spool.files() and spool.size_bytes == 0)
+    sink.tick()
+    assert gauge("emptied", "serving_record_spool_bytes") == 0
+    sink.close()
+
+
+def test_a_full_disk_costs_only_what_it_refused_and_all_of_it_is_counted(
+    receiver: EventReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, max_bytes=1_000_000)
+    sink = sink_of(receiver, spool, "disk")
+    put = spool.put
+    answers: list[Exception | None] = [OSError(28, "No space left on device"), TypeError("no JSON"), None]
+
+    def refusing(content: bytes, rows: int) -> bool:
+        if error := answers.pop(0):
+            raise error
+        return put(content, rows)
+
+    monkeypatch.setattr(spool, "put", refusing)
+    sink.write(records_of(1, 2))
+    sink.write(records_of(3))
+    sink.write(records_of(4))
+    with pytest.raises(OSError, match="No space left"):
+        sink.tick()
+    assert eventually(lambda: counted("disk", "written") == 1)
+    sink.close()
+    assert keys_of(receiver.events) == ["4"]
+    assert (counted("disk", "failed"), counted("disk", "written")) == (3, 1)
+
+
+def test_a_file_that_could_not_be_written_leaves_nothing_behind(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        spool.put(b"x", 1)
+    assert [path.name for path in spool._own.iterdir()] == ["lock"]
+    assert (spool.size_bytes, spool.rows) == (0, 0)
+
+
+def test_what_a_smaller_spool_has_no_room_for_is_counted_as_dropped(receiver: EventReceiver, tmp_path: Path) -> None:
+    dead = Spool(tmp_path, max_bytes=100_000)
+    fill(dead, 1)
+    fill(dead, 2, 3)
+    limit = dead.files()[0].size_bytes
+    dead._lock.close()  # what the kernel does when a process dies
+    sink = sink_of(receiver, Spool(tmp_path, max_bytes=limit), "smaller")
+    assert eventually(lambda: counted("smaller", "written") == 1)
+    sink.close()
+    assert keys_of(receiver.events) == ["1"]
+    assert (counted("smaller", "dropped"), counted("smaller", "written")) == (2, 1)
