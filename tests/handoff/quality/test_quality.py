@@ -151,7 +151,7 @@ SALT = "a salt of the tests"
 
 def some_hashed(frame: pd.DataFrame, hashed: Any) -> pd.DataFrame:
     """The same records, those of `hashed` as a pod with SERVING_RECORD_KEY=hashed writes them."""
-    hashes = [key_hash(SALT, key) if one else None for key, one in zip(frame["key"], hashed, strict=True)]
+    hashes: Any = [key_hash(SALT, key) if one else None for key, one in zip(frame["key"], hashed, strict=True)]
     return frame.assign(key=frame["key"].where(~np.asarray(hashed)), key_hash=hashes)
 
 
