@@ -14,7 +14,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server, World, serving
 
 # The bundle and the stock files as `make serve` makes them, and what the registered model itself says of everyone.
@@ -95,5 +95,5 @@ def plain_server(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.rest, timeout=10) as opened:
+    with httpx.Client(base_url=server.rest, timeout=GUARD_S) as opened:
         yield opened

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.support.answering import answering, ok
 from tests.support.leftovers import FROM_A_TERMINAL
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
@@ -36,21 +36,21 @@ def load_test(output: int) -> Iterator[subprocess.Popen[str]]:
             [*FROM_A_TERMINAL, PROGRAM, "load-test", "--url", url, "--qps", "50", "--duration", "60", "--no-plot"],
             cwd=ROOT, stdout=output, stderr=output, text=True, start_new_session=True,
         )  # fmt: skip
-        assert asked.wait(60), "no request came"
+        assert asked.wait(GUARD_S), "no request came"
         yield process
 
 
 def test_an_interrupted_load_test_says_so_in_one_line() -> None:
     with load_test(subprocess.PIPE) as process:
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=GUARD_S)
     assert (process.returncode, out, err.split()) == (130, "", ["interrupted"])
 
 
 def test_a_killed_load_test_leaves_nothing_that_sends_requests() -> None:
     with load_test(subprocess.DEVNULL) as process:
         process.kill()
-        process.wait(30)
+        process.wait(GUARD_S)
         group = process.pid
         eventually(lambda: not is_running(group), what="a process of the killed load test's group is left")
 
@@ -81,7 +81,7 @@ def on_a_terminal(*command: str, **environment: str) -> bytes:
         while chunk := os.read(ours, 65_536):
             said += chunk
     os.close(ours)
-    process.wait(30)
+    process.wait(GUARD_S)
     return said
 
 

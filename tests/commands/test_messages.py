@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 
@@ -19,7 +19,7 @@ def ended(*words: str, **environment: str) -> tuple[int, str]:
     """Return the exit code and standard error of a command."""
     done = subprocess.run(
         [PROGRAM, *words], cwd=ROOT, env=os.environ | {"COLUMNS": "200", **environment},
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=GUARD_S,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr

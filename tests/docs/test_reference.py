@@ -11,7 +11,7 @@ import pytest
 from commands.reference import PAGES
 from custom_runtime.settings import ServingSettings
 from tests.support.commands import leaves
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 DIRECTORY = ROOT / "docs" / "reference"
 
@@ -21,7 +21,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In a process of its own, as `make reference`: metrics of other tests are in this one's registry."""
     directory = tmp_path_factory.mktemp("reference")
     command = [sys.executable, "-m", "commands.reference", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=GUARD_S)
     return directory
 
 

@@ -16,7 +16,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.support.programs import ROOT, eventually, program
+from tests.support.programs import GUARD_S, ROOT, eventually, program
 
 # What a browser fetches by itself when it shows a page, unlike a link that a reader follows.
 FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
@@ -39,7 +39,7 @@ class Fetches(HTMLParser):
 @pytest.fixture(scope="module")
 def site() -> Path:
     done = subprocess.run(
-        ["make", "--silent", "docs"], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+        ["make", "--silent", "docs"], cwd=ROOT, capture_output=True, text=True, timeout=GUARD_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "var" / "site"

@@ -24,7 +24,7 @@ from tritonclient import grpc as v2
 from custom_runtime.active import load_contract
 from custom_runtime.schema import Contract
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server, serving, wait_until_ready
 
 NAMES = ("credit", "penguins", "houses")
@@ -144,7 +144,7 @@ def assert_equal(answers: NDArray[np.float64], expected: NDArray[np.float64], co
 
 
 def over_predict(server: Server, contract: Contract, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    with httpx.Client(base_url=server.rest, timeout=10) as client:
+    with httpx.Client(base_url=server.rest, timeout=GUARD_S) as client:
         replies = [client.post("/predict", json=body) for body in bodies]
     assert {reply.status_code for reply in replies} == {200}, replies[0].text
     return [reply.json() for reply in replies]
@@ -161,7 +161,7 @@ def values_of(answers: list[dict[str, Any]], contract: Contract) -> NDArray[np.f
 def over_v2_rest(server: Server, contract: Contract, keys: list[Any]) -> NDArray[np.float64]:
     assert contract.key_field is not None
     key = {"name": contract.key, "datatype": contract.key_field.datatype, "shape": [len(keys), 1], "data": keys}
-    reply = httpx.post(f"{server.rest}/v2/models/{contract.name}/infer", json={"inputs": [key]}, timeout=30)
+    reply = httpx.post(f"{server.rest}/v2/models/{contract.name}/infer", json={"inputs": [key]}, timeout=GUARD_S)
     assert reply.status_code == 200, reply.text
     outputs = {output["name"]: output for output in reply.json()["outputs"]}
     assert list(outputs) == [output.name for output in contract.outputs]
@@ -260,7 +260,7 @@ def test_make_serve_serves_an_example(example: Example) -> None:
         assert answer["species"] == "Adelie"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(GUARD_S)
     assert "is the champion" not in log.read_text()
     assert "imported" not in log.read_text()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from handoff.evaluation.measures import metrics, residuals
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 # The contract is one for each process.
 PROGRAM = """
@@ -54,7 +54,7 @@ def test_training_fits_the_value_and_the_ends_of_its_interval(tmp_path: Path) ->
         [sys.executable, "-c", PROGRAM, str(table)],
         cwd=ROOT,
         env=os.environ | {"SERVING_CONTRACT": "tests/support/contract_of_prices.py", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 # The contract is one for each process.
 PROGRAM = """
@@ -59,7 +59,7 @@ def test_a_blank_category_stays_missing_from_the_table_to_records_and_reports(tm
     environment = os.environ | {"SERVING_CONTRACT": str(ROOT / "tests/support/contract_of_trees.py")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(table)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {

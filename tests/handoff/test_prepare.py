@@ -16,6 +16,7 @@ from handoff.errors import ImportRefused, TrainingRefused
 from handoff.prepare import prepare
 from handoff.training import TrainedModel
 from tests.handoff.conftest import Registered
+from tests.support.programs import GUARD_S
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_second_run_imports_neither_mlflow_nor_pandas(in_registry: Registered,
         "print([name for name in ('mlflow', 'pandas', 'sklearn', 'xgboost') if name in sys.modules])"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program, *map(str, places)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program, *map(str, places)], capture_output=True, text=True, timeout=GUARD_S, check=True
     )
     assert ran.stdout == "[]\n"
 

@@ -17,6 +17,7 @@ from handoff.dataset import Dataset
 from handoff.training import TrainedModel, write_stock
 from local_seldon.ports import free_ports
 from tests.handoff.conftest import Registered
+from tests.support.programs import GUARD_S
 
 START_S = 60.0
 FOLDERS = ("churn-xgboost", "churn-sklearn")
@@ -42,7 +43,10 @@ def server(registered: Registered, root: Path, tmp_path_factory: pytest.TempPath
         "MLSERVER_DEBUG": "false",
     }
     command: list[Any] = [Path(sys.executable).with_name("mlserver"), "start", place / "model-settings"]
-    with (place / "log").open("wb") as log, httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=10) as client:
+    with (
+        (place / "log").open("wb") as log,
+        httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=GUARD_S) as client,
+    ):
         process = subprocess.Popen(command, env=environment, cwd=place, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + START_S
@@ -54,7 +58,7 @@ def server(registered: Registered, root: Path, tmp_path_factory: pytest.TempPath
             yield client
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=GUARD_S)
 
 
 def _ready(client: httpx.Client, model: str) -> bool:

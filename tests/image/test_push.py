@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.programs import ROOT, eventually, free_port, program
+from tests.support.programs import GUARD_S, ROOT, eventually, free_port, program
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 LIMIT_S = 120
@@ -42,7 +42,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).is_success
+        return httpx.get(url, timeout=GUARD_S).is_success
     except httpx.HTTPError:
         return False
 
@@ -72,7 +72,7 @@ def test_make_push_puts_the_image_where_a_cluster_can_pull_it(registry: str, own
     run(buildah, "config", "--label", "org.opencontainers.image.version=test", container)
     run(buildah, "commit", container, image)
     run("make", "--silent", "push", f"IMAGE={image}", f"BUILDER={buildah}", "PUSH_OPTIONS=--tls-verify=false")
-    assert httpx.get(f"http://{registry}/v2/churn-serving/tags/list", timeout=5).json()["tags"] == ["1"]
+    assert httpx.get(f"http://{registry}/v2/churn-serving/tags/list", timeout=GUARD_S).json()["tags"] == ["1"]
     run(buildah, "rmi", "--force", image)
     run(buildah, "pull", "--tls-verify=false", image)
     assert image in run(buildah, "images", "--format", "{{.Name}}:{{.Tag}}").splitlines()

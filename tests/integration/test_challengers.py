@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from custom_runtime.model.bundle import read_bundle, write_bundle
 from custom_runtime.model.encoding import WIDTH
 from custom_runtime.records.segments import read_records
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -80,7 +80,7 @@ def test_a_challenger_that_fails_or_is_slow_touches_no_answer(world: World, tmp_
     ids, champion = stored["ids"][:REQUESTS].tolist(), stored["champion"][:REQUESTS]
     with (
         serving(environment, tmp_path / "log") as running,
-        httpx.Client(base_url=running.rest, timeout=20) as client,
+        httpx.Client(base_url=running.rest, timeout=GUARD_S) as client,
     ):
         answers = [client.post("/predict", json={KEY: key}) for key in ids]
         scored = running.samples("serving_challenger_rows_total", challenger="slow", outcome="scored")
@@ -88,7 +88,7 @@ def test_a_challenger_that_fails_or_is_slow_touches_no_answer(world: World, tmp_
         assert {answer.status_code for answer in answers} == {200}
         scores = [answer.json()[PROBABILITY] for answer in answers]
         np.testing.assert_allclose(scores, champion, rtol=0, atol=1e-5)
-        assert eventually(lambda: running.samples("serving_records_total", outcome="written") == REQUESTS, within_s=60)
+        assert eventually(lambda: running.samples("serving_records_total", outcome="written") == REQUESTS)
         rows = "serving_challenger_rows_total"
         assert running.samples(rows, challenger="fails", outcome="failed") == REQUESTS
         assert running.samples(rows, challenger="slow", outcome="scored") == REQUESTS

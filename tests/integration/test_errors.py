@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.support.certificates import Authority
-from tests.support.programs import eventually, is_listening
+from tests.support.programs import GUARD_S, eventually, is_listening
 from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
@@ -121,7 +121,7 @@ def test_v2_grpc_refuses(
     message: str,
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(to_pb(inputs), timeout=5)
+        stub.ModelInfer(to_pb(inputs), timeout=GUARD_S)
     assert caught.value.code().name == expected
     assert message in caught.value.details()
     assert dict(caught.value.trailing_metadata())["error-code"] == code
@@ -157,7 +157,7 @@ def test_an_unknown_output_is_refused(client: httpx.Client, stub: GRPCInferenceS
     request = to_pb([KEY])
     request.outputs.add(name="colour")
     with pytest.raises(grpc.RpcError, match="unknown output 'colour'"):
-        stub.ModelInfer(request, timeout=5)
+        stub.ModelInfer(request, timeout=GUARD_S)
 
 
 def test_grpc_refuses_unknown_models_and_the_admin_api(server: Server, stub: GRPCInferenceServiceStub) -> None:
@@ -175,9 +175,9 @@ def test_grpc_refuses_unknown_models_and_the_admin_api(server: Server, stub: GRP
         ]
         for call, request, expected in calls:
             with pytest.raises(grpc.RpcError) as caught:
-                call(request, timeout=5)
+                call(request, timeout=GUARD_S)
             assert caught.value.code().name == expected
-    assert stub.ModelReady(pb.ModelReadyRequest(name="churn"), timeout=5).ready
+    assert stub.ModelReady(pb.ModelReadyRequest(name="churn"), timeout=GUARD_S).ready
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_raw_grpc_contents_that_do_not_fit_are_refused(
     request = pb.ModelInferRequest(model_name="churn", raw_input_contents=raw)
     request.inputs.add(name="customer_id", datatype="INT64", shape=[1])
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(request, timeout=5)
+        stub.ModelInfer(request, timeout=GUARD_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert message in caught.value.details()
 
@@ -259,7 +259,7 @@ def test_plain_routes_answer_byte_for_byte_as_the_protocol_does_over_tls_too(
         serving(world.environment | over_tls, tmp_path / "log-tls", ready=False) as tls_server,
         httpx.Client(base_url=slow_server.rest) as slow,
     ):
-        eventually(lambda: is_listening(tls_server.http_port), within_s=60)
+        eventually(lambda: is_listening(tls_server.http_port))
         requests = [("/v2/models/churn/infer", json.dumps(request).encode()) for request in good + bad]
         requests += [("/predict", row[0]) for row in PREDICT if len(row[0]) < 100_000]
         requests += [("/predict", b'{"customer_id": 7}'), ("/predict", b'{"customer_id": 7, "partner": "Yes"}')]

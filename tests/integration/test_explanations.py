@@ -13,6 +13,7 @@ import xgboost
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.model.encoding import WIDTH, decode_row
+from tests.support.programs import GUARD_S
 from tests.support.serving import Server, World, serving
 
 NAMES = [feature.name for feature in CONTRACT.features]
@@ -55,7 +56,7 @@ def test_every_customer_is_explained_as_xgboost_explains_them(client: httpx.Clie
     wanted = [{"name": "contributions"}, {"name": "base_value"}, {"name": CONTRACT.outputs[0].name}]
     for start in range(0, len(ids), 1000):
         part = slice(start, start + 1000)
-        answer = client.post(INFER, json=asked(ids[part], outputs=wanted), timeout=60)
+        answer = client.post(INFER, json=asked(ids[part], outputs=wanted), timeout=GUARD_S)
         assert answer.status_code == 200, answer.text
         found = outputs(answer)
         assert list(found) == [CONTRACT.outputs[0].name, "contributions", "base_value"]
@@ -99,7 +100,7 @@ def test_a_given_feature_is_explained_with_its_given_value(client: httpx.Client)
 def test_v2_by_parameter(client: httpx.Client, plain_server: Server, expected: Any, slow_path: bool) -> None:
     ids, rows, contributions, _ = expected
     base = plain_server.rest if slow_path else str(client.base_url).rstrip("/")
-    answer = httpx.post(f"{base}{INFER}", json=asked(ids[:3], parameters={"explain": TOP}), timeout=30)
+    answer = httpx.post(f"{base}{INFER}", json=asked(ids[:3], parameters={"explain": TOP}), timeout=GUARD_S)
     assert answer.status_code == 200, answer.text
     found = outputs(answer)
     assert list(found) == [
@@ -121,7 +122,7 @@ def test_v2_by_parameter(client: httpx.Client, plain_server: Server, expected: A
 
 def test_predict_is_explained_under_plain_mlserver(plain_server: Server, client: httpx.Client) -> None:
     body = {CONTRACT.key: 17}
-    answer = httpx.post(f"{plain_server.rest}/predict?explain=3", json=body, timeout=30)
+    answer = httpx.post(f"{plain_server.rest}/predict?explain=3", json=body, timeout=GUARD_S)
     assert answer.json() == client.post("/predict?explain=3", json=body).json()
 
 

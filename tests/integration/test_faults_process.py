@@ -15,7 +15,7 @@ import pytest
 from benchmarks.load.target import v2_grpc_message
 from benchmarks.soak.traffic import Outcome, RestCaller, Traffic, read_reply
 from tests.support.faults import HOST, predict, until, v2_grpc, v2_rest
-from tests.support.programs import is_listening
+from tests.support.programs import GUARD_S, is_listening
 from tests.support.serving import Server, World, children, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -64,7 +64,7 @@ async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_pat
                 assert time.perf_counter() - told_s < 1.9
             unready_s = time.perf_counter()
             # The requests go on until nobody listens: what is accepted until then is answered, the rest is refused.
-            await until(lambda: server.process.poll() is not None, within_s=20, what="the end")
+            await until(lambda: server.process.poll() is not None, what="the end")
             await traffic.stop()
         assert server.process.returncode == 0
     assert len(traffic.outcomes) == traffic.sent
@@ -93,16 +93,16 @@ async def test_what_is_in_flight_when_the_ports_close_is_answered(world: World, 
             # Both are in flight now: a stream that is open, and a request whose body has not arrived.
             writer.write(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body))
             await writer.drain()
-            await RestCaller(HOST, server.http_port, "/predict", fresh=True).ask(body, timeout_s=20)
+            await RestCaller(HOST, server.http_port, "/predict", fresh=True).ask(body, timeout_s=GUARD_S)
             server.process.send_signal(signal.SIGTERM)
-            await until(lambda: not is_listening(server.http_port), within_s=20, what="the port closes")
+            await until(lambda: not is_listening(server.http_port), what="the port closes")
             writer.write(body)
             await stream.write(request)
             assert b"churn_probability" in await stream.read()
             await stream.done_writing()
             answer = await read_reply(reader)
         writer.close()
-        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        assert await asyncio.to_thread(server.process.wait, GUARD_S) == 0
     assert answer.status == 200
     assert answer.headers["connection"] == "close"
 
@@ -114,25 +114,21 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     environment = world.environment | {"SERVING_DRAIN_DELAY_S": "3", "SERVING_GRPC_CONNECTION_AGE_S": "2", **PATIENT}
     with serving(environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         async with mixed(server, share=0.4) as traffic:
-            await until(lambda: traffic.results()["200"] > 200, within_s=20, what="a warm start")
+            await until(lambda: traffic.results()["200"] > 200, what="a warm start")
             first = set(children(server.process.pid))
 
             server.process.send_signal(signal.SIGHUP)
-            await until(lambda: first.isdisjoint(children(server.process.pid)), within_s=60, what="a roll")
-            await until(lambda: "worker_rolled" in server.log.read_text(), within_s=10, what="its log")
+            await until(lambda: first.isdisjoint(children(server.process.pid)), what="a roll")
+            await until(lambda: "worker_rolled" in server.log.read_text(), what="its log")
             assert set(traffic.results()) == {"200"}, traffic.results()
 
             killed = children(server.process.pid)[0]
             in_flight, kill_s = traffic.inflight, time.perf_counter()
             os.kill(killed, signal.SIGKILL)
-            await until(
-                lambda: len(set(children(server.process.pid)) - {killed}) == 2, within_s=30, what="a replacement"
-            )
-            await until(
-                lambda: server.log.read_text().count("model_loaded") >= 5, within_s=60, what="the replacement's model"
-            )
+            await until(lambda: len(set(children(server.process.pid)) - {killed}) == 2, what="a replacement")
+            await until(lambda: server.log.read_text().count("model_loaded") >= 5, what="the replacement's model")
             settled_s = time.perf_counter() + 1
-            await until(lambda: traffic.results(since_s=settled_s)["200"] > 100, within_s=30, what="a healthy end")
+            await until(lambda: traffic.results(since_s=settled_s)["200"] > 100, what="a healthy end")
     assert len(traffic.outcomes) == traffic.sent
     lost = [one for one in traffic.outcomes if one.is_lost]
     # In flight: sent before the kill, or written to a connection whose end this client had not read yet.
@@ -161,12 +157,10 @@ async def test_rolls_under_many_grpc_connections_cut_no_call(world: World, tmp_p
                 server.process.send_signal(signal.SIGHUP)
                 await until(
                     lambda old=old: old.isdisjoint(children(server.process.pid)),  # type: ignore[misc]
-                    within_s=60,
                     what=f"roll {roll}",
                 )
             await until(
                 lambda: server.log.read_text().count("worker_rolled") == 4,
-                within_s=20,
                 what="the last old worker's end",
             )
             await traffic.stop()
@@ -182,7 +176,7 @@ async def test_a_new_version_through_the_repository_api_fails_no_request(world: 
     environment = world.environment | {"SERVING_BUNDLE": str(bundle), "SERVING_ADMIN_API": "1", **PATIENT}
     versions = [manifest["version"], "next-1", "next-2"]
     with serving(environment, tmp_path / "log") as server:
-        async with mixed(server, share=0.4) as traffic, httpx.AsyncClient(timeout=30) as client:
+        async with mixed(server, share=0.4) as traffic, httpx.AsyncClient(timeout=GUARD_S) as client:
             for version in versions:
                 if version != manifest["version"]:
                     new = bundle / "bundle.json.new"
@@ -193,7 +187,6 @@ async def test_a_new_version_through_the_repository_api_fails_no_request(world: 
                 after_s = time.perf_counter()
                 await until(
                     lambda since_s=after_s: traffic.results(since_s=since_s)["200"] > 100,  # type: ignore[misc]
-                    within_s=20,
                     what="answers of the version",
                 )
                 answers = [one for one in traffic.outcomes if one.sent_s > after_s and one.reply]

@@ -27,6 +27,7 @@ from schemathesis import GenerationMode
 from tritonclient.grpc import service_pb2 as pb
 
 from custom_runtime.active import CONTRACT
+from tests.support.programs import GUARD_S
 from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -150,7 +151,7 @@ class Doors:
 
     def __init__(self, server: Server) -> None:
         self.seen: Counter[str] = Counter()
-        self.connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=60)
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=GUARD_S)
         self.channel = grpc.insecure_channel(server.grpc)
         self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
@@ -166,7 +167,7 @@ class Doors:
 
     def rpc(self, message: bytes) -> None:
         try:
-            self.call(message, timeout=60)
+            self.call(message, timeout=GUARD_S)
             outcome, details = "OK", ""
         except grpc.RpcError as error:
             outcome, details = error.code().name, error.details()

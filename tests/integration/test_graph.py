@@ -23,7 +23,7 @@ import yaml
 from local_seldon.ports import free_ports
 from local_seldon.process import identity
 from rollout.manifest.rendering import kustomized
-from tests.support.programs import ROOT, eventually, program
+from tests.support.programs import GUARD_S, ROOT, eventually, program
 from tests.support.serving import World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -41,7 +41,7 @@ class Graph:
 
     def ask(self, keys: list[int]) -> httpx.Response:
         key = {"name": "customer_id", "datatype": "INT64", "shape": [len(keys), 1], "data": keys}
-        return httpx.post(f"{self.url}/v2/models/infer", json={"id": "7", "inputs": [key]}, timeout=60)
+        return httpx.post(f"{self.url}/v2/models/infer", json={"id": "7", "inputs": [key]}, timeout=GUARD_S)
 
     def pid_of(self, node: str) -> int:
         """Return the pid of a node's process, by what it was started with."""
@@ -86,11 +86,11 @@ def running(world: World, directory: Path, change: Callable[[dict[str, Any]], No
         process = subprocess.Popen([*command, *artifacts, *environment], cwd=ROOT, stdout=log, stderr=log)
     graph = Graph(f"http://127.0.0.1:{port}/seldon/churn/churn", state)
     try:
-        eventually(lambda: answers(graph), within_s=120, what="an answer of the graph")
+        eventually(lambda: answers(graph), what="an answer of the graph")
         yield graph
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(GUARD_S)
         for node in ("features", "join", *BRANCHES):
             with pytest.raises(AssertionError, match="no process of node"):
                 graph.pid_of(node)
@@ -134,10 +134,10 @@ def test_a_models_name_in_the_path_reaches_no_node(graph: Graph) -> None:
 def test_a_branch_that_died_fails_the_request_until_it_is_back(graph: Graph) -> None:
     pid = graph.pid_of("churn-sklearn")
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: identity(pid) is None, within_s=10, what="the end of the branch")
+    eventually(lambda: identity(pid) is None, what="the end of the branch")
     failed = graph.ask([1])
     assert failed.status_code in (500, 503)  # 503: the pod has left the mesh meanwhile
-    eventually(lambda: answers(graph), within_s=120, what="the branch, started again")
+    eventually(lambda: answers(graph), what="the branch, started again")
 
 
 def test_with_a_fallback_a_late_branch_is_left_out_and_named(world: World, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_branch_that_raises_or_is_late_says_so_instead_of_failing(tmp_path: Pa
     with node("branch", parameters, tmp_path / "log") as url:
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0.2]}
         answers = {
-            one: httpx.post(f"{url}/infer", json={"id": one, "inputs": [tensor]}, timeout=30).json()
+            one: httpx.post(f"{url}/infer", json={"id": one, "inputs": [tensor]}, timeout=GUARD_S).json()
             for one in ("good", "raise", "hang")
         }
     assert answers["good"]["outputs"][0]["data"] == [0.5]

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import InferenceServerException
 
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
@@ -88,7 +88,7 @@ def test_every_method_answers_alike_on_both_engines(engine: Server, server: Serv
 
     def ask(on: grpc.Channel, name: str, message: bytes) -> object:
         try:
-            return on.unary_unary(SERVICE + name)(message, timeout=10)
+            return on.unary_unary(SERVICE + name)(message, timeout=GUARD_S)
         except grpc.RpcError as error:
             return error.code(), error.details(), error.trailing_metadata()
 
@@ -110,7 +110,7 @@ def test_triton_clients_work(engine: Server) -> None:
         assert len(packed.as_numpy("churn_probability")) == 1_999
         done: queue.Queue[Any] = queue.Queue()
         client.async_infer("churn", given(42), callback=lambda result, error: done.put((result, error)))
-        result, error = done.get(timeout=20)
+        result, error = done.get(timeout=GUARD_S)
         assert error is None
         assert result.as_numpy("churn_probability")[0] == answer.as_numpy("churn_probability")[0]
 
@@ -139,7 +139,7 @@ def test_a_triton_stream_answers_a_bad_message_as_its_own_error_and_goes_on(engi
             bad = number % 10 == 5
             client.async_stream_infer("nope" if bad else "churn", given(number + 1), request_id=str(number))
         for number in range(300):
-            result, error = done.get(timeout=20)
+            result, error = done.get(timeout=GUARD_S)
             if number % 10 == 5:
                 assert isinstance(error, InferenceServerException)
                 assert "'nope' is not served here" in str(error)
@@ -155,7 +155,7 @@ def test_an_mlserver_stream_is_answered_in_its_own_form(channel: grpc.Channel) -
         request_serializer=pb.ModelInferRequest.SerializeToString,
         response_deserializer=pb.ModelInferResponse.FromString,
     )
-    first, bad, last = stream(iter([typed(1, request_id="a"), typed(-1, request_id="b"), typed(2)]), timeout=20)
+    first, bad, last = stream(iter([typed(1, request_id="a"), typed(-1, request_id="b"), typed(2)]), timeout=GUARD_S)
     assert (first.model_name, first.id, first.outputs[0].shape) == ("churn", "a", [1, 1])
     assert bad.id == "b"
     assert not bad.outputs
@@ -163,14 +163,14 @@ def test_an_mlserver_stream_is_answered_in_its_own_form(channel: grpc.Channel) -
     assert bad.parameters["error-code"].string_param == "invalid_input"
     assert last.outputs
     raw = channel.stream_stream(SERVICE + "ModelStreamInfer", None, pb.ModelStreamInferResponse.FromString)
-    broken, good = raw(iter([b"\xff\xff", typed(1).SerializeToString() + b"\x3a\x00"]), timeout=20)
+    broken, good = raw(iter([b"\xff\xff", typed(1).SerializeToString() + b"\x3a\x00"]), timeout=GUARD_S)
     assert "no ModelInferRequest" in broken.error_message
     assert "raw bytes" in good.error_message or "values for shape" in good.error_message
 
 
 def test_ids_are_made_as_over_rest(engine: Server, channel: grpc.Channel) -> None:
     stub = GRPCInferenceServiceStub(channel)
-    ids = [stub.ModelInfer(typed(42), timeout=10).id for _ in range(3)]
+    ids = [stub.ModelInfer(typed(42), timeout=GUARD_S).id for _ in range(3)]
     assert len(set(ids)) == 3
     assert all(len(each) == 36 for each in ids)
 
@@ -190,10 +190,10 @@ def test_a_call_that_its_caller_cancels_is_no_success_and_no_error(engine: Serve
     before = {code: counted(code) for code in ("499", "500", "504")}
     slow = typed(*[number % 7_000 + 1 for number in range(100_000)])
     stub = GRPCInferenceServiceStub(channel)
-    stub.ModelInfer(typed(42), timeout=10)
+    stub.ModelInfer(typed(42), timeout=GUARD_S)
 
     def leave() -> bool:
-        call = stub.ModelInfer.future(slow, timeout=60)
+        call = stub.ModelInfer.future(slow, timeout=GUARD_S)
         with contextlib.suppress(grpc.FutureTimeoutError):
             call.result(timeout=0.05)  # until then the server has seen it, on an idle machine
         call.cancel()
@@ -205,7 +205,7 @@ def test_a_call_that_its_caller_cancels_is_no_success_and_no_error(engine: Serve
 
 def test_what_reaches_no_model_is_counted_by_its_code(engine: Server, channel: grpc.Channel) -> None:
     before = engine.samples("serving_refused_total", protocol="grpc", code="unknown_model")
-    assert outcome(lambda: GRPCInferenceServiceStub(channel).ModelInfer(typed(1, model="nope"), timeout=10)) == (
+    assert outcome(lambda: GRPCInferenceServiceStub(channel).ModelInfer(typed(1, model="nope"), timeout=GUARD_S)) == (
         "NOT_FOUND",
         "model 'nope' is not served here; served: churn",
         "unknown_model",
@@ -216,13 +216,13 @@ def test_what_reaches_no_model_is_counted_by_its_code(engine: Server, channel: g
 def test_health_is_answered_as_kubelets_ask(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "churn", "inference.GRPCInferenceService", "grpc.health.v1.Health"):
-        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=GUARD_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    assert outcome(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=10))[0] == "NOT_FOUND"
-    watching = stub.Watch(health_pb2.HealthCheckRequest(service="churn"), timeout=30)
+    assert outcome(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=GUARD_S))[0] == "NOT_FOUND"
+    watching = stub.Watch(health_pb2.HealthCheckRequest(service="churn"), timeout=GUARD_S)
     assert next(iter(watching)).status == health_pb2.HealthCheckResponse.SERVING
     watching.cancel()
-    unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nope"), timeout=30)
+    unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nope"), timeout=GUARD_S)
     assert next(iter(unknown)).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     unknown.cancel()
 
@@ -239,7 +239,7 @@ def test_reflection_tells_what_is_served(channel: grpc.Channel, version: str) ->
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.GRPCInferenceService"),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="nope"),
     ]
-    listed, described, missing = ask(iter(requests), timeout=20)
+    listed, described, missing = ask(iter(requests), timeout=GUARD_S)
     assert {each.name for each in listed.list_services_response.service} == SERVICES
     assert b"ModelInferRequest" in described.file_descriptor_response.file_descriptor_proto[0]
     assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
@@ -248,7 +248,7 @@ def test_reflection_tells_what_is_served(channel: grpc.Channel, version: str) ->
 def test_reflection_describes_itself(channel: grpc.Channel) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     question = reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.health.v1.Health.Watch")
-    (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=20)
+    (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=GUARD_S)
     assert b"HealthCheckResponse" in answer.file_descriptor_response.file_descriptor_proto[0]
 
 
@@ -260,6 +260,6 @@ async def test_a_channel_outlives_its_connections(engine: Server) -> None:
 
         async def ask(count: int) -> None:
             for _ in range(count):
-                await call(message, timeout=30)
+                await call(message, timeout=GUARD_S)
 
         await asyncio.gather(*(ask(350) for _ in range(20)))

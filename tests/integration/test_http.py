@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = pytest.mark.integration
@@ -33,7 +33,9 @@ MOST_MB = 400
 @pytest.fixture(scope="module")
 def target(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of these tests' own: its memory is looked at."""
-    with serving(world.environment, tmp_path_factory.mktemp("http") / "log") as running:
+    with serving(
+        world.environment | {"SERVING_DEADLINE_MS": "3000"}, tmp_path_factory.mktemp("http") / "log"
+    ) as running:
         yield running
 
 
@@ -74,7 +76,7 @@ def test_250_bodies_of_8_mb_at_once_leave_a_small_server(target: Server) -> None
     def send(_: int) -> list[bytes]:
         """Ten connections of one thread, which take turns."""
         opened = [connect(target) for _ in range(10)]
-        together.wait(30)
+        together.wait(GUARD_S)
         for connection in opened:
             connection.sendall(head + body[: 2 * MIB])
         for connection in opened:
@@ -99,7 +101,7 @@ def test_a_client_that_writes_first_and_then_reads_gets_its_413(target: Server) 
     for number in range(20):
         path, size = (("/predict", 1_000_000), (INFER, 12_000_000))[number % 2]
         try:
-            urllib.request.urlopen(f"{target.rest}{path}", data=b" " * size, timeout=20)
+            urllib.request.urlopen(f"{target.rest}{path}", data=b" " * size, timeout=GUARD_S)
         except urllib.error.HTTPError as error:
             statuses.append((error.code, json.load(error)["code"]))
     assert statuses == [(413, "too_large")] * 20
@@ -251,7 +253,7 @@ def test_a_timeout_that_is_too_short_is_a_504(world: World, tmp_path: Path) -> N
 
 
 def test_a_connection_answers_every_kind_of_request(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=GUARD_S)
     for _ in range(3):
         for method, path, body, status in (
             ("POST", "/predict", BODY, 200),

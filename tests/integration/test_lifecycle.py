@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 from tests.support.serving import Server, World, assert_refuses_to_start, children, serving
 
 pytestmark = pytest.mark.integration
@@ -99,7 +99,8 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server:
     taken = {"MLSERVER_HTTP_PORT": str(server.http_port), "MLSERVER_HOST": "127.0.0.1"} | others
     done = subprocess.run(
         [sys.executable, "scripts/serve.py"],
-        cwd=ROOT, env=os.environ | world.environment | taken, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=os.environ | world.environment | taken, timeout=GUARD_S,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert f"port {server.http_port} is not free" in done.stderr
@@ -110,7 +111,7 @@ def test_every_line_of_the_log_is_json_and_settings_without_effect_are_named(wor
     with serving(world.environment | set_in_vain | {"SERVING_DRAIN_DELAY_S": "0"}, tmp_path / "log") as server:
         httpx.post(f"{server.rest}/v2/models/nope/infer", json={"inputs": []})
         server.process.terminate()
-        server.process.wait(20)
+        server.process.wait(GUARD_S)
         lines = server.log.read_text().splitlines()
     banner = ("REST ", "gRPC ", "metrics ", "try:")
     events = [json.loads(line) for line in lines if not line.startswith(banner)]
@@ -185,7 +186,7 @@ def load(server: Server, *, per_second: int, seen: Counter[str], stop: threading
     """Send one customer after the other on two connections over REST and one over gRPC until `stop`."""
 
     def rest() -> None:
-        with httpx.Client(base_url=server.rest, timeout=5) as client:
+        with httpx.Client(base_url=server.rest, timeout=GUARD_S) as client:
             while not stop.is_set():
                 try:
                     answer = client.post("/predict", content=BODY)
@@ -204,7 +205,7 @@ def load(server: Server, *, per_second: int, seen: Counter[str], stop: threading
             stub = GRPCInferenceServiceStub(channel)
             while not stop.is_set():
                 try:
-                    stub.ModelInfer(request, timeout=5)
+                    stub.ModelInfer(request, timeout=GUARD_S)
                     seen["grpc OK"] += 1
                 except grpc.RpcError as error:
                     seen[f"grpc {error.code().name}"] += 1
@@ -232,12 +233,12 @@ def test_sigterm_turns_unready_first_then_serves_on_then_ends_with_0(world: Worl
             server.process.send_signal(signal.SIGTERM)
             eventually(lambda: httpx.get(f"{server.rest}/v2/models/churn/ready").status_code == 503)
             with grpc.insecure_channel(server.grpc) as channel:
-                assert not GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=5).ready
+                assert not GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=GUARD_S).ready
             assert httpx.get(f"{server.rest}/v2/health/live").status_code == 200
             before = seen.copy()
             eventually(lambda: seen["rest 200"] > before["rest 200"] + 20 and seen["grpc OK"] > before["grpc OK"] + 10)
             stop.set()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(GUARD_S) == 0
     assert seen.pop("rest asked to leave") > 20
     assert set(seen) == {"rest 200", "grpc OK"}, seen
 
@@ -248,7 +249,7 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
 ) -> None:
     with serving(world.environment, tmp_path / "log", command=("scripts/serve.py", "--workers", "2")) as server:
         for _ in range(40):
-            assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=30).status_code == 200
+            assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=GUARD_S).status_code == 200
         # A worker counts an answer just after it was sent, and another process reads its counts.
         eventually(lambda: counted(server), lambda count: count >= 40)
         assert counted(server) == 40
@@ -258,11 +259,11 @@ def test_workers_share_the_port_add_up_their_metrics_and_one_that_dies_is_replac
         eventually(lambda: len(set(children(server.process.pid)) - {workers[0]}) == 2)
         # The socket of the dead worker lives on: its connections wait for the replacement.
         for _ in range(40):
-            assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=30).status_code == 200
+            assert httpx.post(f"{server.rest}/predict", content=BODY, timeout=GUARD_S).status_code == 200
         eventually(lambda: counted(server), lambda count: count >= 80)
         assert counted(server) == 80
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(GUARD_S) == 0
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
@@ -270,9 +271,9 @@ def test_without_grpc_clients_the_end_does_not_wait_for_them(world: World, tmp_p
     environment = world.environment | {"SERVING_DRAIN_DELAY_S": "0.2", "SERVING_GRPC_CONNECTION_AGE_S": "60"}
     with serving(environment, tmp_path / "log") as server:
         with grpc.insecure_channel(server.grpc) as channel:
-            grpc.channel_ready_future(channel).result(timeout=20)
+            grpc.channel_ready_future(channel).result(timeout=GUARD_S)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(GUARD_S) == 0
 
 
 def counted(server: Server) -> float:

@@ -18,7 +18,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from local_seldon.ports import free_ports
 from tests.support.certificates import Authority
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server, World, assert_refuses_to_start, serving, wait_until_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -84,12 +84,12 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
         stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         second = channel.unary_unary("/inference.model_repository.ModelRepositoryService/RepositoryIndex")
         locked = [
-            lambda sent: stub.ModelInfer(to_pb(), timeout=5, metadata=sent),
-            lambda sent: stub.ModelMetadata(pb.ModelMetadataRequest(name="churn"), timeout=5, metadata=sent),
-            lambda sent: stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=5, metadata=sent),
-            lambda sent: stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=5, metadata=sent),
-            lambda sent: second(b"", timeout=5, metadata=sent),
-            lambda sent: list(stream(iter([to_pb().SerializeToString()]), timeout=5, metadata=sent)),
+            lambda sent: stub.ModelInfer(to_pb(), timeout=GUARD_S, metadata=sent),
+            lambda sent: stub.ModelMetadata(pb.ModelMetadataRequest(name="churn"), timeout=GUARD_S, metadata=sent),
+            lambda sent: stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=GUARD_S, metadata=sent),
+            lambda sent: stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=GUARD_S, metadata=sent),
+            lambda sent: second(b"", timeout=GUARD_S, metadata=sent),
+            lambda sent: list(stream(iter([to_pb().SerializeToString()]), timeout=GUARD_S, metadata=sent)),
         ]
         counted = guarded.samples("serving_unauthorized_total", protocol="grpc")
         for call in locked:
@@ -103,9 +103,9 @@ def test_grpc_wants_a_token_everywhere_but_for_health(guarded: Server) -> None:
             bearer = (("authorization", f"Bearer {token}"),)
             assert locked[0](bearer).outputs[0].contents.fp64_contents
             assert len(locked[5](bearer)) == 1
-        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=5).live
-        assert stub.ServerReady(pb.ServerReadyRequest(), timeout=5).ready
-        assert stub.ModelReady(pb.ModelReadyRequest(name="churn"), timeout=5).ready
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=GUARD_S).live
+        assert stub.ServerReady(pb.ServerReadyRequest(), timeout=GUARD_S).ready
+        assert stub.ModelReady(pb.ModelReadyRequest(name="churn"), timeout=GUARD_S).ready
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def is_healthy(server: Server, settings: dict[str, str]) -> bool:
     port = server.rest.rpartition(":")[2]
     done = subprocess.run(
         [sys.executable, "-m", "custom_runtime.server.health"],
-        cwd=ROOT, env=os.environ | settings | {"MLSERVER_HTTP_PORT": port}, check=False, timeout=30,
+        cwd=ROOT, env=os.environ | settings | {"MLSERVER_HTTP_PORT": port}, check=False, timeout=GUARD_S,
     )  # fmt: skip
     return done.returncode == 0
 
@@ -190,9 +190,9 @@ def test_tls_is_spoken_at_both_doors_and_nothing_else(world: World, tmp_path: Pa
             httpx.get(f"{server.rest}/v2/health/live")
         trusted = grpc.ssl_channel_credentials(authority.pair.cert.read_bytes())
         with grpc.secure_channel(server.grpc, trusted) as channel:
-            assert GRPCInferenceServiceStub(channel).ModelInfer(to_pb(), timeout=10).model_name == "churn"
+            assert GRPCInferenceServiceStub(channel).ModelInfer(to_pb(), timeout=GUARD_S).model_name == "churn"
         with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError):
-            GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=5)
+            GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=GUARD_S)
 
 
 def test_mutual_tls_lets_in_only_who_has_a_certificate_of_the_authority(world: World, tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_mutual_tls_lets_in_only_who_has_a_certificate_of_the_authority(world: W
             with grpc.secure_channel(server.grpc, credentials) as channel:
                 call = GRPCInferenceServiceStub(channel).ModelInfer
                 if welcome:
-                    assert call(to_pb(), timeout=10).model_name == "churn"
+                    assert call(to_pb(), timeout=GUARD_S).model_name == "churn"
                 else:
                     with pytest.raises(grpc.RpcError) as caught:
-                        call(to_pb(), timeout=5)
+                        call(to_pb(), timeout=GUARD_S)
                     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -231,7 +231,7 @@ def test_plain_mlserver_start_refuses_to_run_with_a_lock_that_it_does_not_know(w
     done = subprocess.run(
         [str(Path(sys.executable).parent / "mlserver"), "start", str(world.model_settings)],
         cwd=ROOT, env=os.environ | world.environment | dict(zip(names, ports, strict=True)) | {"SERVING_TOKEN": OLD},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert "`mlserver start` knows neither; run: scripts/serve.py" in done.stdout + done.stderr
     assert OLD not in done.stdout + done.stderr
@@ -239,7 +239,7 @@ def test_plain_mlserver_start_refuses_to_run_with_a_lock_that_it_does_not_know(w
 
 def test_the_admin_api_works_where_it_is_open(world: World, tmp_path: Path) -> None:
     with serving(world.environment | {"SERVING_ADMIN_API": "1"}, tmp_path / "log") as server:
-        with httpx.Client(base_url=server.rest, timeout=30) as client:
+        with httpx.Client(base_url=server.rest, timeout=GUARD_S) as client:
             (listed,) = client.post("/v2/repository/index", json={}).json()
             assert (listed["name"], listed["state"]) == ("churn", "READY")
             assert client.post("/v2/repository/models/churn/unload").status_code == 200
@@ -251,12 +251,12 @@ def test_the_admin_api_works_where_it_is_open(world: World, tmp_path: Path) -> N
             assert client.post("/v2/repository/models/nobody/load").status_code == 404
         with grpc.insecure_channel(server.grpc) as channel:
             stub = GRPCInferenceServiceStub(channel)
-            assert [each.name for each in stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=5).models] == [
-                "churn"
-            ]
-            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="churn"), timeout=10)
-            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="churn"), timeout=10)
-            assert stub.ModelInfer(to_pb(), timeout=10).model_name == "churn"
+            assert [
+                each.name for each in stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=GUARD_S).models
+            ] == ["churn"]
+            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="churn"), timeout=GUARD_S)
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="churn"), timeout=GUARD_S)
+            assert stub.ModelInfer(to_pb(), timeout=GUARD_S).model_name == "churn"
 
 
 # A scorer that fails as third-party code does: with the values in its message.
@@ -328,7 +328,7 @@ def test_no_feature_value_and_no_token_is_ever_logged(world: World, tmp_path: Pa
 
 def code_of(call: object, request: pb.ModelInferRequest) -> str:
     try:
-        call(request, timeout=10, metadata=(("authorization", f"Bearer {NEW}"),))  # type: ignore[operator]
+        call(request, timeout=GUARD_S, metadata=(("authorization", f"Bearer {NEW}"),))  # type: ignore[operator]
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"

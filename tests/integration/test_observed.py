@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.support.otlp_collector import Collector, Span, otlp_collector
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import Server, World, serving
 
 pytestmark = pytest.mark.integration
@@ -91,13 +91,13 @@ def test_grpc(observed: Observed) -> None:
     with grpc.insecure_channel(observed.server.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         metadata = (("traceparent", f"00-{trace_id}-{PARENT}-01"), ("x-request-id", "grpc-1"))
-        _, call = stub.ModelInfer.with_call(request, metadata=metadata, timeout=20)
+        _, call = stub.ModelInfer.with_call(request, metadata=metadata, timeout=GUARD_S)
         _, described = stub.ServerMetadata.with_call(
-            pb.ServerMetadataRequest(), metadata=(("x-request-id", "grpc-2"),), timeout=20
+            pb.ServerMetadataRequest(), metadata=(("x-request-id", "grpc-2"),), timeout=GUARD_S
         )
         request.model_name = "nothing"
         with pytest.raises(grpc.RpcError) as refused:
-            stub.ModelInfer(request, metadata=(("x-request-id", "grpc-3"),), timeout=20)
+            stub.ModelInfer(request, metadata=(("x-request-id", "grpc-3"),), timeout=GUARD_S)
     headers = dict(call.initial_metadata())
     assert headers["x-request-id"] == "grpc-1"
     assert headers["traceparent"].split("-")[1] == trace_id

@@ -23,7 +23,7 @@ from jsonschema import Draft202012Validator
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server, serving
 
 pytestmark = pytest.mark.integration
@@ -55,7 +55,7 @@ def running(contract: str, directory: Path) -> Iterator[Other]:
     program = ROOT / "tests" / "support" / "contract_bundle.py"
     made = subprocess.run(
         [sys.executable, program, directory],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stdout + made.stderr
     with (
@@ -322,7 +322,7 @@ def test_metadata_and_openapi_describe_the_contract(trees: Other, prices: Other)
 
 
 def test_the_repository_api_names_the_model_as_its_contract_does(trees: Other) -> None:
-    with httpx.Client(base_url=trees.server.rest, timeout=30) as client:
+    with httpx.Client(base_url=trees.server.rest, timeout=GUARD_S) as client:
         (listed,) = client.post("/v2/repository/index", json={}).json()
         assert (listed["name"], listed["state"]) == ("trees", "READY")
         assert client.post("/v2/repository/models/churn/load").status_code == 404  # the folder of its settings
@@ -344,7 +344,7 @@ def image_health(server: Server) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"MLSERVER_HTTP_PORT": str(server.http_port)},
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
 
 

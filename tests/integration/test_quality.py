@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from custom_runtime.active import CONTRACT
 from tests.support.answering import answering, ok
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 from tests.support.serving import World, serving
 
 pytestmark = pytest.mark.integration
@@ -47,7 +47,7 @@ def recorded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Recorded
         "SERVING_RECORD_FLUSH_S": "0.1",
     }
     scores: dict[int, float] = {}
-    with serving(environment, folder / "log") as server, httpx.Client(base_url=server.rest, timeout=20) as client:
+    with serving(environment, folder / "log") as server, httpx.Client(base_url=server.rest, timeout=GUARD_S) as client:
         for batch in range(BATCHES):
             ids = list(range(1 + batch * BATCH, 1 + (batch + 1) * BATCH))
             tensor = {"name": KEY, "datatype": "INT64", "shape": [BATCH, 1], "data": ids}
@@ -75,7 +75,9 @@ def quality(recorded: Recorded, labels: Path, *words: str, contract: str = "") -
     command = [sys.executable, "-m", "commands.main", "quality", "--records", str(recorded.directory)]
     command += ["--labels", str(labels), "--output", str(output), "--bundle", str(recorded.bundle), *words]
     environment = os.environ | ({"SERVING_CONTRACT": contract} if contract else {})
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=GUARD_S, check=False
+    )
     file = output / "quality.json"
     return done.returncode, done.stdout + done.stderr, json.loads(file.read_text()) if file.exists() else None
 

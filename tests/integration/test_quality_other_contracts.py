@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 from tests.support.serving import serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -41,7 +41,7 @@ def environment(contract: str, folder: Path) -> dict[str, str]:
 def run(words: list[str], variables: dict[str, str]) -> str:
     done = subprocess.run(
         [sys.executable, *words],
-        cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -67,7 +67,7 @@ def answered(
     """Send each body as one request, `r-0` and on; return the answers when all records are written."""
     with (
         serving(variables, folder / "log", model=contract) as server,
-        httpx.Client(base_url=server.rest, timeout=20) as client,
+        httpx.Client(base_url=server.rest, timeout=GUARD_S) as client,
     ):
         answers = [
             client.post("/predict", json=body, headers={"x-request-id": f"r-{number}"})

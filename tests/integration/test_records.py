@@ -21,7 +21,7 @@ from custom_runtime.model.encoding import decode_row
 from custom_runtime.records.record import key_hash
 from custom_runtime.records.segments import OPEN, read_records
 from tests.support.event_sink import event_receiver
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import Server, World, assert_refuses_to_start, serving
 
 pytestmark = pytest.mark.integration
@@ -143,7 +143,7 @@ def test_a_big_batch(recording: Recording, expected: Any) -> None:
         f"{recording.server.rest}/v2/models/churn/infer",
         json=v2_body(ids, id="big"),
         headers=HEADERS | {"x-request-id": "big-1"},
-        timeout=30,
+        timeout=GUARD_S,
     )
     assert answer.status_code == 200, answer.text
     records = recording.wait(MANY, request_id="big-1")
@@ -165,14 +165,14 @@ def test_grpc(recording: Recording, expected: Any) -> None:
     with grpc.insecure_channel(recording.server.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         metadata = (("traceparent", TRACEPARENT), ("x-request-id", "grpc-1"))
-        stub.ModelInfer(request, metadata=metadata, timeout=20)
-        stub.ModelInfer(many, timeout=20)
+        stub.ModelInfer(request, metadata=metadata, timeout=GUARD_S)
+        stub.ModelInfer(many, timeout=GUARD_S)
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        assert len(list(stream(iter([streamed]), timeout=20))) == 1
+        assert len(list(stream(iter([streamed]), timeout=GUARD_S))) == 1
     (record,) = recording.wait(request_id="grpc-1")
     check(record, expected[42])
     assert (record["inference_id"], record["traceparent"]) == ("grpc-a", TRACEPARENT)

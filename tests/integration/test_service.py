@@ -11,6 +11,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from custom_runtime.active import CONTRACT
 from custom_runtime.metrics import OUTCOMES
+from tests.support.programs import GUARD_S
 from tests.support.serving import Server
 
 pytestmark = pytest.mark.integration
@@ -50,14 +51,14 @@ def test_grpc_answers_in_the_form_it_was_asked(server: Server) -> None:
     raw.inputs.add(name="customer_id", datatype="INT64", shape=[1])
     with grpc.insecure_channel(server.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
-        one, other = stub.ModelInfer(typed, timeout=5), stub.ModelInfer(raw, timeout=5)
+        one, other = stub.ModelInfer(typed, timeout=GUARD_S), stub.ModelInfer(raw, timeout=GUARD_S)
         # MLServer's streams carry plain responses, where Triton's wrap them.
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        streamed = list(stream(iter([typed, raw]), timeout=5))
+        streamed = list(stream(iter([typed, raw]), timeout=GUARD_S))
     assert not one.raw_output_contents
     assert len(other.raw_output_contents) == 2
     assert one.outputs[1].contents.bytes_contents == [b"store"]
@@ -97,7 +98,7 @@ def test_every_request_is_counted_once_with_its_route_and_code(client: httpx.Cli
     with grpc.insecure_channel(server.grpc) as channel:
         request = pb.ModelInferRequest(model_name="churn")
         request.inputs.add(name="customer_id", datatype="INT64", shape=[2]).contents.int64_contents.extend([1, 2])
-        GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=5)
+        GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=GUARD_S)
     after = counts()
     grown = {key: after[key] - before[key] for key in after if after[key] != before[key]}
     assert grown == {

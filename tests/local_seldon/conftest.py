@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.local_seldon_world import Local, manifest
+from tests.support.programs import GUARD_S
 
 
 @pytest.fixture
@@ -31,5 +32,5 @@ def local(tmp_path: Path) -> Iterator[Callable[..., Local]]:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=10) as opened:
+    with httpx.Client(timeout=GUARD_S) as opened:
         yield opened

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leftovers import begun, processes_of
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import World
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
@@ -40,7 +40,7 @@ def wait_for(directory: Path, words: str) -> None:
     """Wait for a process that the demo has started."""
     eventually(
         lambda: any(words in command for command in processes_of(directory).values()),
-        bool, every_s=0.02, within_s=90,
+        bool, every_s=0.02,
     )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def test_a_signal_leaves_no_process(world: World, tmp_path: Path, number: signal
         wait_for(tmp_path, moment)
         process.send_signal(number)
         process.send_signal(number)  # somebody who is impatient
-        code = process.wait(120)
+        code = process.wait(GUARD_S)
         said = (tmp_path / "output").read_text()
         assert (code, "Traceback" in said) == (128 + number, False), said
         assert processes_of(tmp_path) == {}, said

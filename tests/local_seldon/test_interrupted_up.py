@@ -15,7 +15,7 @@ from rollout.process import EndedBySignal
 from rollout.targets.local_store import LocalStore
 from tests.support.leftovers import begun, processes_of
 from tests.support.local_seldon_world import STUB, manifest, predictor
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 pytestmark = pytest.mark.integration
@@ -57,9 +57,9 @@ def test_a_signal_ends_what_a_detached_start_has_begun(
     words: list[str], tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
     with begun([*words, "--detach"], tmp_path) as process:
-        eventually(lambda: runs(tmp_path, moment), bool, every_s=0.005, within_s=30)
+        eventually(lambda: runs(tmp_path, moment), bool, every_s=0.005)
         process.send_signal(number)
-        code = process.wait(60)
+        code = process.wait(GUARD_S)
         said = (tmp_path / "output").read_text()
         assert processes_of(tmp_path) == {}, said
         assert (code, "Traceback" in said) == (128 + number, False), said
@@ -75,10 +75,10 @@ def test_a_signal_or_a_closed_terminal_ends_a_start_in_the_foreground(
     words: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     with begun(words, tmp_path) as process:
-        eventually(lambda: runs(tmp_path, STUB_RUNS), bool, every_s=0.005, within_s=30)
+        eventually(lambda: runs(tmp_path, STUB_RUNS), bool, every_s=0.005)
         process.send_signal(number)
         process.send_signal(number)  # somebody who is impatient
-        code = process.wait(60)
+        code = process.wait(GUARD_S)
         said = (tmp_path / "output").read_text()
         assert (code, "Traceback" in said) == (0, False), said
         assert processes_of(tmp_path) == {}, said

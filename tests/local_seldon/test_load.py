@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import gamma
 
 from local_seldon.demo.load import NO_ANSWER, UNKNOWN, Answer, Load, Tally
+from tests.support.programs import GUARD_S
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -37,7 +38,7 @@ async def request(reader: asyncio.StreamReader) -> bytes:
 
 async def send(load: Load, requests: int) -> Tally:
     running = asyncio.create_task(load.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         while load.tally.sent < requests:  # noqa: ASYNC110 -- the counter is what is waited for
             await asyncio.sleep(0.005)
         load.stop()

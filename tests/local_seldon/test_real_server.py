@@ -22,7 +22,7 @@ from rollout.evidence.envoy_stats import envoy_stats
 from rollout.manifest.parsing import to_dict
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 from tests.support.serving import World
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ def runtime(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "scripts/seldon_local.py", *arguments, "--state", str(directory / "state")]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=GUARD_S)
 
     env = ["--env", f"SERVING_FEATURE_STORE={world.store}", "--env", "SERVING_DRAIN_DELAY_S=0"]
     up = run("up", str(file), "--port", "0", "-d", "-o", "json", "--artifact", f"churn-serving:1={world.bundle}", *env)
@@ -62,7 +62,7 @@ def target(runtime: dict[str, Any]) -> LocalTarget:
 
 
 def test_predict_and_v2_answer_alike_below_the_operators_path(runtime: dict[str, Any]) -> None:
-    with httpx.Client(base_url=runtime["url"], timeout=20) as client:
+    with httpx.Client(base_url=runtime["url"], timeout=GUARD_S) as client:
         predicted = client.post(f"{PATH}/predict", json={"customer_id": 42})
         tensor = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
         inferred = client.post(f"{PATH}/v2/models/churn/infer", json={"inputs": [tensor]})
@@ -128,7 +128,7 @@ def test_a_grpc_refusal_is_counted_as_rejected(runtime: dict[str, Any], target: 
 def _v2_grpc(runtime: dict[str, Any], predictor: str) -> int:
     """Return how many gRPC requests a predictor's only replica has answered."""
     (replica,) = runtime["predictors"][predictor]
-    text = httpx.get(f"http://127.0.0.1:{replica['metrics']}/prometheus", timeout=20).text
+    text = httpx.get(f"http://127.0.0.1:{replica['metrics']}/prometheus", timeout=GUARD_S).text
     counts = [
         float(line.rpartition(" ")[2])
         for line in text.splitlines()

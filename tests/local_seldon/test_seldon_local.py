@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.support.local_seldon_world import BASE, STUB, is_alive, manifest, predictor
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 def command(tmp_path: Path) -> Iterator[Command]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "scripts/seldon_local.py", *arguments, "--state", str(tmp_path / "state")]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=GUARD_S)
 
     yield run
     run("down", "models/churn")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import unknown_options
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 COMMAND = re.compile(r"^\+ (.*)$", re.MULTILINE)
 
@@ -20,7 +20,7 @@ def printed(script: str, tmp_path: Path) -> list[list[str]]:
     done = subprocess.run(
         ["bash", str(ROOT / "seldon" / "kind" / script)],
         env={"DRY_RUN": "1", "PATH": "/usr/bin:/bin"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [shlex.split(command) for command in COMMAND.findall(done.stdout)]
@@ -74,7 +74,7 @@ def test_the_scripts_parse(script: str) -> None:
 def test_kind_up_says_what_is_not_installed(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/bash", str(ROOT / "seldon" / "kind" / "up.sh")],
-        env={"PATH": "/usr/bin:/bin"}, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False,
+        env={"PATH": "/usr/bin:/bin"}, cwd=tmp_path, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "error: not installed: " in done.stderr

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from rollout.manifest.parsing import parse, read_documents
+from tests.support.programs import GUARD_S
 
 ROOT = Path(__file__).parents[2]
 
 
 def manifest(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "scripts/manifest.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=GUARD_S, check=False)
 
 
 def test_a_good_stream_passes_other_kinds_passed_over(built: Callable[[str], tuple[dict[str, Any], ...]]) -> None:

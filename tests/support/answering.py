@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 
+from tests.support.programs import GUARD_S
+
 Reply = bytes | None  # None: close the connection without an answer
 
 
@@ -56,7 +58,7 @@ def answering(reply: Callable[[int], Reply], *, tls: ssl.SSLContext | None = Non
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         for thread in [acceptor, *threads]:
-            thread.join(5)
+            thread.join(GUARD_S)
 
 
 def read_request(connection: socket.socket) -> bytes:

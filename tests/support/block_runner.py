@@ -28,7 +28,7 @@ from tests.support.seldon_operator import SeldonOperator
 
 BLOCK_LIMIT_S = 500.0  # training takes ten seconds on an idle machine
 READY_LIMIT_S = 240.0
-STOP_LIMIT_S = 30.0
+STOP_LIMIT_S = 120.0
 NAMESPACE = "churn"
 GATEWAY_PORT, PROMETHEUS_PORT, REDIS_PORT = 8080, 9090, 6379
 

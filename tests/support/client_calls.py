@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 30
+LIMIT_S = 300
 MODEL, KEY, OUTPUT, CUSTOMERS = "churn", "customer_id", "churn_probability", [42, 43]
 PREDICT = json.dumps({KEY: CUSTOMERS[0]})
 V2 = json.dumps({"inputs": [{"name": KEY, "shape": [2, 1], "datatype": "INT64", "data": CUSTOMERS}]})
@@ -37,7 +37,7 @@ def probabilities(text: str | bytes) -> list[float]:
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-200:]}")
     return done.stdout

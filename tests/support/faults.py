@@ -10,7 +10,7 @@ from types import TracebackType
 from benchmarks.load.target import v2_grpc_message, v2_rest_body
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Stream, Traffic
 from custom_runtime.active import CONTRACT
-from tests.support.programs import free_port
+from tests.support.programs import GUARD_S, free_port
 from tests.support.serving import Server
 
 HOST = "127.0.0.1"
@@ -51,7 +51,7 @@ def v2_grpc(server: Server, *, qps: float) -> Stream:
     return Stream("v2_grpc", GrpcCaller(HOST, server.grpc_port), body, qps)
 
 
-async def until(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
+async def until(condition: Callable[[], bool], *, what: str, within_s: float = GUARD_S) -> None:
     """Wait as `eventually` does, but in the loop in which the traffic goes on."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -87,11 +87,11 @@ class Proxy:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._accepted, HOST, self.port), self._loop
-        ).result(5)
+        ).result(GUARD_S)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(GUARD_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -10,13 +10,14 @@ from custom_runtime.errors import InvalidInput, ServingError
 from custom_runtime.grpc.http2_engine import Http2Connection
 from custom_runtime.grpc.http2_listener import Http2Listener
 from custom_runtime.grpc.method import CallInfo, Method
+from tests.support.programs import GUARD_S
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
     """Wait in the event loop of the port."""
-    deadline = asyncio.get_running_loop().time() + 20
+    deadline = asyncio.get_running_loop().time() + GUARD_S
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"{what}: not within 20 s"
+        assert asyncio.get_running_loop().time() < deadline, f"{what}: not within {GUARD_S:g} s"
         await asyncio.sleep(0.001)
 
 

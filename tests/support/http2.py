@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
 
+from tests.support.programs import GUARD_S
+
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 INITIAL_WINDOW_SIZE = 4
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
-ANSWER_S = 20.0
+ANSWER_S = GUARD_S
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -26,6 +26,7 @@ from rollout.errors import Conflict, ManifestError, Rejected
 from rollout.manifest.parsing import parse
 from rollout.manifest.webhook_rules import webhook
 from rollout.targets.local_store import apply
+from tests.support.programs import GUARD_S
 
 PREDICTOR_FIELDS = {
     "name", "graph", "componentSpecs", "traffic", "replicas", "shadow", "annotations", "labels", "engineResources",
@@ -56,7 +57,7 @@ class KubeApi(kmock.KubernetesEmulator):
     def end_watches(self, resource: str) -> None:
         """End all streams of a resource, such as apps/v1/deployments, as an API server does every few minutes."""
         (bus,) = (bus for one, bus in self._buses.items() if f"{one.group}/{one.version}/{one.plural}" == resource)
-        asyncio.run_coroutine_threadsafe(bus.put(END), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(bus.put(END), self.loop).result(GUARD_S)
 
     async def _serve_watch(self, request: kmock.Request) -> AsyncIterator[Any]:
         async for event in super()._serve_watch(request):
@@ -190,7 +191,7 @@ def kube_api(directory: Path, api: KubeApi | None = None) -> Iterator[tuple[Kube
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    assert started.wait(10), "the API stand-in did not start"
+    assert started.wait(GUARD_S), "the API stand-in did not start"
     kubeconfig = directory / "kubeconfig"
     kubeconfig.write_text(
         yaml.safe_dump(
@@ -210,5 +211,5 @@ def kube_api(directory: Path, api: KubeApi | None = None) -> Iterator[tuple[Kube
         yield api, kubeconfig
     finally:
         loop.call_soon_threadsafe(stopping.set)
-        thread.join(10)
+        thread.join(GUARD_S)
         loop.close()

@@ -16,7 +16,7 @@ from local_seldon.operator import Operator, Options
 from local_seldon.process import identity
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 
 STUB = Path(__file__).parent / "stub_server.py"
 NAME, NAMESPACE = "churn", "models"
@@ -102,7 +102,7 @@ class Local:
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self.operator.stop)
-        self._thread.join(30)
+        self._thread.join(GUARD_S)
         assert not self._thread.is_alive()
 
     def write(self, document: dict[str, Any]) -> None:

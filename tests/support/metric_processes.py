@@ -18,10 +18,9 @@ import httpx
 
 from rollout.analysis.counts import Arm, Counts
 from rollout.evidence.source import Source
-from tests.support.programs import eventually, free_port, program
+from tests.support.programs import GUARD_S, eventually, free_port, program
 
-LIMIT_S = 30.0
-until = partial(eventually, within_s=LIMIT_S, every_s=0.05)  # Prometheus needs this time
+until = partial(eventually, every_s=0.05)  # Prometheus needs this time
 EXPORTER = Path(__file__).parent / "metric_exporter.py"
 
 
@@ -131,7 +130,7 @@ class Prometheus:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(LIMIT_S)
+        self._process.wait(GUARD_S)
         self._log.close()
         for held in self._held.values():
             held.close()
@@ -183,7 +182,7 @@ def misbehaving(answers: Sequence[bytes | Callable[[socket.socket], None] | None
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(LIMIT_S)
+        thread.join(GUARD_S)
         for connection in held:
             connection.close()
 

@@ -14,6 +14,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.support.programs import GUARD_S
+
 _EXPORT = "opentelemetry.proto.collector.trace.v1.TraceService"
 
 
@@ -41,7 +43,7 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait(self, names: tuple[str, ...], *, trace_id: str | None = None, limit_s: float = 30.0) -> list[Span]:
+    def wait(self, names: tuple[str, ...], *, trace_id: str | None = None, limit_s: float = GUARD_S) -> list[Span]:
         """Wait until a span of each name is there (of one trace, if given); return all spans of it."""
         deadline_s = time.monotonic() + limit_s
         with self._news:
@@ -79,7 +81,7 @@ def otlp_collector() -> Iterator[Collector]:
     try:
         yield collector
     finally:
-        server.stop(None).wait(5)
+        server.stop(None).wait(GUARD_S)
 
 
 def _read(span: Any, service: str) -> Span:

@@ -25,7 +25,7 @@ class Silence:
 
 def resume(prometheus: str) -> int:
     """Drive the rollout of `churn` to its end; 0 for promoted, 1 for rolled back."""
-    session = Session(KubernetesTarget("churn", Connection(timeout_s=5)), lease_s=1)
+    session = Session(KubernetesTarget("churn", Connection(timeout_s=60)), lease_s=1)
     outcome = session.drive(PrometheusSource(prometheus), Silence(), stop=lambda: False)
     return {"Succeeded": 0, "RolledBack": 1}.get(outcome.state.phase.value, 4)
 

@@ -13,10 +13,15 @@ from pathlib import Path
 import httpx
 
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT, is_listening
+from tests.support.programs import GUARD_S, ROOT, is_listening
 
-START_LIMIT_S = 60.0
-STOP_LIMIT_S = 30.0
+# With the defaults, a machine that stands still for a moment answers 503 or 504, which says nothing of what is tested.
+PATIENT = {
+    "SERVING_STORE_TIMEOUT_MS": "60000",
+    "SERVING_DEADLINE_MS": "60000",
+    "SERVING_BATCH_DEADLINE_MS": "60000",
+    "SERVING_MAX_QUEUE_MS": "60000",
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,12 @@ def serving(
     model: str = "churn",
     metrics_path: str = "/metrics",
     ready: bool = True,
+    patient: bool = True,
 ) -> Iterator[Server]:
-    """Run a server until the block ends; ready: wait for its model and ports. It must end after SIGTERM."""
+    """Run a server until the block ends; ready: wait for its model and ports. It must end after SIGTERM.
+
+    patient: its time limits are longer than any delay of the machine; False: they are the defaults, for tests of them.
+    """
     http_port, grpc_port, metrics_port = free_ports(3)
     ports = {
         "MLSERVER_HTTP_PORT": str(http_port),
@@ -113,7 +122,7 @@ def serving(
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, **ports, **environment},
+            env={**os.environ, **(PATIENT if patient else {}), **ports, **environment},
             cwd=ROOT,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -127,14 +136,14 @@ def serving(
         if process.poll() is None:
             process.terminate()
         try:
-            process.wait(STOP_LIMIT_S)
+            process.wait(GUARD_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise AssertionError(f"the server did not end by itself:\n{log.read_text()}") from None
 
 
-def wait_until_ready(server: Server, model: str = "churn", limit_s: float = START_LIMIT_S) -> None:
+def wait_until_ready(server: Server, model: str = "churn", limit_s: float = GUARD_S) -> None:
     """Wait until the model is ready and every port answers: REST may do so a moment before gRPC and the metrics."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -156,7 +165,7 @@ def assert_refuses_to_start(environment: dict[str, str], message: str) -> None:
     )
     done = subprocess.run(
         [sys.executable, "scripts/serve.py"],
-        cwd=ROOT, env=os.environ | environment | ports, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=os.environ | environment | ports, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("churn-serving cannot start: ")]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.commands import unknown_options
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 COMMAND = re.compile(r"\.venv/bin/churn-serving ([^|>&\n]*)")
@@ -149,7 +149,7 @@ def deploy_step(tmp_path: Path, name: str, *, kubectl: str) -> subprocess.Comple
     }
     command = ["bash", "-e", "-o", "pipefail", "-c", run_of(name)]
     return subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=30
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=GUARD_S
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.compare.queries import check_agreement
 from benchmarks.errors import MeasurementError
-from tests.support.programs import ROOT, program
+from tests.support.programs import GUARD_S, ROOT, program
 from tests.support.serving import World
 
 # In a process of its own: the harness reads gRPC answers with MLServer's generated code, other tests use another.
@@ -48,7 +48,7 @@ def harness(world: World, directory: Path, *, wrong: bool = False) -> "subproces
     program("wrk")
     arguments = [str(ROOT), str(world.bundle), world.store, str(directory), "wrong" if wrong else ""]
     command = [sys.executable, "-c", HARNESS, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=GUARD_S)
 
 
 @pytest.mark.integration

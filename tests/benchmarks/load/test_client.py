@@ -39,7 +39,7 @@ def connected(
 def test_every_request_is_answered_once_whatever_the_number_of_connections() -> None:
     with connected(lambda number: ok(), [b"{}"], 3) as (client, done):
         client.submit(range(100), [0] * 100)
-        eventually(lambda: len(done) == 100, within_s=10, what="100 answers")
+        eventually(lambda: len(done) == 100, what="100 answers")
     assert sorted(one.request.response_id for one in done) == list(range(100))
     assert not any(one.error for one in done)
 
@@ -47,21 +47,21 @@ def test_every_request_is_answered_once_whatever_the_number_of_connections() -> 
 def test_requests_leave_in_the_order_in_which_they_were_issued() -> None:
     with connected(lambda number: ok(), [b"{}"], 1) as (client, done):
         client.submit(range(50), [0] * 50)
-        eventually(lambda: len(done) == 50, within_s=10, what="50 answers")
+        eventually(lambda: len(done) == 50, what="50 answers")
     assert [one.request.response_id for one in done] == list(range(50))
 
 
 def test_a_body_larger_than_the_sockets_buffers_arrives_whole() -> None:
     with connected(lambda number: ok(), [b"x" * 8_000_000], 2) as (client, done):
         client.submit([1, 2, 3], [0, 0, 0])
-        eventually(lambda: len(done) == 3, within_s=20, what="3 answers")
+        eventually(lambda: len(done) == 3, what="3 answers")
     assert not any(one.error for one in done)
 
 
 def test_a_server_that_is_gone_fails_what_waits_at_once() -> None:
     with connected(lambda number: None, [b"{}"], 2) as (client, done):
         client.submit(range(4), [0] * 4)
-        eventually(lambda: len(done) == 4, within_s=10, what="4 failures")
+        eventually(lambda: len(done) == 4, what="4 failures")
     assert {one.error for one in done} == {"connection closed"}
 
 
@@ -80,7 +80,7 @@ def test_a_target_that_comes_back_is_told_as_gone_and_then_connected() -> None:
     reconnector.start()
     reconnector.replace()
     try:
-        eventually(lambda: len(seen) == 2, within_s=10, what="an error and a connection")
+        eventually(lambda: len(seen) == 2, what="an error and a connection")
     finally:
         reconnector.close()
         theirs.close()
@@ -96,6 +96,6 @@ def test_a_mender_is_closed_while_its_target_is_gone() -> None:
     reconnector = Reconnector(connect, lambda: None)
     reconnector.start()
     reconnector.replace()
-    eventually(lambda: len(reconnector.replacements) > 0, within_s=10, what="an error")
+    eventually(lambda: len(reconnector.replacements) > 0, what="an error")
     reconnector.close()
     assert all(isinstance(one, TargetError) for one in reconnector.replacements)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.answering import answering, ok
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.serving import Server
 
 
 def load_test(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "scripts/load_test.py", "--warmup", "0", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=GUARD_S)
 
 
 def test_a_valid_run_exits_with_0_and_draws(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leftovers import descendants
-from tests.support.programs import ROOT, eventually, program
+from tests.support.programs import GUARD_S, ROOT, eventually, program
 from tests.support.serving import World
 
 
@@ -22,7 +22,7 @@ def test_a_short_soak_loses_nothing(world: World, tmp_path: Path) -> None:
             sys.executable, "scripts/soak.py", "--seconds", "22", "--qps", "150",
             "--bundle", str(world.bundle), "--directory", str(tmp_path), "-o", "json",
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
@@ -47,9 +47,9 @@ def test_a_signal_ends_a_soak_with_all_that_it_started(world: World, tmp_path: P
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        started = eventually(lambda: descendants(process.pid), lambda found: len(found) >= 3, within_s=60, every_s=0.05)
+        started = eventually(lambda: descendants(process.pid), lambda found: len(found) >= 3, every_s=0.05)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=GUARD_S)
     finally:
         process.kill()
     assert (process.returncode, out, "Traceback" in err) == (128 + number, "", False), err

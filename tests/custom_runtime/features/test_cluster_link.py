@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from custom_runtime.features.redis_link import ClusterLink
+from tests.support.programs import GUARD_S
 
 
 class FakeCluster:
@@ -50,7 +51,7 @@ class Clients:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(GUARD_S):
         while not condition():  # noqa: ASYNC110 (the tasks under test have no event to wait for)
             await asyncio.sleep(0)
 

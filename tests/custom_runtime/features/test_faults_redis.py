@@ -13,21 +13,28 @@ import numpy as np
 import pytest
 
 from custom_runtime.errors import StoreError, StoreUnavailable
+from custom_runtime.features.breaker import JITTER, PROBE_INTERVAL_S, THRESHOLD
 from custom_runtime.features.redis import RedisStore
+from custom_runtime.features.redis_link import CLUSTER_CONNECT_TIMEOUT_S
 from tests.support.feature_rows import FINGERPRINT, NAME, UPDATED_AT, Clock, rows_of
-from tests.support.programs import RedisServer, eventually, free_port, program, redis_cluster
+from tests.support.programs import GUARD_S, RedisServer, eventually, free_port, program, redis_cluster
 
 TIMEOUT_S = 0.05
-# What a busy two-core machine may add to a timeout before a test calls it late: with it, still below the second that
-# connecting may take.
-SLACK_S = 0.75
-RECOVERY_S = 2.0
-PATIENCE_S = 10.0
+# Connecting and commands may take so long in these tests that a request which waited for one would be late, and a
+# request that kept its own timeout on a busy machine is not.
+LONG_S = 120.0
+LATE_S = 30.0
 IDS = list(range(50))
 
 
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
+def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("redis.COMMAND_TIMEOUT_S", "redis.CONNECT_TIMEOUT_S", "redis_link.CONNECT_TIMEOUT_S"):
+        monkeypatch.setattr(f"custom_runtime.features.{name}", LONG_S)
+
+
+@pytest.fixture
+def redis(_long_timeouts: None) -> Iterator[RedisServer]:
     with RedisServer() as server:
         yield server
 
@@ -67,7 +74,7 @@ def said(server: RedisServer, *command: str) -> str:
     ).stdout
 
 
-async def fetch(store: RedisStore, *ids: int, timeout_s: float = PATIENCE_S) -> list[float]:
+async def fetch(store: RedisStore, *ids: int, timeout_s: float = GUARD_S) -> list[float]:
     fetched = await store.fetch(list(ids), timeout_s=timeout_s)
     return [float(row[0]) for row in fetched.rows]
 
@@ -76,12 +83,10 @@ async def fails_in_time(store: RedisStore) -> None:
     started = time.perf_counter()
     with pytest.raises(StoreUnavailable):
         await fetch(store, 1, timeout_s=TIMEOUT_S)
-    assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
+    assert time.perf_counter() - started < LATE_S
 
 
-async def recovers(
-    store: RedisStore, *, ids: Sequence[int] = (3, 7), timeout_s: float = TIMEOUT_S, within_s: float = RECOVERY_S
-) -> None:
+async def recovers(store: RedisStore, *, ids: Sequence[int] = (3, 7), timeout_s: float = TIMEOUT_S) -> None:
     """Requests keep coming; one of them is answered, rightly, in time."""
     started = time.perf_counter()
     while True:
@@ -89,8 +94,8 @@ async def recovers(
             assert await fetch(store, *ids, timeout_s=timeout_s) == list(ids)
             return
         except StoreUnavailable as error:
-            if time.perf_counter() - started > within_s:
-                pytest.fail(f"no recovery in {within_s:g} s: {error}")
+            if time.perf_counter() - started > GUARD_S:
+                pytest.fail(f"no recovery in {GUARD_S:g} s: {error}")
             await asyncio.sleep(0.01)
 
 
@@ -152,12 +157,13 @@ class Proxy:
         writer.close()
 
 
+@pytest.mark.usefixtures("_long_timeouts")
 async def test_redis_down_at_start_is_a_store_error_in_time() -> None:
     store = RedisStore(f"redis://127.0.0.1:{free_port()}", name=NAME, fingerprint=FINGERPRINT)
     started = time.perf_counter()
     with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
         await store.open()
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < LATE_S
     await store.close()
 
 
@@ -171,7 +177,7 @@ async def test_killed_in_mid_load_and_started_again(store: RedisStore, redis: Re
         with pytest.raises(StoreUnavailable):
             await fetch(store, 3, 7, timeout_s=TIMEOUT_S)
         late = max(late, time.perf_counter() - started)
-    assert late < TIMEOUT_S + SLACK_S
+    assert late < LATE_S
     redis.start()
     await recovers(store)
 
@@ -181,7 +187,7 @@ async def test_a_restart_between_two_requests_fails_neither(store: RedisStore, r
     redis.kill()
     redis.start()
     await asyncio.sleep(0.01)  # the loop notices the closed socket
-    fetched = await store.fetch([4], timeout_s=5)
+    fetched = await store.fetch([4], timeout_s=GUARD_S)
     assert fetched.rows[0, 0] == 4
 
 
@@ -198,11 +204,9 @@ async def test_while_it_is_down_requests_fail_at_once(redis: RedisServer, clock:
         redis.pause()
         for _ in range(3):
             await fails_in_time(store)
-        started = time.perf_counter()
-        for _ in range(100):
+        for _ in range(100):  # with this timeout, one that waited would end the test
             with pytest.raises(StoreUnavailable, match="tried again within a second"):
-                await fetch(store, 1, timeout_s=TIMEOUT_S)
-        assert time.perf_counter() - started < 100 * TIMEOUT_S / 5
+                await fetch(store, 1)
 
 
 async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: RedisServer) -> None:
@@ -220,13 +224,13 @@ async def test_an_answer_that_comes_too_late_never_meets_another_request(redis: 
 
 async def test_a_cancelled_request_leaves_nothing_behind(store: RedisStore, redis: RedisServer) -> None:
     redis.pause()
-    running = asyncio.create_task(store.fetch([1, 2], timeout_s=5))
+    running = asyncio.create_task(store.fetch([1, 2], timeout_s=GUARD_S))
     await asyncio.sleep(0.02)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     redis.resume()
-    assert (await store.fetch([5], timeout_s=5)).rows[0, 0] == 5
+    assert (await store.fetch([5], timeout_s=GUARD_S)).rows[0, 0] == 5
 
 
 async def test_connecting_and_asking_may_take_longer_together_than_a_request_may_wait(redis: RedisServer) -> None:
@@ -238,7 +242,7 @@ async def test_connecting_and_asking_may_take_longer_together_than_a_request_may
         with pytest.raises(StoreUnavailable, match="no answer in 140 ms"):
             await fetch(store, 3, timeout_s=0.14)
         # Those tries have 60 ms to spare: on a busy machine, not each of them is enough.
-        await recovers(store, timeout_s=0.14, within_s=PATIENCE_S)
+        await recovers(store, timeout_s=0.14)
 
 
 async def test_failing_over_to_another_server_behind_the_same_address(redis: RedisServer) -> None:
@@ -363,15 +367,15 @@ async def test_an_outage_is_met_by_few_connections(redis: RedisServer) -> None:
         proxy.cut()
         before, started = proxy.connections, time.perf_counter()
         refused = 0
-        while time.perf_counter() - started < 1.2:
+        while refused <= 100 or time.perf_counter() - started < 1.2:
             asked = (fetch(store, 1, timeout_s=TIMEOUT_S) for _ in range(10))
             results = await asyncio.gather(*asked, return_exceptions=True)
             assert all(isinstance(result, StoreUnavailable) for result in results)
             refused += len(results)
             await asyncio.sleep(0.001)
-        assert refused > 100
+        took_s = time.perf_counter() - started
         # Those before the breaker opened, sharing attempts, and a probe every 0.4 to 0.6 s.
-        assert proxy.connections - before <= 3 + 3
+        assert proxy.connections - before <= THRESHOLD + took_s / (PROBE_INTERVAL_S * (1 - JITTER))
 
 
 async def test_one_bad_value_fails_its_own_batch_only(store: RedisStore, redis: RedisServer) -> None:
@@ -393,7 +397,7 @@ async def test_put_to_a_paused_server_is_a_store_error(
         await store.count()
     redis.resume()
     await store.put([1], rows_of([1]), updated_at=UPDATED_AT)
-    np.testing.assert_array_equal((await store.fetch([1], timeout_s=PATIENCE_S)).rows, rows_of([1]))
+    np.testing.assert_array_equal((await store.fetch([1], timeout_s=GUARD_S)).rows, rows_of([1]))
 
 
 @pytest.mark.slow
@@ -409,10 +413,10 @@ async def test_a_cluster_that_loses_a_node_and_gets_it_back() -> None:
                 started = time.perf_counter()
                 with pytest.raises(StoreUnavailable):
                     await fetch(store, *IDS, timeout_s=TIMEOUT_S)
-                assert time.perf_counter() - started < TIMEOUT_S + SLACK_S
+                assert time.perf_counter() - started < CLUSTER_CONNECT_TIMEOUT_S
             servers[2].start()
             # The nodes take their time to agree that all slots are served; the store needs no restart.
-            deadline = time.perf_counter() + 20
+            deadline = time.perf_counter() + GUARD_S
             answer: list[float] = []
             while answer != IDS and time.perf_counter() < deadline:
                 with suppress(StoreUnavailable):
@@ -439,9 +443,7 @@ def cluster_replica(servers: list[RedisServer]) -> Iterator[RedisServer]:
 
 def follows(server: RedisServer) -> None:
     """Wait until the server is a replica that has all of its primary's rows."""
-    eventually(
-        lambda: "master_link_status:up" in said(server, "info", "replication"), within_s=30, what="a replica in step"
-    )
+    eventually(lambda: "master_link_status:up" in said(server, "info", "replication"), what="a replica in step")
 
 
 def leads(server: RedisServer) -> bool:
@@ -460,7 +462,7 @@ def agree(servers: list[RedisServer], line: str) -> None:
         return whole and re.search(line, said(server, "cluster", "nodes")) is not None
 
     for server in servers:
-        eventually(partial(knows, server), within_s=30, what="the nodes agree")
+        eventually(partial(knows, server), what="the nodes agree")
 
 
 @pytest.mark.slow
@@ -472,15 +474,14 @@ async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(f
         async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:
             assert await fetch(store, *IDS) == IDS
             cli(replica, "cluster", "failover")  # planned: the nodes redirect
-            eventually(partial(leads, replica), within_s=30, what="the planned failover")
-            await recovers(store, ids=IDS, timeout_s=0.5, within_s=PATIENCE_S)
+            eventually(partial(leads, replica), what="the planned failover")
+            await recovers(store, ids=IDS, timeout_s=0.5)
             follows(primary)
             replica.kill() if fault == "killed" else replica.pause()
             while not leads(primary):
                 started = time.perf_counter()
                 with suppress(StoreUnavailable):
                     await fetch(store, *IDS, timeout_s=TIMEOUT_S)
-                # Reading the topology is CPU of this process, which a busy machine with four more servers is short of.
-                assert time.perf_counter() - started < TIMEOUT_S + 2 * SLACK_S
+                assert time.perf_counter() - started < CLUSTER_CONNECT_TIMEOUT_S
             agree([primary, *others], f"{node_id(primary)} .*master .* 0-5460")
-            await recovers(store, ids=IDS, timeout_s=0.5, within_s=PATIENCE_S)
+            await recovers(store, ids=IDS, timeout_s=0.5)

@@ -21,6 +21,7 @@ from custom_runtime.graph.routing import Counts, Rewards, RouteParameters, choos
 from custom_runtime.graph.tensors import BranchScores, read_branch, read_matrix, tensors_of
 from custom_runtime.model.bundle import Parity, write_bundle
 from custom_runtime.model.encoding import POSITIONS, WIDTH, decode_row
+from tests.support.programs import GUARD_S
 
 CHILDREN = '["a", "b"]'
 
@@ -306,7 +307,7 @@ def test_a_model_folder_without_a_bundle_is_refused_and_no_other_bundle_taken(tm
         done = subprocess.run(
             [sys.executable, "-c", FETCHING, str(folder)],
             env=os.environ | {"SERVING_BUNDLE": str(bundle)},
-            capture_output=True, text=True, timeout=60, check=True,
+            capture_output=True, text=True, timeout=GUARD_S, check=True,
         )  # fmt: skip
         return done.stdout
 

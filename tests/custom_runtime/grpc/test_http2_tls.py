@@ -9,11 +9,12 @@ from grpc import aio
 from tests.support.certificates import Authority
 from tests.support.grpc_port import Listening, Port
 from tests.support.http2 import RawClient
+from tests.support.programs import GUARD_S
 
 
 async def echo(channel: aio.Channel, content: bytes) -> bytes:
     async with channel:
-        answer: bytes = await channel.unary_unary("/t/Echo")(content, timeout=20)
+        answer: bytes = await channel.unary_unary("/t/Echo")(content, timeout=GUARD_S)
         return answer
 
 
@@ -24,13 +25,13 @@ async def test_a_client_of_grpcio_is_answered(port: Port) -> None:
 
 async def test_a_client_of_grpcio_packs_its_requests(port: Port) -> None:
     async with aio.insecure_channel(f"127.0.0.1:{port.number}", compression=grpc.Compression.Gzip) as channel:
-        assert await channel.unary_unary("/t/Echo")(b"x" * 10_000, timeout=20) == b"x" * 10_000
+        assert await channel.unary_unary("/t/Echo")(b"x" * 10_000, timeout=GUARD_S) == b"x" * 10_000
 
 
 async def test_an_error_has_its_words_and_its_code(port: Port) -> None:
     async with aio.insecure_channel(f"127.0.0.1:{port.number}") as channel:
         with pytest.raises(aio.AioRpcError) as caught:
-            await channel.unary_unary("/t/Fail")("é %".encode(), timeout=20)
+            await channel.unary_unary("/t/Fail")("é %".encode(), timeout=GUARD_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == "100 % wrong: é %"
     assert dict(caught.value.trailing_metadata() or ())["error-code"] == "invalid_input"

@@ -8,6 +8,7 @@ import pytest
 from custom_runtime.errors import InvalidInput, NotReady, UnknownModel
 from custom_runtime.grpc.health import NOT_SERVING, SERVING, Health
 from custom_runtime.grpc.reflection import Reflection, message_class
+from tests.support.programs import GUARD_S
 
 
 class Models:
@@ -59,7 +60,7 @@ async def test_a_watcher_hears_of_every_change(monkeypatch: pytest.MonkeyPatch) 
     models = Models()
     health = Health(models, [])  # type: ignore[arg-type]
     watching = health.watch(given(asked("churn")))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         assert status(await anext(watching)) == SERVING
         models.is_ready = False
         assert status(await anext(watching)) == NOT_SERVING

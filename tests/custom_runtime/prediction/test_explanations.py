@@ -17,6 +17,7 @@ from custom_runtime.prediction.explanations import SLICE_ROWS
 from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import Query
 from custom_runtime.settings import ServingSettings
+from tests.support.programs import GUARD_S
 
 TENURE = POSITIONS["tenure_months"]
 DEFAULTS = {feature.name: feature.example for feature in CONTRACT.features}
@@ -40,7 +41,7 @@ class TenureExplainer:
 
     def explain(self, rows: Matrix) -> Contributions:
         self.entered.set()
-        assert self.gate.wait(30)
+        assert self.gate.wait(GUARD_S)
         self.sizes.append(len(rows))
         values = np.zeros((len(rows), WIDTH))
         values[:, TENURE] = rows[:, TENURE]
@@ -80,7 +81,7 @@ async def test_one_request_above_the_limit_is_rejected_and_the_others_are_answer
     explainer = TenureExplainer(is_open=False)
     subject = await predictor(explainer, max_explanations=2)
     accepted = [asyncio.create_task(subject.explain(Query([number], {}))) for number in (1, 2)]
-    await asyncio.to_thread(explainer.entered.wait, 30)
+    await asyncio.to_thread(explainer.entered.wait, GUARD_S)
     with pytest.raises(Overloaded, match="2 requests are being explained, 2 are allowed"):
         await subject.explain(Query([3], {}))
     # What is not explained does not wait for the explanations.

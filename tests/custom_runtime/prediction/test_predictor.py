@@ -18,6 +18,7 @@ from custom_runtime.prediction.big_batches import SLICE_ROWS
 from custom_runtime.prediction.predictor import Predictor
 from custom_runtime.prediction.query import DEFAULT, REQUEST, STORE, Prediction, Query
 from custom_runtime.settings import ServingSettings
+from tests.support.programs import GUARD_S
 
 TENURE = POSITIONS["tenure_months"]
 DEFAULTS = {feature.name: feature.example for feature in CONTRACT.features}
@@ -218,7 +219,7 @@ async def test_a_request_with_all_features_does_not_wait_for_a_store_that_hangs(
     service = predictor(await filled(memory(SlowStore)))
     waiting = asyncio.ensure_future(service.predict(Query([3], {})))
     await asyncio.sleep(0)
-    answer = await asyncio.wait_for(service.predict(Query([3], dict(enumerate(row_of(300).tolist())))), 10)
+    answer = await asyncio.wait_for(service.predict(Query([3], dict(enumerate(row_of(300).tolist())))), GUARD_S)
     assert answer.sources == [REQUEST]
     assert not waiting.done()
     waiting.cancel()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 
 KEY = {"name": "customer_id", "shape": [1], "datatype": "INT64", "data": [42]}
 TEXT = {"name": "contract", "shape": [1, 1], "datatype": "BYTES", "data": [["One year"]]}
@@ -51,7 +51,7 @@ def test_a_parser_answers_whatever_the_bytes(parser: str, tmp_path: Path) -> Non
             f"-artifact_prefix={tmp_path}/",
             f"-dict={dictionary}",
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=GUARD_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     runs = re.search(r"Done (\d+) runs in (\d+) second", done.stderr + done.stdout)

@@ -16,7 +16,7 @@ from custom_runtime.active import CONTRACT
 from custom_runtime.errors import RecordsError
 from custom_runtime.records.record import SCHEMA, RecordBuilder, RecordOptions, schema_of
 from custom_runtime.records.segments import FINISHED, OPEN, SegmentLimits, SegmentSink, finish, read_records
-from tests.support.programs import ROOT
+from tests.support.programs import GUARD_S, ROOT
 from tests.support.record_batches import AT_S, batch_of_keys, metrics_of, plain_builder, records_of, sampled
 
 
@@ -105,7 +105,7 @@ def test_after_kill_9_everything_up_to_the_last_flush_is_there(tmp_path: Path) -
     writer = subprocess.run(
         [sys.executable, "tests/support/killed_record_writer.py", str(tmp_path), "21"],
         cwd=ROOT,
-        timeout=100,
+        timeout=GUARD_S,
         check=False,
         capture_output=True,
     )

@@ -27,6 +27,7 @@ from custom_runtime.rest.http_protocol import HttpProtocol
 from custom_runtime.rest.http_service import HttpService
 from custom_runtime.settings import ServingSettings
 from tests.support.http_replies import Reply, read_reply
+from tests.support.programs import GUARD_S
 
 TOKEN = "a-token-of-the-test"
 BODY = b'{"customer_id": 42}'
@@ -154,7 +155,7 @@ async def ask(made: World, *data: bytes, count: int = 1) -> list[Reply]:
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0.001)
-    replies = [await asyncio.wait_for(read_reply(reader), 60) for _ in range(count)]
+    replies = [await asyncio.wait_for(read_reply(reader), GUARD_S) for _ in range(count)]
     writer.close()
     return replies
 
@@ -302,7 +303,7 @@ async def test_a_half_closed_client_gets_all_of_its_answers(count: int) -> None:
         await until(lambda: made.hot.waiting)
         await asyncio.sleep(0.01)
         made.hot.waiting[0].set_result(b"0")
-        statuses = [(await asyncio.wait_for(read_reply(reader), 60)).status for _ in range(count)]
+        statuses = [(await asyncio.wait_for(read_reply(reader), GUARD_S)).status for _ in range(count)]
         assert statuses == [200] * count
         assert await reader.read() == b""
         writer.close()
@@ -415,7 +416,7 @@ async def test_bodies_are_reserved_before_they_are_read_and_one_too_many_is_shed
 async def test_a_connection_too_many_is_refused() -> None:
     async with world(max_connections=2) as made:
         opened = [await connect(made) for _ in range(3)]
-        reply = await asyncio.wait_for(read_reply(opened[2][0]), 60)
+        reply = await asyncio.wait_for(read_reply(opened[2][0]), GUARD_S)
         assert (reply.status, reply.code) == (503, "overloaded")
         for reader, writer in opened[:2]:
             writer.write(request())
@@ -435,7 +436,7 @@ async def test_a_client_that_does_not_read_is_not_answered_further_and_one_that_
         await asyncio.sleep(0.02)
         assert len(made.hot.asked) == asked < 400
         for _ in range(400):
-            assert (await asyncio.wait_for(read_reply(reader), 60)).body == big
+            assert (await asyncio.wait_for(read_reply(reader), GUARD_S)).body == big
         writer.close()
 
 
@@ -478,7 +479,7 @@ async def test_what_two_servers_might_read_differently_is_refused_with_a_body_of
     async with world() as made:
         reader, writer = await connect(made)
         writer.write(data + request())
-        reply = await asyncio.wait_for(read_reply(reader), 60)
+        reply = await asyncio.wait_for(read_reply(reader), GUARD_S)
         assert (reply.status, reply.code) == (400, "bad_request")
         assert reply.headers["connection"] == "close"
         writer.write_eof()
@@ -499,7 +500,7 @@ async def test_http_2_prior_knowledge_is_told_to_speak_http_1() -> None:
         reader, writer = await connect(made)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         writer.write_eof()
-        frames = await asyncio.wait_for(reader.read(), 60)
+        frames = await asyncio.wait_for(reader.read(), GUARD_S)
         assert frames[:9] == b"\0\0\0\4\0\0\0\0\0"
         goaway = frames[9:]
         assert int.from_bytes(goaway[:3], "big") == len(goaway) - 9
@@ -532,7 +533,7 @@ async def test_a_body_that_does_not_come_is_a_408_and_no_error_of_the_server(pat
     async with world(deadline_ms=20) as made:
         reader, writer = await connect(made)
         writer.write(request(BODY, path)[:-1])
-        reply = await asyncio.wait_for(read_reply(reader), 60)
+        reply = await asyncio.wait_for(read_reply(reader), GUARD_S)
         assert (reply.status, reply.code, reply.headers["connection"]) == (408, "request_timeout", "close")
         writer.close()
         assert made.models.observed == ([("predict", 408)] if path == "/predict" else [])
@@ -561,7 +562,7 @@ async def test_the_sweep_closes_who_is_too_slow_and_nobody_else() -> None:
             made.connection().sweep(now_s + limit_s - 1)
             assert not made.connection()._transport.is_closing()
             made.connection().sweep(now_s + limit_s + 1)
-            assert await asyncio.wait_for(reader.read(), 60) == b""
+            assert await asyncio.wait_for(reader.read(), GUARD_S) == b""
             writer.close()
             await until(lambda: not made.state.connections)
         reader, writer = await connect(made)
@@ -581,9 +582,9 @@ async def test_at_the_end_idle_connections_close_and_others_after_their_answer()
         await until(lambda: made.hot.waiting)
         for connection in list(made.state.connections):
             connection.shutdown()
-        assert await asyncio.wait_for(idle.read(), 60) == b""
+        assert await asyncio.wait_for(idle.read(), GUARD_S) == b""
         made.hot.waiting[0].set_result(b"first")
-        first, second = [await asyncio.wait_for(read_reply(reader), 60) for _ in range(2)]
+        first, second = [await asyncio.wait_for(read_reply(reader), GUARD_S) for _ in range(2)]
         assert [first.body, second.body] == [b"first", b"second"]
         assert second.headers["connection"] == "close"
         assert await reader.read() == b""
@@ -656,8 +657,8 @@ async def test_head_answers_as_get_does_without_the_body() -> None:
     async with world() as made:
         reader, writer = await connect(made)
         writer.write(request(b"", "/nope", method="HEAD") + request(b"", "/nope", method="GET"))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
-        reply = await asyncio.wait_for(read_reply(reader), 60)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), GUARD_S)
+        reply = await asyncio.wait_for(read_reply(reader), GUARD_S)
         assert b"content-length: %d\r\n" % len(reply.body) in head
         assert reply.body.startswith(b'["GET"')
         writer.close()
@@ -668,7 +669,7 @@ async def test_a_client_that_waits_for_100_continue_gets_it_or_the_refusal() -> 
         reader, writer = await connect(made)
         data = request(BODY, "/predict", "Expect: 100-continue")
         writer.write(data[: -len(BODY)])
-        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), GUARD_S) == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(BODY)
         assert (await read_reply(reader)).body == BODY
         writer.write(request(b"z" * 2_000, "/predict", "Expect: 100-continue")[:-2_000])

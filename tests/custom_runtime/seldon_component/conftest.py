@@ -16,8 +16,8 @@ import pytest
 from filelock import FileLock
 
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT, is_listening
-from tests.support.serving import START_LIMIT_S, World
+from tests.support.programs import GUARD_S, ROOT, is_listening
+from tests.support.serving import World
 
 LOCK = ROOT / "requirements" / "seldon.txt"
 
@@ -102,11 +102,11 @@ def microservice(
 
 
 def _wait(running: Microservice, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + GUARD_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            answer = httpx.get(f"{running.url}/health/status", timeout=2)
+            answer = httpx.get(f"{running.url}/health/status", timeout=GUARD_S)
             # gRPC and the metrics are processes of their own.
             if answer.status_code == 200 and is_listening(running.grpc_port) and is_listening(running.metrics_port):
                 return

@@ -13,6 +13,7 @@ import pytest
 
 from custom_runtime.active import CONTRACT
 from tests.custom_runtime.seldon_component.conftest import Microservice
+from tests.support.programs import GUARD_S
 from tests.support.serving import World
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -34,7 +35,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def ask(microservice: Microservice) -> Iterator[Any]:
-    with httpx.Client(base_url=microservice.url, timeout=10) as opened:
+    with httpx.Client(base_url=microservice.url, timeout=GUARD_S) as opened:
         yield lambda body, path="/api/v1.0/predictions": opened.post(path, json=body)
 
 
@@ -66,7 +67,7 @@ def test_one_column_needs_no_name_and_a_tensor_is_answered_by_a_tensor(ask: Any)
 
 def test_seldons_own_client_gets_the_same_over_rest_and_grpc(microservice: Microservice, client: httpx.Client) -> None:
     command = [str(microservice.python), "-c", CLIENT, str(microservice.http_port), str(microservice.grpc_port)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GUARD_S)
     assert done.returncode == 0, done.stderr
     wanted = [client.post("/predict", json={CONTRACT.key: one}).json()["churn_probability"] for one in (42, 43)]
     answers = json.loads(done.stdout.splitlines()[-1])

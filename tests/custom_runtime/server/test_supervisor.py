@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from local_seldon.ports import free_ports
-from tests.support.programs import ROOT, eventually
+from tests.support.programs import GUARD_S, ROOT, eventually
 
 SUPERVISE = """
 import sys
@@ -62,7 +62,7 @@ class Supervised:
         return {pid for pid in self.children() if (self.directory / f"{pid}.ready").exists()}
 
     def ask(self) -> int:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=GUARD_S) as connection:
             return int(connection.recv(16))
 
     def said(self, event: str) -> int:
@@ -72,7 +72,7 @@ class Supervised:
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Supervised]:
     running = Supervised(tmp_path, workers=2, settled_s=0.0)
-    eventually(lambda: len(running.ready()) == 2, within_s=60, what="two workers")
+    eventually(lambda: len(running.ready()) == 2, what="two workers")
     yield running
     running.end()
 
@@ -86,8 +86,8 @@ def test_a_worker_that_is_killed_during_a_roll_is_replaced_once(supervised: Supe
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: not old & supervised.children(), what="the end of the old workers")
     (supervised.directory / "slow").unlink()
-    eventually(lambda: len(supervised.ready()) == 2 == len(supervised.children()), within_s=30, what="two workers")
-    eventually(lambda: supervised.said("worker_rolled") == 2, within_s=30, what="the whole roll")
+    eventually(lambda: len(supervised.ready()) == 2 == len(supervised.children()), what="two workers")
+    eventually(lambda: supervised.said("worker_rolled") == 2, what="the whole roll")
     assert len(supervised.children()) == len(supervised.ready()) == 2
     assert not old & supervised.ready()
 
@@ -100,16 +100,16 @@ def test_a_replacement_that_dies_stops_the_roll_and_the_next_one_works(supervise
     assert supervised.ready() == old
     (supervised.directory / "fail").unlink()
     supervised.process.send_signal(signal.SIGHUP)
-    eventually(lambda: not old & supervised.children() and len(supervised.ready()) == 2, within_s=30, what="a roll")
+    eventually(lambda: not old & supervised.children() and len(supervised.ready()) == 2, what="a roll")
 
 
 def test_sigterm_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
     starting = Supervised(tmp_path, workers=2, settled_s=0.0)
     try:
-        eventually(lambda: len(starting.children()) == 2, within_s=60, what="two processes")
+        eventually(lambda: len(starting.children()) == 2, what="two processes")
         starting.process.terminate()
-        assert starting.process.wait(10) == 0
+        assert starting.process.wait(GUARD_S) == 0
     finally:
         starting.end()
 
@@ -117,7 +117,7 @@ def test_sigterm_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
 def test_a_worker_that_crashes_at_its_start_keeps_no_connection_waiting(tmp_path: Path) -> None:
     running = Supervised(tmp_path, workers=2, settled_s=3600.0)
     try:
-        eventually(lambda: len(running.ready()) == 2, within_s=60, what="two workers")
+        eventually(lambda: len(running.ready()) == 2, what="two workers")
         survivor, victim = sorted(running.ready())
         (tmp_path / "fail").touch()
         os.kill(victim, signal.SIGKILL)
@@ -125,8 +125,8 @@ def test_a_worker_that_crashes_at_its_start_keeps_no_connection_waiting(tmp_path
         answered = Counter(running.ask() for _ in range(30))
         assert answered == {survivor: 30}
         (tmp_path / "fail").unlink()
-        eventually(lambda: len(running.ready()) == 2, within_s=30, what="its replacement")
-        eventually(lambda: len({running.ask() for _ in range(30)}) == 2, within_s=10, what="answers of both")
+        eventually(lambda: len(running.ready()) == 2, what="its replacement")
+        eventually(lambda: len({running.ask() for _ in range(30)}) == 2, what="answers of both")
     finally:
         running.end()
 
@@ -134,10 +134,10 @@ def test_a_worker_that_crashes_at_its_start_keeps_no_connection_waiting(tmp_path
 def test_the_delay_grows_while_a_worker_dies_at_each_start(tmp_path: Path) -> None:
     running = Supervised(tmp_path, workers=1, settled_s=3600.0)
     try:
-        eventually(lambda: len(running.ready()) == 1, within_s=60, what="a worker")
+        eventually(lambda: len(running.ready()) == 1, what="a worker")
         (tmp_path / "fail").touch()
         os.kill(next(iter(running.ready())), signal.SIGKILL)
-        eventually(lambda: running.said("worker_died") >= 4, within_s=30, what="four deaths")
+        eventually(lambda: running.said("worker_died") >= 4, what="four deaths")
         for delay_s in ("0.1", "0.2", "0.4", "0.8"):
             assert f'"restart_in_s": {delay_s}' in running.log.read_text()
     finally:

@@ -19,7 +19,7 @@ from commands.main import app
 from rollout.engine.session import Session
 from rollout.engine.state import Command
 from rollout.errors import LeaseLost
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.targets.cluster import Cluster, clustered
 
 ROOT = Path(__file__).parents[3]
@@ -180,7 +180,7 @@ def test_a_manual_gate_is_opened_from_another_process(shell: Shell) -> None:
     promoted = shell.run("promote churn")
     assert promoted.exit_code == 0
     assert "acts on `promote` at its next look" in promoted.stdout
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=GUARD_S)
     assert running.returncode == 0, output
 
 
@@ -189,7 +189,7 @@ def test_abort_reaches_the_promoter_at_work(shell: Shell) -> None:
     shell.cluster.until({"v7": 90, "v8": 10})
     done = shell.run("abort churn --lease 1")
     assert done.exit_code in (0, 1), done.stdout + done.stderr
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=GUARD_S)
     assert running.returncode in (1, 4), output  # 4: the other process took over
     shell.cluster.until({"v7": 100})  # v8 is at 0 % before it goes
 
@@ -203,7 +203,7 @@ def test_abort_says_how_it_ended_when_the_promoter_at_work_carries_it_out_first(
 
     def send_late(session: Session, command: Command) -> None:
         send(session, command)
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=GUARD_S)
         assert running.returncode == 1, output
 
     monkeypatch.setattr(Session, "send", send_late)
@@ -219,7 +219,7 @@ def test_abort_says_how_it_ended_when_the_promoter_at_work_ends_it_in_between(
     shell.cluster.until({"v7": 90, "v8": 10})
 
     def lose(*arguments: object, **options: object) -> None:
-        output, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=GUARD_S)
         assert running.returncode == 1, output
         raise LeaseLost("another promoter ended this rollout")
 
@@ -243,7 +243,7 @@ def test_5_sigterm_and_ctrl_c_hold_or_roll_back_as_configured(
     running = shell.begin(f"{shell.rollout} --manual 30 --on-sigterm {on_sigterm}")
     shell.cluster.until({"v7": 70, "v8": 30})
     running.send_signal(number)
-    output, _ = running.communicate(timeout=60)
+    output, _ = running.communicate(timeout=GUARD_S)
     assert (running.returncode, "Traceback" in output) == (code, False), output
     shell.cluster.until(weights)
     if on_sigterm == "hold":

@@ -15,7 +15,7 @@ from rollout.engine.start import Release
 from rollout.engine.state import Command, Phase
 from rollout.errors import LeaseHeld, Unavailable
 from rollout.evidence.source import Reading
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.rollout_world import Behaviour, World
 
 
@@ -61,7 +61,7 @@ def drivers_of(
 
 
 def ended(drivers: Drivers) -> None:
-    eventually(lambda: drivers.driven, lambda driven: not driven, within_s=60)
+    eventually(lambda: drivers.driven, lambda driven: not driven)
 
 
 def test_a_rollout_is_driven_to_its_end_and_its_driver_leaves(world: World) -> None:
@@ -87,7 +87,7 @@ def test_a_rollout_has_one_driver_however_often_it_is_seen(world: World) -> None
 
     def session(namespace: str, name: str) -> Session:
         count.append(name)
-        gate.wait(30)
+        gate.wait(GUARD_S)
         return Session(world.target, world.clock)
 
     world.start()

@@ -19,7 +19,7 @@ from rollout.engine.state import STATE, Phase, RolloutState, encode
 from rollout.plan.plan import Plan, Step
 from rollout.targets.kubernetes_connection import Connection
 from rollout.targets.kubernetes_lease import CONTROLLER, KubernetesLease
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.targets.cluster import Cluster, clustered
 
 STEPS = (Step(50, 0.5, 60, 0), Step(100, 0.5, 60, 0))
@@ -47,10 +47,10 @@ def controller(cluster: Cluster, log: Path) -> Iterator[subprocess.Popen[bytes]]
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, log.read_text()[-3000:]
+            assert process.wait(GUARD_S) == 0, log.read_text()[-3000:]
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(GUARD_S)
 
 
 def begin(cluster: Cluster, plan: Plan = PLAN) -> Session:
@@ -60,9 +60,7 @@ def begin(cluster: Cluster, plan: Plan = PLAN) -> Session:
 
 
 def ended(session: Session, log: Path) -> RolloutState:
-    last = eventually(
-        session.last, lambda found: found is not None and found.phase.over, within_s=240, what=log.read_text()[-3000:]
-    )
+    last = eventually(session.last, lambda found: found is not None and found.phase.over, what=log.read_text()[-3000:])
     assert last is not None
     return last
 
@@ -92,8 +90,8 @@ def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(cluster: 
     session = begin(cluster)
     with controller(cluster, log):
         assert ended(session, log).phase is Phase.SUCCEEDED
-        cluster.until({"v8": 100}, within_s=240)
-        eventually(session.driver, lambda holder: not holder, within_s=120)
+        cluster.until({"v8": 100})
+        eventually(session.driver, lambda holder: not holder)
 
 
 @pytest.mark.slow
@@ -108,24 +106,24 @@ def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: 
         """Answer 503 to everything until the controller's log has a new line with the sign."""
         known = len(second.read_text())
         cluster.api.fault = lambda method, plural, name: (503, "out of order")
-        eventually(lambda: sign in second.read_text()[known:], within_s=240, every_s=0.1)
+        eventually(lambda: sign in second.read_text()[known:], every_s=0.1)
         cluster.api.fault = lambda method, plural, name: None
 
     with controller(cluster, first) as process:
-        cluster.until({"v7": 50, "v8": 50}, within_s=240)
+        cluster.until({"v7": 50, "v8": 50})
         process.kill()
-        process.wait(10)
+        process.wait(GUARD_S)
     cluster.api.fault = lambda method, plural, name: (503, "out of order")
     second.touch()
     with controller(cluster, second):
         outage("cannot_watch")
-        eventually(session.driver, within_s=120)
+        eventually(session.driver)
         outage("out of order")
         assert ended(session, second).phase is Phase.SUCCEEDED
-        cluster.until({"v8": 100}, within_s=240)
+        cluster.until({"v8": 100})
         cluster.api.end_watches("machinelearning.seldon.io/v1/seldondeployments")
         session.begin(lambda: session.prepare(Release("v9", image="churn:9"), PLAN))
-        cluster.until({"v9": 100}, within_s=240)
+        cluster.until({"v9": 100})
 
 
 @pytest.mark.slow
@@ -145,16 +143,16 @@ def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Clust
 
     with controller(cluster, log):
         session = Session(cluster.target, presence=KubernetesLease(CONTROLLER, Connection(namespace="models")))
-        eventually(session.controller, within_s=240)
+        eventually(session.controller)
         first = run("v8", "50,100")
-        cluster.until({"v7": 50, "v8": 50}, within_s=240)
+        cluster.until({"v7": 50, "v8": 50})
         first.send_signal(signal.SIGTERM)
-        said, _ = first.communicate(timeout=60)
+        said, _ = first.communicate(timeout=GUARD_S)
         assert "the rollout goes on, driven by controller@" in said
         assert ended(session, log).phase is Phase.SUCCEEDED
         second = run("v9", "100")
-        said, _ = second.communicate(timeout=90)
+        said, _ = second.communicate(timeout=GUARD_S)
         assert second.returncode == 0, said
         assert '"phase": "Succeeded"' in said
         assert not (tmp_path / "own").exists()  # it drove nothing, so it has no log of its own
-        cluster.until({"v9": 100}, within_s=240)
+        cluster.until({"v9": 100})

@@ -20,6 +20,7 @@ from rollout.controller.server import Server, presented
 from rollout.engine.record import SAMPLE, Record
 from rollout.engine.state import Phase, RolloutState
 from rollout.errors import ReportError, RolloutError
+from tests.support.programs import GUARD_S
 from tests.support.rollout_world import PLAN, FakeClock
 
 TOKEN = "s3cret-token"
@@ -60,7 +61,7 @@ def serving(directory: Path, token: str = TOKEN) -> Iterator[Site]:
     server = Server(overview, history, registry, token=token, host="127.0.0.1", port=0)
     server.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=GUARD_S) as client:
             yield Site(overview, history, client, clock)
     finally:
         server.close()

@@ -31,6 +31,7 @@ from rollout.errors import (
 from rollout.evidence.source import Reading, Source
 from rollout.reporting.webhook import Webhook
 from rollout.targets.target import LeaseRecord
+from tests.support.programs import GUARD_S
 from tests.support.rollout_world import Behaviour, World
 
 BAD = Behaviour(errors=0.5)
@@ -97,7 +98,7 @@ def test_a_slow_subscriber_in_the_background_delays_nothing(world: World) -> Non
 
     class Slow:
         def notify(self, record: Record, state: RolloutState) -> None:
-            release.wait(30)
+            release.wait(GUARD_S)
             got.append(record.event)
 
     slow = Background(Slow())

@@ -17,7 +17,7 @@ from rollout.errors import ReportError
 from rollout.plan.plan import Plan
 from rollout.reporting import timeline
 from rollout.reporting.report import render, write
-from tests.support.programs import program
+from tests.support.programs import GUARD_S, program
 from tests.support.rollout_logs import START_S, Story, promoted, rolled_back
 
 
@@ -166,7 +166,7 @@ def test_a_browser_lays_the_page_out(tmp_path: Path) -> None:
     subprocess.run(
         [program("chromium"), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
          "--no-pdf-header-footer", f"--print-to-pdf={printed}", page.as_uri()],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=GUARD_S,
     )  # fmt: skip
     sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", printed.read_bytes()))
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)

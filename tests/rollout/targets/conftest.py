@@ -13,6 +13,7 @@ from rollout.targets.kubernetes_connection import Connection
 from tests.support.kube_api import kube_api
 from tests.support.local_seldon_world import Local, predictor
 from tests.support.local_seldon_world import manifest as local_manifest
+from tests.support.programs import GUARD_S
 from tests.support.rollout_world import FakeClock, manifest
 from tests.support.seldon_operator import SeldonOperator
 from tests.support.targets.memory import MemoryTarget
@@ -37,7 +38,7 @@ def memory() -> Scene:
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     with kube_api(tmp_path) as (api, kubeconfig):
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        connection = Connection(timeout_s=5)
+        connection = Connection(timeout_s=GUARD_S)
         create = client.CustomObjectsApi.create_namespaced_custom_object
         connection.call("create it", create, **SELDON, namespace="models", body=manifest())
         with SeldonOperator(str(kubeconfig), "models") as operator:
@@ -48,7 +49,8 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scen
             def operator_dead(dead: bool) -> None:
                 operator.paused = api.webhook_dead = dead
 
-            yield Scene(KubernetesTarget("churn", connection), unready, operator_dead)
+            target = KubernetesTarget("churn", connection)
+            yield Scene(target, unready, operator_dead, operator_state=lambda: operator.state)
             assert operator.error is None
 
 

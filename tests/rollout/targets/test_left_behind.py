@@ -13,6 +13,7 @@ from rollout.errors import Denied
 from rollout.targets.kubernetes import ISTIO, SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
 from tests.support.kube_api import KubeApi, kube_api
+from tests.support.programs import GUARD_S
 from tests.support.rollout_world import manifest
 
 RULES = ISTIO | {"plural": "destinationrules"}
@@ -29,7 +30,7 @@ class Cluster:
     """One deployment with v7 alone, a VirtualService, and the DestinationRules of v7 and v8."""
 
     def __init__(self, *, routed: tuple[str, ...]) -> None:
-        self.connection = Connection(timeout_s=5)
+        self.connection = Connection(timeout_s=GUARD_S)
         self.target = KubernetesTarget("churn", self.connection)
         self._create(SELDON, manifest())
         route = [

@@ -14,7 +14,7 @@ from rollout.manifest.parsing import parse
 from rollout.targets.kubernetes import SELDON, KubernetesTarget
 from rollout.targets.kubernetes_connection import Connection
 from tests.support.kube_api import KubeApi, kube_api
-from tests.support.programs import eventually
+from tests.support.programs import GUARD_S, eventually
 from tests.support.prometheus_api import Traffic, prometheus_api
 from tests.support.rollout_world import manifest
 from tests.support.seldon_operator import SeldonOperator
@@ -31,9 +31,9 @@ class Cluster:
     kubeconfig: Path
     target: KubernetesTarget
 
-    def until(self, weights: Mapping[str, int], *, within_s: float = 60) -> None:
+    def until(self, weights: Mapping[str, int]) -> None:
         """Wait until the mesh has these weights."""
-        eventually(lambda: self.target.read().mesh_weights, lambda seen: seen == weights, within_s=within_s)
+        eventually(lambda: self.target.read().mesh_weights, lambda seen: seen == weights)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def clustered(directory: Path) -> Iterator[Cluster]:
     """Run the cluster with KUBECONFIG set; at the end, check that all weights ever written sum to 100."""
     with kube_api(directory) as (api, kubeconfig):
         before, os.environ["KUBECONFIG"] = os.environ.get("KUBECONFIG"), str(kubeconfig)
-        connection = Connection(timeout_s=5)
+        connection = Connection(timeout_s=GUARD_S)
         create = client.CustomObjectsApi.create_namespaced_custom_object
         connection.call("create it", create, **SELDON, namespace="models", body=manifest())
         traffic = Traffic(lambda: operator.mesh_history[-1] if operator.mesh_history else {})
@@ -50,7 +50,7 @@ def clustered(directory: Path) -> Iterator[Cluster]:
                 target = KubernetesTarget("churn", connection)
                 cluster = Cluster(api, operator, traffic, url, kubeconfig, target)
                 cluster.until({"v7": 100})
-                eventually(lambda: target.read().available, within_s=60)  # the status is written after the mesh
+                eventually(lambda: target.read().available)  # the status is written after the mesh
                 yield cluster
             assert operator.error is None
             assert all(sum(parse(written).weights().values()) == 100 for written in api.written)
