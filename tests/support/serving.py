@@ -179,6 +179,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found if b"custom_runtime.server" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+def cpu_s(server: Server) -> float:
+    """Return the processor time that the server's process has used."""
+    user, system = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mb(server: Server, field: str = "VmRSS") -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     found = re.search(rf"{field}:\s+(\d+) kB", status)
