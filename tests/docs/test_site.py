@@ -189,7 +189,7 @@ def phone(tmp_path: Path) -> Iterator[webdriver.Chrome]:
         options.add_argument(argument)
     driver = Service(program("chromedriver", package="chromium-driver"))
     opened = webdriver.Chrome(options=options, service=driver)
-    opened.set_page_load_timeout(60)
+    opened.set_page_load_timeout(GUARD_S)
     # Not `mobile`: that zooms out until everything fits, and a page that is too wide would not be noticed.
     size = {"width": PHONE_WIDTH, "height": 844, "deviceScaleFactor": 1, "mobile": False}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

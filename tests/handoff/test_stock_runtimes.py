@@ -19,7 +19,6 @@ from local_seldon.ports import free_ports
 from tests.handoff.conftest import Registered
 from tests.support.programs import GUARD_S
 
-START_S = 60.0
 FOLDERS = ("churn-xgboost", "churn-sklearn")
 
 pytestmark = pytest.mark.integration
@@ -49,7 +48,7 @@ def server(registered: Registered, root: Path, tmp_path_factory: pytest.TempPath
     ):
         process = subprocess.Popen(command, env=environment, cwd=place, stdout=log, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + START_S
+            deadline = time.monotonic() + GUARD_S
             while not all(_ready(client, folder) for folder in FOLDERS):
                 text = (place / "log").read_text()
                 assert process.poll() is None, text

@@ -155,7 +155,7 @@ def over_tls(world: World, folder: Path, authority: Authority, *, mutual: bool) 
 
 
 def wait_for_line(server: Server, line: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + GUARD_S
     while line not in server.log.read_text():
         assert time.monotonic() < deadline, server.log.read_text()
         assert server.process.poll() is None, server.log.read_text()

@@ -13,11 +13,11 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.support.programs import GUARD_S
 from tests.support.serving import Server
 
 pytestmark = pytest.mark.integration
 
-LIMIT_S = 30
 OPERATION = "#operations-predict-predict"
 
 
@@ -54,7 +54,7 @@ def page(browser: Any, server: Server) -> Any:
 
 
 def find(browser: Any, selector: Any) -> Any:
-    return WebDriverWait(browser, LIMIT_S).until(lambda opened: opened.find_element(By.CSS_SELECTOR, selector))
+    return WebDriverWait(browser, GUARD_S).until(lambda opened: opened.find_element(By.CSS_SELECTOR, selector))
 
 
 def test_try_it_out_predicts_with_the_example_that_is_filled_in(page: Any, server: Server) -> None:
@@ -62,7 +62,7 @@ def test_try_it_out_predicts_with_the_example_that_is_filled_in(page: Any, serve
     example = json.loads(find(page, f"{OPERATION} textarea.body-param__text").text)
     find(page, f"{OPERATION} .execute").click()
     status = find(page, f"{OPERATION} .live-responses-table tbody .response-col_status")
-    WebDriverWait(page, LIMIT_S).until(lambda _: status.text)
+    WebDriverWait(page, GUARD_S).until(lambda _: status.text)
     shown = json.loads(find(page, f"{OPERATION} .live-responses-table .microlight").text)
     assert status.text == "200"
     assert shown == httpx.post(f"{server.rest}/predict", json=example).json()

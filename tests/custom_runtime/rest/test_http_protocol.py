@@ -168,7 +168,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + GUARD_S
     while not condition():
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.001)
