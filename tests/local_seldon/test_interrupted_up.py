@@ -95,6 +95,6 @@ def test_a_signal_at_the_moment_of_availability_still_ends_the_deployment(words:
 
     said: list[str] = []
     with pytest.raises(EndedBySignal):
-        running.detach(words, store, 60.0, came=came, say=said.append)
+        running.detach(words, store, GUARD_S, came=came, say=said.append)
     assert said == ["ending what was started"]
     assert processes_of(tmp_path) == {}

@@ -23,7 +23,7 @@ from rollout.manifest.parsing import to_dict
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
 from tests.support.programs import GUARD_S, ROOT, eventually
-from tests.support.serving import World
+from tests.support.serving import PATIENT, World
 
 pytestmark = pytest.mark.integration
 BASE_MANIFEST = ROOT / "seldon" / "base" / "seldondeployment.yaml"
@@ -46,8 +46,10 @@ def runtime(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         argv = [sys.executable, "scripts/seldon_local.py", *arguments, "--state", str(directory / "state")]
         return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=GUARD_S)
 
-    env = ["--env", f"SERVING_FEATURE_STORE={world.store}", "--env", "SERVING_DRAIN_DELAY_S=0"]
-    up = run("up", str(file), "--port", "0", "-d", "-o", "json", "--artifact", f"churn-serving:1={world.bundle}", *env)
+    served = {"SERVING_FEATURE_STORE": world.store, "SERVING_DRAIN_DELAY_S": "0"} | PATIENT
+    env = [word for name, value in served.items() for word in ("--env", f"{name}={value}")]
+    words = ["--port", "0", "-d", "-o", "json", "--artifact", f"churn-serving:1={world.bundle}", *env]
+    up = run("up", str(file), *words, "--timeout-s", str(GUARD_S))
     assert up.returncode == 0, up.stderr
     try:
         yield json.loads(up.stdout)

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def up(command: Command, file: Path) -> dict[str, Any]:
-    done = command("up", str(file), *options(file), "--detach", "-o", "json")
+    done = command("up", str(file), *options(file), "--detach", "--timeout-s", str(GUARD_S), "-o", "json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

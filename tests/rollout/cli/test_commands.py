@@ -24,7 +24,7 @@ from tests.support.targets.cluster import Cluster, clustered
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts/canary_promote.py"
-QUICK = "--interval 0.1 --min-duration 0.2 --max-duration 60 --bake 0.2 --lease 1"
+QUICK = "--interval 0.1 --min-duration 0.2 --max-duration 600 --bake 0.2 --lease 1"
 EXAMPLES = ["run", "start", "resume", "status", "plan", "pause", "promote", "abort", "undo"]
 
 
