@@ -30,7 +30,7 @@ def test_a_window_belongs_to_the_step_in_which_it_began() -> None:
 def test_a_long_rollout_is_joined_to_few_windows_and_loses_nothing() -> None:
     story = Story(requests=50)
     story.step(10)
-    story.windows(3000, {}, until_fail=False)
+    story.windows(1500, {}, until_fail=False)
     line = timeline(story.records)
     assert MOST_WINDOWS / 2 <= len(line.windows) <= MOST_WINDOWS + 1
     assert sum(window.counts["v8"].requests for window in line.windows) == story.records[-1].counts["v8"].requests
