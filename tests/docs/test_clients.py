@@ -15,7 +15,7 @@ import pytest
 from tests.support.programs import ROOT, program
 from tests.support.serving import Server, World
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DOCUMENT = ROOT / "docs" / "clients.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
@@ -45,7 +45,7 @@ def interpreter(group: str, directory: Path) -> str:
 def run_clients(server: Server, group: str, directory: Path) -> list[tuple[str, str, object, str]]:
     command = [interpreter(group, directory), str(ROOT / "tests" / "support" / "client_calls.py"), group]
     addresses = [server.rest, server.grpc, server.metrics]
-    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr
     rows: list[tuple[str, str, object, str]] = json.loads(done.stdout)
     return rows

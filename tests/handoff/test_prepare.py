@@ -153,7 +153,7 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_first_champion_is_what_the_teams_script_registers_and_needs_no_logged_rows(
     tmp_path: Path, empty: str, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

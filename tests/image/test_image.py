@@ -16,7 +16,7 @@ from tests.support.programs import ROOT
 from tests.support.serving import World
 
 # A first run makes the base with debootstrap and fetches every wheel; a later one takes 20 s.
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(1800)]
 CUSTOMER_ID = 42
 
 

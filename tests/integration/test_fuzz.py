@@ -30,7 +30,7 @@ from custom_runtime.active import CONTRACT
 from tests.support.programs import GUARD_S
 from tests.support.serving import Server, World, memory_mb, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXAMPLES = 1_250
 WANTED_CASES = 10_000

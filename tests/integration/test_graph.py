@@ -26,7 +26,7 @@ from rollout.manifest.rendering import kustomized
 from tests.support.programs import GUARD_S, ROOT, eventually, program
 from tests.support.serving import World, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BRANCHES = {"churn-xgboost": "churn-xgboost.ubj", "churn-sklearn": "churn-sklearn.joblib"}
 TOLERANCE = 1e-5

@@ -18,7 +18,7 @@ from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import World
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def test_the_watch_knows_a_rollout_by_its_record(annotations: dict[str, str], ph
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "controller.log"
     session = begin(cluster)
@@ -95,7 +95,7 @@ def test_a_rollout_that_was_only_started_is_promoted_by_the_controller(cluster: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: Cluster, tmp_path: Path) -> None:
     """Killed at 50 %; the next controller starts during an outage, and meets a second one while it drives."""
     first, second = tmp_path / "first.log", tmp_path / "second.log"
@@ -127,7 +127,7 @@ def test_kill_9_and_an_outage_of_the_api_server_only_delay_the_rollout(cluster: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_run_follows_a_controller_and_its_own_end_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """The pipeline is cancelled at 50 %; the rollout goes on, and a second `run` follows another one to its end."""
     log = tmp_path / "controller.log"

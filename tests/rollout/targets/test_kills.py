@@ -67,7 +67,7 @@ def state(cluster: Cluster) -> RolloutState:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("good", [True, False], ids=["healthy", "failing"])
 def test_sigkill_at_random_moments_changes_neither_end_nor_sum_of_weights(tmp_path: Path, good: bool) -> None:
     """Ten kills each, 20 together; `clustered` checks the sums of all that was ever written."""
