@@ -95,9 +95,11 @@ class Root(LazyGroup):
                 raise SystemExit(READER_GONE) from end
             raise
         except OSError as error:
-            if error.filename is None:
+            from rollout.errors import os_error_line
+
+            if not (line := os_error_line(error)):
                 raise
-            raise _ended(f"{error.filename}: {error.strerror}") from error
+            raise _ended(line) from error
         except Exception as error:
             # A StartupError is of a contract that a command has imported; the controller's image has no such package.
             errors = sys.modules.get("custom_runtime.errors")

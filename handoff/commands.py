@@ -449,14 +449,9 @@ def configure_log() -> None:
 
 @contextmanager
 def fail_with_one_line() -> Iterator[None]:
-    """Print errors of this package, and of files, as one line on stderr with exit code 1; others stay a traceback."""
+    """Print errors of this package as one line on stderr with exit code 1; commands/main.py does so for files."""
     try:
         yield
     except (HandoffError, StartupError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        if error.filename is None:
-            raise
-        typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
         raise typer.Exit(1) from error

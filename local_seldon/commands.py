@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from local_seldon.errors import LocalSeldonError
-from rollout.errors import RolloutError
+from rollout.errors import RolloutError, os_error_line
 from rollout.process import EndedBySignal, log_to_stderr, recorded_signals, run_until_signal
+from rollout.targets.place import STATE_ROOT
 
 if TYPE_CHECKING:
     from local_seldon.environment import Overrides
     from rollout.targets.local_store import Controls, LocalStore
 
 ROOT = Path(__file__).parents[1]
-STATE_ROOT = Path("var/seldon")
 ERROR = 4
 
 File = Annotated[Path, typer.Argument(help="The manifest; it may hold other objects too.", exists=True, dir_okay=False)]
@@ -44,9 +44,9 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(ERROR) from error
         except OSError as error:
-            if error.filename is None:
+            if not (line := os_error_line(error)):
                 raise
-            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            typer.echo(f"error: {line}", err=True)
             raise typer.Exit(ERROR) from error
         except EndedBySignal as ended:
             typer.echo("ended early; nothing of it runs any more", err=True)

@@ -22,8 +22,8 @@ from local_seldon.replica import Ports
 from rollout.errors import ManifestError
 from rollout.process import EndedBySignal
 from rollout.targets.local_store import LocalStore
+from rollout.targets.place import STATE_ROOT
 
-STATE_ROOT = Path("var/seldon")
 DOWN_TIMEOUT_S = 60.0
 
 

@@ -24,6 +24,8 @@ third-party clients never leave their adapter.
 
 from __future__ import annotations
 
+import errno
+
 
 class RolloutError(Exception):
     """The root: whatever the rollout package raises on purpose."""
@@ -99,3 +101,13 @@ class InternalError(RolloutError):
 
 class ReportError(RolloutError):
     """A log cannot be read, so there is nothing to report."""
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # a write that fails so names no file
+
+
+def os_error_line(error: OSError) -> str:
+    """Return an error of a file, or of the disk, as one line; empty: it is of neither, and a defect."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"cannot write: {error.strerror}" if error.errno in _OF_THE_DISK else ""

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.errors import BenchmarkError, UsageError
+from benchmarks.errors import BenchmarkError, TargetFailed, UsageError
 from benchmarks.load.capacity import find_peak
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Output
@@ -21,6 +21,7 @@ from benchmarks.load.target import Protocol, key_bodies, parse_keys, parse_targe
 from custom_runtime.active import CONTRACT
 
 screen = Console(stderr=True)
+FAILED, WRONG_USAGE, NOT_MEASURED = 1, 2, 3
 
 DEFAULT_URLS = {
     Protocol.PREDICT: "http://127.0.0.1:8080",
@@ -58,7 +59,8 @@ def load_test(
 
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
     are answered, and each latency counts from the scheduled arrival. PASSED means that P99 is within the bound and no
-    request failed. Exit code 0: PASSED; 1: FAILED, or no answer; 2: wrong usage.
+    request failed. Exit code 0: PASSED; 1: FAILED, or the first answer is a server error; 2: wrong usage; 3: nothing was
+    measured, because the service cannot be reached or refuses the first request.
 
     Example:
     churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \
@@ -102,15 +104,26 @@ def load_test(
         else:
             result = _run(plan)
     except BenchmarkError as error:
-        screen.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        code, message = _ended(error, asked=url)
+        screen.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(code) from error
     plan = replace(plan, qps=result.qps)
     if picture is not None:
         from benchmarks.load.latency_plot import draw  # a second of imports that --help does not need
 
         draw(picture, f"{protocol.value} on {target.authority}{target.prefix}", result, trials, bound_ms=bound_ms)
     _report(plan, result, trials, at_least=at_least, picture=picture, output=output)
-    raise typer.Exit(0 if result.valid else 1)
+    raise typer.Exit(0 if result.valid else FAILED)
+
+
+def _ended(error: BenchmarkError, *, asked: str) -> tuple[int, str]:
+    """Return the exit code and the line of an error. Only a service that answered is judged. asked: --url."""
+    if isinstance(error, UsageError):
+        return WRONG_USAGE, str(error)
+    if isinstance(error, TargetFailed):
+        return FAILED, str(error)
+    advice = "is the address right, and does the service run?" if asked else "`make serve` starts a service there"
+    return NOT_MEASURED, f"nothing was measured: {error}; {advice}"
 
 
 def _run(plan: LoadPlan) -> LoadResult:

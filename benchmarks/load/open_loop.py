@@ -9,6 +9,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from threading import Event, Thread
 
-from benchmarks.errors import BenchmarkError, MeasurementError, TargetError
+from benchmarks.errors import BenchmarkError, MeasurementError, TargetError, TargetFailed
 from benchmarks.load.client import Client
 from benchmarks.load.connection import Done
 from benchmarks.load.grpc_client import GrpcClient
@@ -32,14 +33,16 @@ from benchmarks.programs import start_uninterrupted
 SWITCH_S = 0.0005
 REPORT_S = 0.25
 PROBE_TIMEOUT_S = 10.0
+# The label of an answer that says the server itself failed: HTTP 5xx, gRPC UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS.
+SERVER_FAILED = re.compile(r"HTTP 5|gRPC status (2|13|14|15)$")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None] = lambda progress: None) -> LoadResult:
     """Run one test in a child process.
 
-    Raises TargetError when the target cannot be reached or fails the first request, MeasurementError when the child
-    dies.
+    Raises TargetError when the target cannot be reached or refuses the first request, TargetFailed when it answers that
+    with a server error, MeasurementError when the child dies.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -168,7 +171,8 @@ class LoadRun:
         self._client.submit([0], [0])
         if not answered.wait(PROBE_TIMEOUT_S) or self._errors:
             url = f"{self._plan.target.host}:{self._plan.target.port}{self._plan.target.prefix}{self._plan.path}"
-            raise TargetError(f"the first request to {url} failed: {self._example or 'no answer'}")
+            kind = TargetFailed if any(SERVER_FAILED.match(label) for label in self._errors) else TargetError
+            raise kind(f"the first request to {url} failed: {self._example or 'no answer'}")
 
     def _issue(self, duration_s: float, *, min_queries: int) -> Summary:
         self._complete = complete

@@ -49,9 +49,7 @@ class Target:
             connected = self._secure(plain) if self.tls else plain
         except OSError as error:
             reason = error.strerror or error
-            raise TargetError(
-                f"cannot connect to {self.host}:{self.port}: {reason}; is the service running? `make serve` starts one"
-            ) from error
+            raise TargetError(f"cannot connect to {self.host}:{self.port}: {reason}") from error
         connected.setblocking(False)
         return connected
 

@@ -24,8 +24,8 @@ ALLOWED_ENV: Final = "ROLLOUT_COMMANDS"
 HOLDS: Final = 3
 """The exit code that asks for patience, as a held rollout's."""
 COMMAND: Final = {0: Verdict.PASS, HOLDS: Verdict.INCONCLUSIVE}
-LOAD_TEST: Final = {0: Verdict.PASS, 2: Verdict.ERROR}
-"""2: wrong usage, which says nothing about the canary."""
+LOAD_TEST: Final = {0: Verdict.PASS, 2: Verdict.ERROR, HOLDS: Verdict.INCONCLUSIVE}
+"""2: wrong usage; 3: nothing was measured. Neither says anything about the canary."""
 
 
 class CommandHook(Check):
@@ -53,7 +53,11 @@ class CommandHook(Check):
 
 
 class LoadTest(Check):
-    """Runs `churn-serving load-test` against the canary alone, past the weights; passes when it says PASSED."""
+    """Runs `churn-serving load-test` against the canary alone, past the weights; passes when it says PASSED.
+
+    An address that cannot be reached, or that refuses the first request, is no measurement, so it holds: callers reach
+    the canary through the mesh, which the gates judge, and not through this address.
+    """
 
     kind: Literal["load_test"] = "load_test"
     name: Annotated[str, Field(min_length=1, max_length=60)] = "load test"

@@ -144,7 +144,6 @@ def start(
     churn-serving rollout start churn --version v8 --model-uri s3://models/churn/8 -n churn --dry-run
     """
     from rollout.cli.output import end_with_patch, print_state
-    from rollout.reporting.advice import who_acts
 
     overrides = _overrides(
         steps, min_duration, max_duration, min_requests, bake, interval=interval, on_sigterm=on_sigterm,
@@ -156,7 +155,7 @@ def start(
     if dry_run:
         end_with_patch(session.target, session.prepare(release, settings.plan).operations, output)
     begun = session.begin(lambda: session.prepare(release, settings.plan))
-    print_state(begun, output, acts=who_acts("start", session.driver(), session.controller()))
+    print_state(begun, output, acts=_who_acts(session, name, "start"))
 
 
 @one_line_errors
@@ -260,7 +259,7 @@ def pause(
     """
     from rollout.engine.state import Command
 
-    _send(_session(name, target, namespace, context, state), Command.PAUSE, dry_run, output)
+    _send(_session(name, target, namespace, context, state), name, Command.PAUSE, dry_run, output)
 
 
 @one_line_errors
@@ -282,7 +281,7 @@ def promote(
     from rollout.engine.state import Command
 
     command = Command.PROMOTE_FULL if full else Command.PROMOTE
-    _send(_session(name, target, namespace, context, state), command, dry_run, output)
+    _send(_session(name, target, namespace, context, state), name, command, dry_run, output)
 
 
 @one_line_errors
@@ -414,14 +413,20 @@ def _settings(file: Path | None, overrides: dict[str, Any], manual: list[int] | 
     return read_config(file, overrides, manual=manual or ())
 
 
-def _send(session: Session, command: Command, dry_run: bool, output: Format) -> None:
+def _send(session: Session, name: str, command: Command, dry_run: bool, output: Format) -> None:
     from rollout.cli.output import end_with_patch, print_state
-    from rollout.reporting.advice import who_acts
 
     if dry_run:
         end_with_patch(session.target, session.preview(command), output)
     session.send(command)
-    print_state(session.active()[1], output, acts=who_acts(command, session.driver(), session.controller()))
+    print_state(session.active()[1], output, acts=_who_acts(session, name, command))
+
+
+def _who_acts(session: Session, name: str, command: str) -> str:
+    from rollout.reporting.advice import who_acts
+    from rollout.targets.place import place_of
+
+    return who_acts(command, session.driver(), session.controller(), deployment=name, place=place_of(session.target))
 
 
 def _abort(session: Session, webhook: str, log: Path, dry_run: bool, output: Format) -> None:

@@ -27,16 +27,18 @@ from rollout.reporting.terminal import Screen
 from rollout.reporting.webhook import Webhook
 from rollout.targets.local import LocalTarget
 from rollout.targets.local_store import LocalStore
+from rollout.targets.place import place_of
 from rollout.targets.target import LeaseStore
 
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """The outcome, and the paths of its log and page."""
+    """The outcome, the paths of its log and page, and how a command line names the deployment."""
 
     outcome: Outcome
     log: Path
     page: Path
+    options: str = ""
 
 
 def drive(
@@ -54,7 +56,8 @@ def drive(
     """
     snapshot, found = session.active()
     log = Log(logs / f"{snapshot.deployment.name}-{found.id}.jsonl")
-    page = Page(log.file)
+    place = place_of(session.target)
+    page = Page(log.file, place=place)
     with recorded_signals() as came, Screen(Console(stderr=True)) as screen:
         hooks = [Background(Webhook(webhook))] if webhook else []
         everybody = Broadcast([log, page, screen, *([metrics] if metrics else []), *hooks])
@@ -64,7 +67,7 @@ def drive(
             source.close()
             for hook in hooks:
                 hook.close()
-    return Driven(outcome, log.file, page.file)
+    return Driven(outcome, log.file, page.file, f" {snapshot.deployment.name}{place.options}")
 
 
 class NoEvidence:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rollout.errors import PlanError, RolloutError
+from rollout.errors import PlanError, RolloutError, os_error_line
 from rollout.process import log_to_stderr
 
 if TYPE_CHECKING:
@@ -52,11 +52,9 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (RolloutError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            message = str(error)
-            if isinstance(error, OSError):
-                if error.filename is None:  # no file that a person has named
-                    raise _unexpected(error) from error
-                message = f"{error.filename}: {error.strerror}"
+            message = os_error_line(error) if isinstance(error, OSError) else str(error)
+            if not message:
+                raise _unexpected(error) from error
             if options["output"] == "json":
                 typer.echo(json.dumps({"error": message, "code": type(error).__name__}))
             typer.echo(f"error: {message}", err=True)

@@ -20,6 +20,7 @@ from rollout.process import recorded_signals
 log = structlog.get_logger(__name__)
 INTERVAL_S = 2.0
 FIRST_READ_S = 30.0  # how long the first read may fail; later the plan's api_grace_s
+REMINDER_S = 30.0  # how long nothing is printed while nothing changes
 UNDRIVEN_S = 45.0  # three leases: longer than a controller needs to take a rollout over
 
 
@@ -46,14 +47,14 @@ def follow_or_drive(session: Session, drive: Callable[[], Driven], output: Forma
 
 
 def follow(session: Session, *, undriven_s: float = UNDRIVEN_S) -> RolloutState | None:
-    """Print each change until the rollout is over, was held for too long, or a signal arrives; return the last state.
+    """Print each change, and every REMINDER_S where it stands, until the rollout is over, was held for too long, or a signal arrives; return the last state.
 
     A signal changes nothing: the rollout goes on. Returns None when nobody drove it for undriven_s. Raises
     RolloutError, and Unavailable only after the plan's api_grace_s.
     """
     clock = session.clock
     driven_s = read_s = clock.monotonic_s()
-    shown = ""
+    shown, said_s = "", 0.0
     grace_s = FIRST_READ_S
     with recorded_signals() as came:
         while True:
@@ -73,9 +74,9 @@ def follow(session: Session, *, undriven_s: float = UNDRIVEN_S) -> RolloutState 
             if driver:
                 driven_s = now_s
             line = f"{state.phase.value:<12} {state.canary} {state.canary_percent} %  {state.reason}"
-            if line != shown:
+            if line != shown or now_s - said_s >= REMINDER_S:
                 typer.echo(f"{line}: {state.message} (driven by {driver or 'nobody'})", err=True)
-            shown = line
+                shown, said_s = line, now_s
             if state.phase.over or (state.phase.on_hold and state.timers.on_hold_s >= state.plan.watch_held_s):
                 return state
             if came():

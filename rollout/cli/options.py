@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from rollout.targets.place import STATE_ROOT
+
 Format = Literal["text", "json"]
 TargetKind = Literal["kubernetes", "local"]
 
 LOGS = Path("var/rollouts")
-STATE = Path("var/seldon")
+STATE = STATE_ROOT
 LEASE_S = 15
 
 Name = Annotated[str, typer.Argument(help="The SeldonDeployment's name, such as my-model.")]

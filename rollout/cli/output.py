@@ -20,8 +20,8 @@ from rollout.reporting.terminal import picture
 from rollout.targets.target import Operation
 
 
-def print_state(state: RolloutState, output: Format, **more: Any) -> None:
-    """Print the state of a rollout, and the additional values."""
+def print_state(state: RolloutState, output: Format, *, options: str = "", **more: Any) -> None:
+    """Print the state of a rollout, and the additional values. options: how a command line names the deployment."""
     if output == "json":
         typer.echo(json.dumps(state_facts(state) | more))
         return
@@ -31,9 +31,8 @@ def print_state(state: RolloutState, output: Format, **more: Any) -> None:
         if not isinstance(value, bool):
             console.print(f"{key}: {value}", markup=False, soft_wrap=True)
         elif value and not state.phase.over:  # on_sigterm: rollback has ended it
-            console.print(
-                f"{key}: the weights stay; go on with `churn-serving rollout resume`", markup=False, soft_wrap=True
-            )
+            resume = f"churn-serving rollout resume{options}"
+            console.print(f"{key}: the weights stay; go on with `{resume}`", markup=False, soft_wrap=True)
 
 
 def print_plan(plan: Plan, output: Format) -> None:
@@ -59,7 +58,8 @@ def end_with_patch(target: RolloutTarget, operations: Sequence[Operation], outpu
 def end_with_outcome(driven: Driven, output: Format) -> NoReturn:
     """Print how the rollout ended and where its files are, and exit with the rollout's exit code."""
     outcome = driven.outcome
-    print_state(outcome.state, output, log=str(driven.log), report=str(driven.page), interrupted=outcome.interrupted)
+    files = {"log": str(driven.log), "report": str(driven.page)}
+    print_state(outcome.state, output, options=driven.options, **files, interrupted=outcome.interrupted)
     raise typer.Exit(exit_code(outcome.state))
 
 

@@ -26,6 +26,7 @@ from rollout.errors import ReportError, RolloutError
 from rollout.reporting.advice import commands, next_step
 from rollout.reporting.charts import duration
 from rollout.reporting.report import render
+from rollout.targets.place import Place
 
 REFRESH_S = 5
 MOST_PAST = 100
@@ -162,7 +163,8 @@ class Server:
         return web.Response(text=json.dumps(facts), content_type="application/json", headers=HEADERS)
 
     def _render_page(self, namespace: str, name: str, rollout_id: str) -> str:
-        return render(self._history.records(namespace, name, rollout_id))
+        place = Place.in_cluster(name, namespace)
+        return render(self._history.records(namespace, name, rollout_id), place=place)
 
     def _render_index(self) -> str:
         past = self._history.rollouts()[:MOST_PAST]
@@ -201,8 +203,9 @@ def presented(authorization: str) -> bytes:
 
 def _next(entry: Entry) -> tuple[str, str]:
     state = entry.state
-    found = commands(state.phase, entry.name, stable=state.stable, canary=state.canary)
-    return next_step(state), found[0].command + f" -n {entry.namespace}" if found else ""
+    place = Place.in_cluster(entry.name, entry.namespace)
+    found = commands(state.phase, entry.name, stable=state.stable, canary=state.canary, place=place)
+    return next_step(state), found[0].command if found else ""
 
 
 def _facts_of(entry: Entry) -> dict[str, object]:

@@ -40,6 +40,7 @@ class ScrapeSource:
         self._gateway = gateway
         self._scale = scale
         self._reading = 0
+        self._answered: set[str] = set()
         self._timeout_s = timeout_s
         self._client = httpx.Client()
         self._pods = Ledger()
@@ -68,13 +69,19 @@ class ScrapeSource:
         return gateway_series(page, at_s=float(self._reading + 1), slo_ms=self._scale.slo_ms)
 
     def _predictor(self, predictor: str) -> list[Series]:
-        try:
-            return [series for url in self._urls(predictor) for series in self._page(predictor, url)]
-        except EvidenceUnavailable as error:
-            if self._gateway is None:
-                raise
-            log.warning("page_lost", predictor=predictor, detail=str(error))
-            return []
+        found: list[Series] = []
+        for url in self._urls(predictor):
+            try:
+                found += self._page(predictor, url)
+                self._answered.add(url)
+            except EvidenceUnavailable as error:
+                if self._gateway is None:
+                    raise
+                if url in self._answered:  # before its first answer a process is starting; later the loss is said once
+                    self._answered.remove(url)
+                    log.warning("page_lost", predictor=predictor, detail=str(error))
+                return []
+        return found
 
     def _page(self, predictor: str, url: str) -> list[Series]:
         # Ask for plain text: the OpenMetrics format of the same page needs another parser.

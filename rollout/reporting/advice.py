@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rollout.engine.state import Phase, RolloutState
 from rollout.plan.plan import Step
+from rollout.targets.place import Place
 
 PROGRAM = "churn-serving rollout"
 
@@ -18,11 +19,16 @@ class Advice:
     purpose: str
 
 
-def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True) -> tuple[Advice, ...]:
-    """Return the useful commands in a phase, the most likely first. driven: whether a promoter drives the rollout."""
+def commands(
+    phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True, place: Place = Place()
+) -> tuple[Advice, ...]:
+    """Return the useful commands in a phase, the most likely first. driven: whether a promoter drives the rollout.
+
+    place: where the deployment lives; each command names it, because people paste what they read.
+    """
 
     def advice(verb: str, purpose: str, options: str = "") -> Advice:
-        return Advice(f"{PROGRAM} {verb} {deployment}{options}", purpose)
+        return Advice(f"{PROGRAM} {verb} {deployment}{place.options}{options}", purpose)
 
     abort = advice("abort", f"return all requests to {stable} now")
     resume = advice("resume", "drive the rollout on from where it stands")
@@ -32,8 +38,8 @@ def commands(phase: str, deployment: str, *, stable: str, canary: str, driven: b
             found = [advice("undo", f"bring {stable} back")]
         case Phase.ROLLED_BACK:
             again = advice("run", f"try again under a name other than {canary}", " --version NAME")
-            why = Advice(f"kubectl events --for seldondeployment/{deployment}", "every decision in the audit trail")
-            found = [advice("status", "what the mesh routes now"), why, again]
+            why = [Advice(place.trail, "every decision in the audit trail")] if place.trail else []
+            found = [advice("status", "what the mesh routes now"), *why, again]
         case Phase.FAILED:
             found = [advice("abort", f"try again to return all requests to {stable}")]
         case Phase.PAUSED:
@@ -94,7 +100,7 @@ def _gets(state: RolloutState, step: Step) -> str:
     return f"{state.canary} gets {step.weight_percent} %" if step.weight_percent else f"{step.title} begins at 0 %"
 
 
-def who_acts(command: str, holder: str, controller: str = "") -> str:
+def who_acts(command: str, holder: str, controller: str = "", *, deployment: str = "", place: Place = Place()) -> str:
     """Return which process will execute a stored command, or drive a started rollout.
 
     holder: who drives it now. controller: the one that is alive in the namespace. Both are empty if there is none.
@@ -103,4 +109,5 @@ def who_acts(command: str, holder: str, controller: str = "") -> str:
         return f"{holder} drives this rollout and acts on `{command}` at its next look"
     if controller:
         return f"{controller} is alive, takes this rollout within seconds, and acts on `{command}` then"
-    return f"nobody drives this rollout, and no controller is alive: `{PROGRAM} resume` will act on `{command}`"
+    resume = f"{PROGRAM} resume {deployment}{place.options}"
+    return f"nobody drives this rollout, and no controller is alive: `{resume}` will act on `{command}`"

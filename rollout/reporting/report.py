@@ -26,6 +26,7 @@ from rollout.reporting import charts
 from rollout.reporting.advice import commands
 from rollout.reporting.charts import Clock, duration
 from rollout.reporting.timeline import Stage, Timeline, evidence, message, quantile_edge_ms, timeline
+from rollout.targets.place import Place
 
 # The heading of a phase, and its colour class in the template. Any other phase is still in progress.
 _HEADS: Final = {
@@ -46,8 +47,8 @@ _ENVIRONMENT.filters |= {"evidence": evidence, "message": message, "differs": Re
 log = structlog.get_logger(__name__)
 
 
-def write(log: Path, page: Path | None = None) -> Path:
-    """Write the page of a log beside it, or to `page`, and return its path. Raises ReportError."""
+def write(log: Path, page: Path | None = None, *, place: Place = Place()) -> Path:
+    """Write the page of a log beside it, or to `page`, and return its path. place: see `render`. Raises ReportError."""
     page = page or log.with_suffix(".html")
     try:
         with log.open(encoding="utf-8") as lines:
@@ -57,13 +58,13 @@ def write(log: Path, page: Path | None = None) -> Path:
     if not records:
         raise ReportError(f"{log} holds no record; a rollout writes one line for each look")
     fresh = page.with_name(f".{page.name}.{os.getpid()}")
-    fresh.write_text(render(records), encoding="utf-8")
+    fresh.write_text(render(records, place=place), encoding="utf-8")
     fresh.replace(page)  # a reader never sees an incomplete page
     return page
 
 
-def render(records: Sequence[Record]) -> str:
-    """Return the page of a rollout's records, oldest first; at least one."""
+def render(records: Sequence[Record], *, place: Place = Place()) -> str:
+    """Return the page of a rollout's records, oldest first; at least one. place: for the commands that it proposes."""
     line = timeline(records)
     clock = Clock(line.start_s, line.end_s)
     head, mood = _HEADS.get(line.final.phase, ("Under way", "doubt"))
@@ -76,7 +77,9 @@ def render(records: Sequence[Record]) -> str:
         length=duration(line.end_s - line.start_s),
         start_s=line.start_s,
         weight=line.final.weights_percent.get(line.final.canary, 0),
-        advice=commands(line.final.phase, line.final.deployment, stable=line.final.stable, canary=line.final.canary),
+        advice=commands(
+            line.final.phase, line.final.deployment, stable=line.final.stable, canary=line.final.canary, place=place
+        ),
         decisive=_unsaid(line) if mood != "good" else (),
         tiles=list(tiles(line)),
         rows=[row for stage in line.stages for row in rows(stage, line)],
@@ -123,8 +126,9 @@ class Page:
     So the page exists, and shows the current state, even if the promoter is killed.
     """
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, *, place: Place = Place()) -> None:
         self._journal = journal
+        self._place = place
         self.file = journal.with_suffix(".html")
 
     def notify(self, record: Record, state: RolloutState) -> None:
@@ -132,7 +136,7 @@ class Page:
         if record.event == SAMPLE:
             return
         try:
-            write(self._journal, self.file)
+            write(self._journal, self.file, place=self._place)
         except (ReportError, OSError) as error:
             log.warning("page_lost", file=str(self.file), detail=str(error))
 

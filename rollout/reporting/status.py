@@ -20,6 +20,7 @@ from rollout.reporting.advice import commands, next_step
 from rollout.reporting.charts import duration
 from rollout.reporting.plan_words import step_words
 from rollout.reporting.terminal import COLOURS, weights_bar
+from rollout.targets.place import Place, place_of
 from rollout.targets.target import LeaseRecord, Pod, PodLister, Readiness, Snapshot
 
 PHASE_COLOURS: Final[Mapping[Phase, str]] = {
@@ -40,7 +41,7 @@ MOST_PODS = 8
 class Status:
     """One status of a rollout. images: per predictor. pods_error: why no pods are shown; empty if they are.
 
-    controller: the controller that is alive in the namespace; empty if there is none.
+    controller: the controller that is alive in the namespace; empty if there is none. place: where the deployment lives.
     """
 
     deployment: str
@@ -56,6 +57,7 @@ class Status:
     pods_error: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
     controller: str = ""
+    place: Place = Place()
 
     @property
     def driven(self) -> bool:
@@ -137,6 +139,7 @@ def look(
         pods_error=pods_error,
         notes=_notes(snapshot, state),
         controller=controller,
+        place=place_of(target),
     )
 
 
@@ -182,7 +185,14 @@ def screen(status: Status) -> RenderableType:
         parts.append(Panel(_gates(status.gates), title="Gates: evidence of this step", title_align="left"))
     after = Table.grid(padding=(0, 2))
     after.add_row(Text("next", "dim"), Text(next_step(state)))
-    for one in commands(state.phase, status.deployment, stable=state.stable, canary=state.canary, driven=status.driven):
+    for one in commands(
+        state.phase,
+        status.deployment,
+        stable=state.stable,
+        canary=state.canary,
+        driven=status.driven,
+        place=status.place,
+    ):
         after.add_row(Text("command", "dim"), Text.assemble((one.command, "bold"), f"  {one.purpose}"))
     for note in status.notes:
         after.add_row(Text("note", "yellow"), Text(note))

@@ -15,6 +15,8 @@ from rollout.engine.record import SAMPLE, Record
 from rollout.engine.state import Phase, RolloutState
 
 BAR_CELLS = 50
+REMINDER_S = 30.0
+"""How long a log stays silent while nothing changes; then it says again what the rollout waits for."""
 COLOURS: Mapping[Verdict, str] = {
     Verdict.PASS: "green",
     Verdict.FAIL: "red",
@@ -55,11 +57,16 @@ def weights_bar(percents: Mapping[str, int], state: RolloutState) -> Text:
 
 
 class Screen:
-    """A subscriber that redraws one screen in a terminal; in other outputs it prints one line for each change."""
+    """A subscriber that redraws one screen in a terminal; in other outputs it prints one line for each change.
+
+    There it also prints, at least every REMINDER_S, what the rollout waits for.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._said_s = -REMINDER_S
+        self._event = SAMPLE
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
@@ -71,11 +78,15 @@ class Screen:
 
     def notify(self, record: Record, state: RolloutState) -> None:
         """Show one record."""
-        if record.event != SAMPLE:
+        changed = record.event != SAMPLE
+        if changed:
+            self._event = record.event
+        if changed or (not self._live.is_started and record.at_s - self._said_s >= REMINDER_S):
+            self._said_s = record.at_s
             weights = _weights(record.weights_percent)
             if record.differs():
                 weights = f"asked {weights}, mesh {_weights(record.mesh_percent)}"
-            line = f"{strftime('%H:%M:%S')}  {record.event:<18} [{weights}] {record.message}"
+            line = f"{strftime('%H:%M:%S')}  {self._event:<18} [{weights}] {record.message}"
             self._console.print(line, markup=False, soft_wrap=True)
         if self._live.is_started:
             self._live.update(picture(state, record.verdicts), refresh=True)

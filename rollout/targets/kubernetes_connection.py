@@ -25,7 +25,7 @@ class Connection:
     """An API client for one namespace. In a pod it uses the service account, elsewhere KUBECONFIG."""
 
     def __init__(self, *, namespace: str = "", context: str = "", timeout_s: float = 10.0) -> None:
-        self._context = context
+        self.context = context
         self._timeout_s = (CONNECT_TIMEOUT_S, timeout_s)
         self._api = self._load()
         self.namespace = namespace or self._own_namespace()
@@ -60,11 +60,11 @@ class Connection:
     def _load(self) -> client.ApiClient:
         settings = client.Configuration()
         try:
-            if IN_CLUSTER_NAMESPACE.exists() and not (self._context or os.environ.get("KUBECONFIG")):
+            if IN_CLUSTER_NAMESPACE.exists() and not (self.context or os.environ.get("KUBECONFIG")):
                 config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
             else:
                 config.load_kube_config(  # type: ignore[no-untyped-call]
-                    _kubeconfig(), client_configuration=settings, context=self._context or None
+                    _kubeconfig(), client_configuration=settings, context=self.context or None
                 )
         except (ConfigException, OSError, YAMLError) as error:
             said = " ".join(str(error).split()).rstrip(".")
@@ -81,7 +81,7 @@ class Connection:
             contexts, active = config.list_kube_config_contexts(_kubeconfig())  # type: ignore[no-untyped-call]
         except ConfigException:
             return "default"
-        chosen = next((one for one in contexts if one["name"] == self._context), active)
+        chosen = next((one for one in contexts if one["name"] == self.context), active)
         return str(chosen["context"].get("namespace") or "default")
 
 

@@ -10,6 +10,7 @@ from rollout.errors import NotFound, Unavailable
 from rollout.manifest.parsing import parse
 from rollout.targets import envoy
 from rollout.targets.local_store import LocalStore
+from rollout.targets.place import Place
 from rollout.targets.target import Address, Event, LeaseRecord, Operation, Pod, Readiness, Snapshot
 
 
@@ -21,6 +22,11 @@ class LocalTarget:
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
+
+    @property
+    def place(self) -> Place:
+        """The options that name this deployment, and its audit trail."""
+        return Place.on_this_machine(self._store.directory)
 
     def read(self) -> Snapshot:
         """Return the deployment, its pods' readiness and Envoy's current weights."""

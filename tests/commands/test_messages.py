@@ -46,6 +46,23 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert ended(*words) == (1, "error: /dev/null: File exists\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: Linux has it")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Such an error names no file."""
+    words = (
+        "contract",
+        "init",
+        "--data",
+        str(table(tmp_path)),
+        "--label",
+        "status",
+        "--output",
+        "/dev/full",
+        "--force",
+    )
+    assert ended(*words) == (1, "error: cannot write: No space left on device\n")
+
+
 @pytest.mark.parametrize("command", [("load-test", "--no-plot"), ("features", "load", "--dry-run")])
 def test_a_contract_that_does_not_exist_is_one_line(command: tuple[str, ...]) -> None:
     code, said = ended(*command, SERVING_CONTRACT="nowhere/contract.py")

@@ -50,12 +50,12 @@ def test_an_invalid_run_exits_with_1_and_says_why() -> None:
         (["--url", "ftp://host"], 2, "ftp"),
         (["--keys", "x"], 2, "1-7043"),
         (["--qps", "-1"], 2, "--qps"),
-        (["--url", "http://127.0.0.1:9"], 1, "127.0.0.1:9"),
+        (["--url", "http://127.0.0.1:9"], 3, "nothing was measured: cannot connect to 127.0.0.1:9: Connection refused"),
         (["--plot", "/dev/null/plot.png"], 2, "/dev/null"),
         (["--cpu", "9999"], 2, "--cpu is 9999; allowed on this machine: "),
     ],
 )
-def test_wrong_usage_exits_with_2_and_an_unreachable_service_with_1(arguments: list[str], code: int, said: str) -> None:
+def test_wrong_usage_exits_with_2_and_an_unreachable_service_with_3(arguments: list[str], code: int, said: str) -> None:
     done = load_test(*arguments, *([] if "--plot" in arguments else ["--no-plot"]))
     assert done.returncode == code
     assert said in done.stderr

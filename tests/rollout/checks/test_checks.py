@@ -26,7 +26,7 @@ from rollout.checks.query import Query
 from rollout.checks.smoke import Smoke, SmokeRequest, lacking
 from tests.support.commands import find
 from tests.support.prediction_records import table
-from tests.support.programs import GUARD_S
+from tests.support.programs import GUARD_S, free_port
 
 SUBJECT = Subject("churn", "models", "v7", "v8", "10 %", 10)
 
@@ -177,7 +177,20 @@ def test_a_load_test_runs_against_the_canary_alone(monkeypatch: pytest.MonkeyPat
     assert ask(LoadTest()).verdict is Verdict.ERROR  # no address
 
 
-@pytest.mark.parametrize(("code", "verdict"), [(0, Verdict.PASS), (1, Verdict.FAIL), (2, Verdict.ERROR)])
+@pytest.mark.parametrize("canary", ["unreachable", "refuses", "fails"])
+def test_a_load_test_that_measured_nothing_is_no_reason_to_roll_back(service: Service, canary: str) -> None:
+    """As with a smoke request, only an answer is evidence: a wrong address or a closed route rolls no good canary back."""
+    service.answers["/predict"] = (404 if canary == "refuses" else 503, b"no")
+    address = f"http://127.0.0.1:{free_port()}" if canary == "unreachable" else service.url
+    result = ask(LoadTest(url=address, qps=1.0, duration_s=1.0))
+    assert result.verdict is (Verdict.FAIL if canary == "fails" else Verdict.INCONCLUSIVE), result.reason
+    assert ("nothing was measured" in result.reason) == (canary != "fails")
+    assert address.removeprefix("http://") in result.reason
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"), [(0, Verdict.PASS), (1, Verdict.FAIL), (2, Verdict.ERROR), (3, Verdict.INCONCLUSIVE)]
+)
 def test_a_load_test_with_wrong_options_says_nothing_about_the_canary(code: int, verdict: Verdict) -> None:
     words = [sys.executable, "-c", f"raise SystemExit({code})"]
     assert run(words, {}, 30.0, lambda: False, verdicts=LOAD_TEST)[0] is verdict

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rollout.cli.following import follow
 from rollout.engine.session import Session
 from rollout.engine.state import Phase
@@ -55,3 +57,13 @@ def test_an_outage_of_the_api_server_is_waited_for(world: World) -> None:
     found = follow(session)
     assert found is not None
     assert found.phase is Phase.SUCCEEDED
+
+
+def test_a_long_wait_is_said_again_at_intervals(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.start()
+    session, lease = followed(world)
+    dead = LeaseRecord(holder="controller@a", renewed_at_s=world.clock.wall_s(), version=lease.read_lease().version)
+    world.clock.after(100, lambda: lease.write_lease(dead))
+    assert follow(session) is None
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Pending")]
+    assert 4 <= len(said) <= 6  # at 0 s, then every 30 s until it is taken over at 145 s

@@ -27,8 +27,8 @@ STATE = RolloutState("abc", Plan(), "v7", "v8", step=1, phase=Phase.HELD, messag
 RESULT = GateResult("errors", Verdict.INCONCLUSIVE, "too few", needs_requests=40)
 
 
-def record(event: Any = "Held") -> Any:
-    return Record(1.0, event, "churn", "v7", "v8", 1, {"v7": 70, "v8": 30}, (RESULT,), message="no evidence")
+def record(event: Any = "Held", *, at_s: float = 1.0, message: str = "no evidence") -> Any:
+    return Record(at_s, event, "churn", "v7", "v8", 1, {"v7": 70, "v8": 30}, (RESULT,), message=message)
 
 
 @contextmanager
@@ -116,3 +116,17 @@ def test_a_pipelines_log_has_one_line_for_each_change() -> None:
             screen.notify(record(event), STATE)
     lines = cast(io.StringIO, console.file).getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["WeightsRaised", "Held"]
+
+
+def test_a_pipelines_log_says_at_intervals_what_a_long_step_waits_for() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Screen(console) as screen:
+        screen.notify(record("Analysing", at_s=100, message="90 s more"), STATE)
+        for seconds in range(2, 92, 2):
+            screen.notify(record("Sample", at_s=100 + seconds, message=f"{90 - seconds} s more"), STATE)
+        screen.notify(record("WeightsRaised", at_s=192), STATE)
+        screen.notify(record("Sample", at_s=194), STATE)
+    lines = cast(io.StringIO, console.file).getvalue().splitlines()
+    said = [(line.split()[1], line.partition("] ")[2]) for line in lines]
+    waits = [("Analysing", f"{left_s} s more") for left_s in (90, 60, 30, 0)]
+    assert said == [*waits, ("WeightsRaised", "no evidence")]

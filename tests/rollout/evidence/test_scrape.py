@@ -1,6 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from rollout.analysis.counts import ZERO, Counts
 from rollout.errors import EvidenceMalformed, EvidenceUnavailable, Unavailable
@@ -137,6 +139,26 @@ def test_the_gateway_counts_the_callers_of_a_process_that_crashes(v7: Exporter, 
     after = reader.sample(["v7"]).arms["v7"] - crashed.over(first).arms["v7"]
     assert after.total.requests == 7
     assert after.mesh == Counts(requests=10)
+
+
+def warnings_of(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [event["event"] for event in events if event["log_level"] == "warning"]
+
+
+def test_a_process_that_starts_is_no_page_lost_and_one_that_crashes_is_said_once(v7: Exporter, opened: Open) -> None:
+    v7.kill()
+    reader = opened(v7, gateway=lambda: page(0, 0))
+    with capture_logs() as logged:
+        reader.sample(["v7"])
+        reader.sample(["v7"])
+    assert warnings_of(logged) == []
+    v7.start()
+    reader.sample(["v7"])
+    v7.kill()
+    with capture_logs() as logged:
+        reader.sample(["v7"])
+        reader.sample(["v7"])
+    assert warnings_of(logged) == ["page_lost"]
 
 
 def test_a_gateway_that_does_not_answer_makes_the_evidence_unavailable(v7: Exporter, opened: Open) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,9 @@ from rollout.errors import Denied
 from rollout.plan.plan import Plan, Step
 from rollout.reporting.advice import commands, next_step, who_acts
 from rollout.reporting.status import Status, look, screen
+from rollout.targets.local import LocalTarget
+from rollout.targets.local_store import LocalStore
+from rollout.targets.place import Place, place_of
 from rollout.targets.target import LeaseRecord, Pod, Readiness, Snapshot
 from tests.support.rollout_world import manifest
 
@@ -175,9 +180,55 @@ def test_every_phase_has_a_next_command_that_exists(phase: Phase, driven: bool) 
     assert found
     for one in found:
         words = one.command.split()
-        assert words[0] == "kubectl" or (words[:2] == ["churn-serving", "rollout"] and words[2] in verbs)
+        assert words[:2] == ["churn-serving", "rollout"]
+        assert words[2] in verbs
+
+
+IN_CLUSTER = Place.in_cluster("churn", "models")
+HERE = Place.on_this_machine(Path("var/demo/seldon/default/churn"))
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("place", [IN_CLUSTER, HERE])
+def test_a_proposed_command_can_be_pasted_as_it_is(phase: Phase, place: Place) -> None:
+    """Without the namespace, or the target, it would reach another deployment or none."""
+    for one in commands(phase, "churn", stable="v7", canary="v8", driven=False, place=place):
+        assert one.command == place.trail or f" churn{place.options}" in one.command
+        assert place is IN_CLUSTER or "kubectl" not in one.command
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "trail"),
+    [
+        (IN_CLUSTER, " -n models", "kubectl events -n models --for seldondeployment/churn"),
+        (
+            Place.in_cluster("churn", "models", "west"),
+            " -n models --context west",
+            "kubectl events -n models --context west --for seldondeployment/churn",
+        ),
+        (HERE, " --target local --state var/demo/seldon", "cat var/demo/seldon/default/churn/events.jsonl"),
+        (
+            Place.on_this_machine(Path("var/seldon/models/churn")),
+            " --target local -n models",
+            "cat var/seldon/models/churn/events.jsonl",
+        ),
+    ],
+)
+def test_a_place_is_what_a_person_types(place: Place, options: str, trail: str) -> None:
+    assert (place.options, place.trail) == (options, trail)
+
+
+def test_the_screen_of_a_deployment_on_this_machine_proposes_nothing_of_a_cluster(tmp_path: Path) -> None:
+    target = LocalTarget(LocalStore.of(tmp_path, "default", "churn"))
+    found = replace(status(state(Phase.ROLLED_BACK)), place=place_of(target))
+    text = " ".join(shown(found).replace("│", "").split())
+    assert "kubectl" not in text
+    assert f"--target local --state {tmp_path}" in text
+    assert f"cat {tmp_path}/default/churn/events.jsonl" in text
 
 
 def test_who_acts_on_a_command_is_said() -> None:
     assert who_acts("promote", "runner-7") == "runner-7 drives this rollout and acts on `promote` at its next look"
-    assert "resume" in who_acts("pause", "")
+    assert "`churn-serving rollout resume churn -n models` will" in who_acts(
+        "pause", "", deployment="churn", place=IN_CLUSTER
+    )
