@@ -68,15 +68,19 @@ def train(
         from handoff.dataset import read_dataset
 
         training.check_floor_names(floors or {})
+        dataset = read_dataset(data)
         if not dry_run:  # before the model is registered: its evaluation is written there
             report.mkdir(parents=True, exist_ok=True)
-        trained = training.train(read_dataset(data), flavor, seed=seed, floor=floors, refit=refit)
-        version = page = None
-        if not dry_run:
-            from handoff.evaluation.versions import evaluate_version, write_evaluation
+            from custom_runtime.active import CONTRACT
             from handoff.registry import Registry
 
             registry = Registry()
+            registry.ensure_experiment(CONTRACT.name)  # a registry that cannot be reached is known before the training
+        trained = training.train(dataset, flavor, seed=seed, floor=floors, refit=refit)
+        version = page = None
+        if not dry_run:
+            from handoff.evaluation.versions import evaluate_version, write_evaluation
+
             version = registry.register(trained, alias=alias or None)
             evaluation = evaluate_version(registry, version.uri)
             page, document = write_evaluation(evaluation, report, version)
@@ -153,21 +157,28 @@ def import_model(
         from handoff.table import open_table
         from handoff.training import write_stock
 
+        report = report or directory.parent / "evaluation"
+        for option, place in (("--output", directory), ("--report", report), ("--stock", stock)):
+            if place is not None and place.is_file():
+                raise DataError(f"{option} is {place}, which is a file; name a directory")
         if data is not None:
-            open_table(data)  # a wrong file is refused before anything is written
+            open_table(data)  # a wrong file is refused before the model is converted
         registry = Registry()
         checked = check_model(registry, model_uri, reference=reference)
-        stock_file = page = None
+        stock_file = page = evaluation = None
         not_evaluated = ""
         if not dry_run:
-            checked.write(directory)
             version = checked.registered.version
             try:
                 evaluation = evaluate_registered(registry, checked.registered, data=data)
-                page, document = write_evaluation(evaluation, report or directory.parent / "evaluation", version)
-                registry.log_evaluation(version, [page, document], evaluation.metrics)
             except DataError as error:
+                if data is not None:  # before anything is written: rows that were named are used, or refused
+                    raise
                 not_evaluated = str(error)
+            checked.write(directory)
+            if evaluation is not None:
+                page, document = write_evaluation(evaluation, report, version)
+                registry.log_evaluation(version, [page, document], evaluation.metrics)
             stock_file = write_stock(checked.model, stock) if stock is not None else None
     version, parity = checked.registered.version, checked.parity
     result = {
@@ -275,11 +286,12 @@ def stack(
         from handoff import stacking
         from handoff.registry import Registry
 
+        _check_file(file)
         registry = Registry()
         stacked = stacking.stack(registry, pairs)
-        version = None if dry_run else registry.register_stack(stacked, name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(stacked.to_json())
+        file.write_bytes(stacked.to_json())  # first: a version whose file could not be written would stay registered
+        version = None if dry_run else registry.register_stack(stacked, name)
     if output == "json":
         losses_of = {of or "stack": value for of, value in stacked.log_loss.items()}
         result = {
@@ -358,6 +370,7 @@ def init_contract(
     with fail_with_one_line():
         from handoff.drafting import draft_contract
 
+        _check_file(file)
         if file.exists() and not (force or dry_run):
             raise DataError(f"{file} exists; replace it with --force, or name another file with --output")
         draft = draft_contract(data, key=key, label=label, name=name)
@@ -374,6 +387,12 @@ def init_contract(
         typer.echo(f"wrote {file}: {draft.name}, {draft.task}, {draft.features} features{decide}")
     for question in draft.open_questions:
         typer.echo(f"- {question}")
+
+
+def _check_file(file: Path) -> None:
+    """Refuse a directory as the file to write. Raises DataError."""
+    if file.is_dir():
+        raise DataError(f"--output is {file}, which is a directory; name a file in it")
 
 
 def load_features(
@@ -414,7 +433,8 @@ def load_features(
         from handoff import loading
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        screen = Console(stderr=True)
+        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
             task = bar.add_task("rows", total=None)
             loaded = loading.load_features(
                 store,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ def job_of(data: Path | None, *, as_of: float | None) -> str:
     else:
         try:
             status = data.stat()
+        except FileNotFoundError as error:
+            raise DataError(f"{data} does not exist; give a CSV or Parquet file") from error
         except OSError as error:
             raise DataError(f"{data} cannot be read: {error.strerror}") from error
         identity = f"{data.resolve()} {status.st_size} {status.st_mtime_ns}"
@@ -119,16 +122,18 @@ async def _write(
     load: BulkLoad, chunks: Chunks, *, job: str, updated_at: float, progress: Callable[[int], None]
 ) -> tuple[int, int]:
     try:
+        # Before the store is touched: a table that cannot be read leaves no empty store behind.
+        chunks = iter(chunks)
+        if (first := next(chunks, None)) is None:
+            raise DataError("the table has no rows; nothing was loaded")
         resumed_at = await load.begin(job)
         position = 0
-        for keys, rows in chunks:
+        for keys, rows in itertools.chain((first,), chunks):
             position += len(keys)
             new = min(position - resumed_at, len(keys))
             if new > 0:
                 await load.write(keys[-new:], rows[-new:], updated_at=updated_at, position=position)
             progress(position)
-        if position == 0:
-            raise DataError("the table has no rows; nothing was loaded")
         await load.finish()
         return position, resumed_at
     finally:

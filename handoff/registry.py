@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -286,10 +287,16 @@ def _translated(registry_uri: str, *, wanted: str = "") -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        said = " ".join(error.message.split()).rstrip(".")
+        said = _cause(error) or " ".join(error.message.split()).rstrip(".")
         if wanted:
             raise RegistryError(
                 f"{wanted} is not available in the registry {registry_uri}: {said}; register a model "
                 "(churn-serving train), or set MLFLOW_TRACKING_URI to the registry that has it"
             ) from error
         raise RegistryError(f"cannot use the registry {registry_uri} (MLFLOW_TRACKING_URI): {said}") from error
+
+
+def _cause(error: MlflowException) -> str:
+    """Return why a tracking server was not reached; empty for any other error. The client's text has three layers."""
+    found = re.search(r"Max retries exceeded.*\[Errno -?\d+\] ([^\"')]+)", error.message, re.DOTALL)
+    return f"it cannot be reached: {found[1]}" if found else ""

@@ -53,6 +53,10 @@ def open_table(path: Path | None) -> Table:
     """Open a CSV or Parquet file, or with None the reference table. Raises DataError when it is no such file."""
     if path is None:
         return Table(None, tuple(_reference_table().column_names))
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a CSV or Parquet file")
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give a CSV or Parquet file")
     if not path.name.lower().endswith(CSV_SUFFIXES + PARQUET_SUFFIXES):
         allowed = ", ".join(CSV_SUFFIXES + PARQUET_SUFFIXES)
         raise DataError(f"{path} is neither CSV nor Parquet by its name; allowed endings: {allowed}")

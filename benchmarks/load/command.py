@@ -59,8 +59,8 @@ def load_test(
 
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
     are answered, and each latency counts from the scheduled arrival. PASSED means that P99 is within the bound and no
-    request failed. Exit code 0: PASSED; 1: FAILED, or the first answer is a server error; 2: wrong usage; 3: nothing was
-    measured, because the service cannot be reached or refuses the first request.
+    request failed. Exit code 0: PASSED; 1: FAILED, or the first answer is a server error; 2: wrong usage; 3: nothing
+    was measured, because the service cannot be reached or refuses the first request.
 
     Example:
     churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \

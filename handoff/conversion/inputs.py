@@ -192,16 +192,21 @@ def match_signature(signature: Signature, features: Sequence[Feature], *, uri: s
         kind in ("float", "double") for _, kind in signature
     )
     problems: list[str] = []
+    unknown: list[str] = []
     columns: list[InputColumn] = []
     for name, kind in signature:
         found = by_name.get(snake_case(name))
         if found is None:
-            problems.append(f"{name} is no feature of the contract")
+            unknown.append(name)
             continue
         try:
             columns.append(_match(name, kind, *found, is_encoded=is_encoded))
         except ValueError as error:
             problems.append(str(error))
+    if unknown:
+        which = f"{unknown[0]} is no feature" if len(unknown) == 1 else f"{', '.join(unknown)} are no features"
+        other = "" if columns else "; is it a model of another contract (SERVING_CONTRACT)?"
+        problems.insert(0, f"{which} of the contract{other}")
     given = {column.source for column in columns}
     if not problems:
         problems += [f"{feature.name} is missing" for place, feature in enumerate(features) if place not in given]

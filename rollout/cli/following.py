@@ -47,8 +47,9 @@ def follow_or_drive(session: Session, drive: Callable[[], Driven], output: Forma
 
 
 def follow(session: Session, *, undriven_s: float = UNDRIVEN_S) -> RolloutState | None:
-    """Print each change, and every REMINDER_S where it stands, until the rollout is over, was held for too long, or a signal arrives; return the last state.
+    """Print each change until the rollout is over, was held for too long, or a signal arrives; return the last state.
 
+    Where nothing changes, a line is printed every REMINDER_S.
     A signal changes nothing: the rollout goes on. Returns None when nobody drove it for undriven_s. Raises
     RolloutError, and Unavailable only after the plan's api_grace_s.
     """

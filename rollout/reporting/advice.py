@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rollout.engine.state import Phase, RolloutState
 from rollout.plan.plan import Step
-from rollout.targets.place import Place
+from rollout.targets.place import UNKNOWN, Place
 
 PROGRAM = "churn-serving rollout"
 
@@ -20,7 +20,7 @@ class Advice:
 
 
 def commands(
-    phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True, place: Place = Place()
+    phase: str, deployment: str, *, stable: str, canary: str, driven: bool = True, place: Place = UNKNOWN
 ) -> tuple[Advice, ...]:
     """Return the useful commands in a phase, the most likely first. driven: whether a promoter drives the rollout.
 
@@ -100,7 +100,7 @@ def _gets(state: RolloutState, step: Step) -> str:
     return f"{state.canary} gets {step.weight_percent} %" if step.weight_percent else f"{step.title} begins at 0 %"
 
 
-def who_acts(command: str, holder: str, controller: str = "", *, deployment: str = "", place: Place = Place()) -> str:
+def who_acts(command: str, holder: str, controller: str = "", *, deployment: str = "", place: Place = UNKNOWN) -> str:
     """Return which process will execute a stored command, or drive a started rollout.
 
     holder: who drives it now. controller: the one that is alive in the namespace. Both are empty if there is none.

@@ -26,7 +26,7 @@ from rollout.reporting import charts
 from rollout.reporting.advice import commands
 from rollout.reporting.charts import Clock, duration
 from rollout.reporting.timeline import Stage, Timeline, evidence, message, quantile_edge_ms, timeline
-from rollout.targets.place import Place
+from rollout.targets.place import UNKNOWN, Place
 
 # The heading of a phase, and its colour class in the template. Any other phase is still in progress.
 _HEADS: Final = {
@@ -47,7 +47,7 @@ _ENVIRONMENT.filters |= {"evidence": evidence, "message": message, "differs": Re
 log = structlog.get_logger(__name__)
 
 
-def write(log: Path, page: Path | None = None, *, place: Place = Place()) -> Path:
+def write(log: Path, page: Path | None = None, *, place: Place = UNKNOWN) -> Path:
     """Write the page of a log beside it, or to `page`, and return its path. place: see `render`. Raises ReportError."""
     page = page or log.with_suffix(".html")
     try:
@@ -63,7 +63,7 @@ def write(log: Path, page: Path | None = None, *, place: Place = Place()) -> Pat
     return page
 
 
-def render(records: Sequence[Record], *, place: Place = Place()) -> str:
+def render(records: Sequence[Record], *, place: Place = UNKNOWN) -> str:
     """Return the page of a rollout's records, oldest first; at least one. place: for the commands that it proposes."""
     line = timeline(records)
     clock = Clock(line.start_s, line.end_s)
@@ -126,7 +126,7 @@ class Page:
     So the page exists, and shows the current state, even if the promoter is killed.
     """
 
-    def __init__(self, journal: Path, *, place: Place = Place()) -> None:
+    def __init__(self, journal: Path, *, place: Place = UNKNOWN) -> None:
         self._journal = journal
         self._place = place
         self.file = journal.with_suffix(".html")

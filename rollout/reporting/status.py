@@ -20,7 +20,7 @@ from rollout.reporting.advice import commands, next_step
 from rollout.reporting.charts import duration
 from rollout.reporting.plan_words import step_words
 from rollout.reporting.terminal import COLOURS, weights_bar
-from rollout.targets.place import Place, place_of
+from rollout.targets.place import UNKNOWN, Place, place_of
 from rollout.targets.target import LeaseRecord, Pod, PodLister, Readiness, Snapshot
 
 PHASE_COLOURS: Final[Mapping[Phase, str]] = {
@@ -41,7 +41,7 @@ MOST_PODS = 8
 class Status:
     """One status of a rollout. images: per predictor. pods_error: why no pods are shown; empty if they are.
 
-    controller: the controller that is alive in the namespace; empty if there is none. place: where the deployment lives.
+    controller: the controller that is alive in the namespace; empty if there is none. place: of the deployment.
     """
 
     deployment: str
@@ -57,7 +57,7 @@ class Status:
     pods_error: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
     controller: str = ""
-    place: Place = Place()
+    place: Place = UNKNOWN
 
     @property
     def driven(self) -> bool:

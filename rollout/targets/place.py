@@ -14,8 +14,8 @@ STATE_ROOT: Final = Path("var/seldon")
 class Place:
     """How a person's command reaches one deployment.
 
-    options: of `churn-serving rollout`, with a space before each; empty where none are needed or the place is not known.
-    trail: the command that shows the audit trail; empty: not known.
+    options: of `churn-serving rollout`, with a space before each; empty where none are needed. trail: the command that
+    shows the audit trail; empty: not known.
     """
 
     options: str = ""
@@ -38,6 +38,9 @@ class Place:
         return cls(options, f"cat {directory / 'events.jsonl'}")
 
 
+UNKNOWN: Final = Place()
+
+
 @runtime_checkable
 class Placed(Protocol):
     """A target that knows how a command line reaches it. Only what people read needs it."""
@@ -49,4 +52,4 @@ class Placed(Protocol):
 
 def place_of(target: object) -> Place:
     """Return the place of a target; an empty one where the target does not know it."""
-    return target.place if isinstance(target, Placed) else Place()
+    return target.place if isinstance(target, Placed) else UNKNOWN

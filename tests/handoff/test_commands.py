@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from commands.main import app
 from custom_runtime.model.bundle import read_bundle
 from tests.handoff.conftest import Registered
+from tests.support.programs import free_port
 
 REFERENCE_TABLE = ("modeldata", "wa_churn")
 ABSENT = ("--data", "absent.csv")
@@ -78,6 +79,17 @@ def test_a_dry_run_changes_nothing(in_registry: Registered, tmp_path: Path) -> N
             "error: absent.csv does not exist; give a CSV",
         ),
         (("train", "--report", "/dev/null/r"), "error: /dev/null/r: Not a directory"),
+        (("import", "models:/churn/1", "--output", "README.md"), "--output is README.md, which is a file; name a dir"),
+        (
+            ("import", "models:/churn/1", "--output", "b", "--stock", "README.md"),
+            "--stock is README.md, which is a file; name a directory",
+        ),
+        (("train", "--data", "docs"), "error: docs is a directory; give a CSV or Parquet file\n"),
+        (
+            ("stack", "--branch", "a=models:/churn/1", "--branch", "b=models:/churn/2", "--output", "docs"),
+            "error: --output is docs, which is a directory; name a file in it\n",
+        ),
+        (("contract", "init", *ABSENT, "--label", "x", "--output", "docs"), "--output is docs, which is a directory"),
         (("import", "churn", "--output", "b"), "'churn' is no model URI; allowed: models:/churn@champion or"),
     ],
 )
@@ -89,3 +101,28 @@ def test_a_refusal_is_one_line_and_exit_code_1(
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
+
+
+def test_rows_that_were_named_and_cannot_be_used_are_refused_before_a_bundle_is_written(
+    in_registry: Registered, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n1,2\n")
+    ran = run("import", "models:/churn/1", "--output", str(tmp_path / "b"), "--data", str(rows))
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert f"error: {rows}: columns missing: " in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_a_registry_that_cannot_be_reached_is_said_before_the_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def train(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained for a registry that is not there")
+
+    monkeypatch.setattr("handoff.training.train", train)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ran = run("train", "--report", str(tmp_path))
+    assert ran.exit_code == 1
+    assert ran.stderr.endswith(" (MLFLOW_TRACKING_URI): it cannot be reached: Connection refused\n")

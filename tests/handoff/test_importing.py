@@ -137,6 +137,10 @@ def test_columns_in_another_order_are_found_by_name(registered: Registered, data
             f"contract's: {FEATURES[-1].name} is missing; allowed, in any order: a column",
         ),
         (lambda columns: (*columns, ("extra", "float")), "contract's: extra is no feature of the contract; allowed"),
+        (
+            lambda _: (("home", "string"), ("income", "double")),
+            "contract's: home, income are no features of the contract; is it a model of another contract",
+        ),
         (lambda columns: (*columns, columns[0]), f"contract's: {FEATURES[0].name} stands there twice"),
         (
             lambda columns: (("gender", "datetime"), *columns[1:]),

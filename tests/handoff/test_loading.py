@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
+from typer.testing import CliRunner
 
+from commands.main import app
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import StoreError
 from custom_runtime.features.adapters import open_load, open_store
@@ -359,3 +361,12 @@ def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     assert "127.0.0.1:1" in errors[0]
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", ""])
+def test_a_table_that_cannot_be_read_leaves_no_store_and_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    words = ["features", "load", "--data", str(tmp_path / "table.csv"), "--store", f"sqlite:///{tmp_path}/features.db"]
+    ran = CliRunner().invoke(app, words)
+    assert (ran.exit_code, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

@@ -179,7 +179,7 @@ def test_a_load_test_runs_against_the_canary_alone(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("canary", ["unreachable", "refuses", "fails"])
 def test_a_load_test_that_measured_nothing_is_no_reason_to_roll_back(service: Service, canary: str) -> None:
-    """As with a smoke request, only an answer is evidence: a wrong address or a closed route rolls no good canary back."""
+    """As with a smoke request, only an answer is evidence: a wrong address rolls no good canary back."""
     service.answers["/predict"] = (404 if canary == "refuses" else 503, b"no")
     address = f"http://127.0.0.1:{free_port()}" if canary == "unreachable" else service.url
     result = ask(LoadTest(url=address, qps=1.0, duration_s=1.0))
