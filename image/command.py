@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from handoff.commands import OutputFormat, configure_log, fail_with_one_line
+from handoff.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +35,10 @@ def image_test(
         from image.build import Buildah, require_programs
         from image.proof import prove, render
 
+        if report is not None and not report.parent.is_dir():
+            raise DataError(f"--report is {report}; there is no directory {report.parent}")
+        if report is not None and report.is_dir():  # before the minutes of a build
+            raise DataError(f"--report is {report}, which is a directory; name a file, such as {report / 'image.md'}")
         require_programs()
         bundle, features, storage = bundle.resolve(), features.resolve(), storage.resolve()
         fields = CONTRACT.features if CONTRACT.key_field is None else (CONTRACT.key_field,)

@@ -6,6 +6,7 @@ It needs this package alone; `churn-serving serve` adds the preparation of a mod
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}; allowed: 1 or more")
+    _end_at_once_on_ctrl_c()
     if options.workers > 1:
         from custom_runtime.server.supervisor import supervise
 
@@ -38,3 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from custom_runtime.server.process import run  # seconds of imports that --help does not need
 
     return run(options.models)
+
+
+def _end_at_once_on_ctrl_c() -> None:
+    """Let SIGINT end the process, as SIGTERM does, until the server handles it: Python's exception is a traceback.
+
+    Until then nothing is served. A SIGINT that the caller ignores stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

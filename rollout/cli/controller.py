@@ -12,7 +12,7 @@ import typer
 
 from rollout.cli.exit_codes import ExitCode
 from rollout.cli.options import LEASE_S, LOGS, LeaseS, LogDir, WebhookUrl
-from rollout.errors import RolloutError
+from rollout.errors import PlanError, RolloutError
 
 Watched = Annotated[str, typer.Option("--namespace", "-n", help="Default: all namespaces.")]
 Prometheus = Annotated[str, typer.Option("--evidence", help="prometheus=URL, for all rollouts.")]
@@ -43,7 +43,7 @@ def controller(
         )
     except RolloutError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(ExitCode.ERROR) from error
+        raise typer.Exit(ExitCode.USAGE if isinstance(error, PlanError) else ExitCode.ERROR) from error
 
 
 def _token(file: Path | None) -> str:

@@ -85,9 +85,10 @@ def render(
     except ManifestError as wrong:
         raise _failed(str(wrong)) from wrong
     (deployment,) = (one for one in objects if one["kind"] == KIND)
-    refused = [str(problem) for problem in find_problems(deployment) if problem.severity == "error"]
+    problems = (problem for problem in find_problems(deployment) if problem.severity == "error")
+    refused = [": ".join(part for part in (problem.path, problem.message) if part) for problem in problems]
     if refused:
-        raise _failed("\n".join(refused))
+        raise _failed("; ".join(refused))
     chosen = list(objects) if everything else [one for one in objects if (one is deployment) is not surroundings]
     if output == "json":
         typer.echo(json.dumps(chosen if everything or surroundings else deployment, indent=2))

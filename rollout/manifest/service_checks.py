@@ -39,6 +39,8 @@ V2_PROTOCOLS = ("v2", "kfserving")
 def gaps(deployment: SeldonDeployment) -> Iterator[Problem]:
     """Yield every problem that the API accepts and that causes a failure or an unexpected result later."""
     yield from _name("/metadata/name", deployment.name, SERVICE, "it starts the name of a Service, so with a letter")
+    if deployment.namespace:
+        yield from _name("/metadata/namespace", deployment.namespace, LABEL, "it is a namespace")
     yield from _misplaced_no_engine(deployment)
     yield from _disruption_budgets(deployment)
     v2 = deployment.spec.protocol in V2_PROTOCOLS

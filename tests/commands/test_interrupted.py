@@ -91,3 +91,22 @@ def test_colours_are_for_terminals_and_no_color_is_honoured() -> None:
     piped = subprocess.run([PROGRAM, *REFUSED], cwd=ROOT, capture_output=True, check=False)
     assert piped.returncode == 1
     assert not COLOUR.search(piped.stdout + piped.stderr)
+
+
+def test_ctrl_c_while_the_server_is_imported_is_no_traceback() -> None:
+    """It ends as SIGTERM ends it then; a shell shows 130."""
+    code = (
+        "import os, signal, sys, time\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'custom_runtime.server.process':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(60)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from custom_runtime.server.command import main\n"
+        "main([])\n"
+    )
+    done = subprocess.run(
+        [*FROM_A_TERMINAL, sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=GUARD_S
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")

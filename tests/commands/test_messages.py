@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import GUARD_S, ROOT
+from tests.support.programs import GUARD_S, ROOT, program
 
 PROGRAM = str(Path(sys.executable).parent / "churn-serving")
 
@@ -104,3 +104,25 @@ def test_a_kubeconfig_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert (code, said.count("\n")) == (4, 1), said
     assert said.startswith("error: no cluster can be reached: ")
     assert said.endswith("; set KUBECONFIG, or run in a pod with a service account\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("image-test", "--report", "docs"), 1, "--report is docs, which is a directory; name a file, such as docs/im"),
+        (("image-test", "--report", "no/where.md"), 1, "--report is no/where.md; there is no directory no"),
+        (("rollout", "controller", "--evidence", "nonsense"), 2, "evidence is 'nonsense'; allowed: prometheus="),
+    ],
+)
+def test_a_wrong_option_is_known_before_the_work_begins(words: tuple[str, ...], code: int, message: str) -> None:
+    ended_with, said = ended(*words)
+    assert (ended_with, said.count("\n")) == (code, 1), said
+    assert said.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("option", [("--version", "seven!"), ("--version", "7", "--namespace", "Bad_NS")])
+def test_a_name_that_kubernetes_refuses_is_one_line_that_says_error_once(option: tuple[str, ...]) -> None:
+    program("kubectl")
+    code, said = ended("manifest", "render", *option)
+    assert (code, said.count("\n"), said.count("error")) == (1, 1, 1), said
+    assert "is not a DNS label" in said
