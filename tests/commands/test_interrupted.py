@@ -89,7 +89,7 @@ def test_colours_are_for_terminals_and_no_color_is_honoured() -> None:
     assert COLOUR.search(on_a_terminal(*REFUSED))
     assert not COLOUR.search(on_a_terminal(*REFUSED, NO_COLOR="1"))
     piped = subprocess.run([PROGRAM, *REFUSED], cwd=ROOT, capture_output=True, check=False)
-    assert piped.returncode == 1
+    assert piped.returncode == 3
     assert not COLOUR.search(piped.stdout + piped.stderr)
 
 
