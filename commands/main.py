@@ -14,7 +14,7 @@ from commands.lazy import LazyCommand, LazyGroup, group
 PROGRAM = "churn-serving"
 READER_GONE = 128 + 13
 """The exit code when nobody reads the output: a shell gives it to a program that SIGPIPE has ended."""
-INTERRUPTED = (128 + 2, 128 + 15)  # after SIGINT (Typer's own code for Ctrl-C) and SIGTERM
+INTERRUPTED = (128 + 1, 128 + 2, 128 + 15)  # after SIGHUP, SIGINT (Typer's own code for Ctrl-C) and SIGTERM
 
 # Each command: its line in `churn-serving --help`, and its function. A new command is one line here.
 COMMANDS = {

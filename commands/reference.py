@@ -161,13 +161,18 @@ def _type_of(schema: Mapping[str, Any]) -> str:
         "object": "settings",
     }
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    found = [f"{sign} {schema[key]:g}" for key, sign in limits.items() if key in schema]
+    found = [f"{sign} {_number(schema[key])}" for key, sign in limits.items() if key in schema]
     kind = words.get(schema.get("type", ""), "path" if schema.get("format") == "path" else "text")
     return " ".join([kind, ", ".join(found)]).strip()
 
 
+def _number(value: float) -> str:
+    """Return a number without an exponent: 1048576 and 0.001."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
 def _default(value: Any) -> str:
-    if value in (None, ""):
+    if value in (None, "", ()):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

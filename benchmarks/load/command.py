@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -67,6 +68,7 @@ def load_test(
       -H 'Authorization: Bearer abc'
     """
     picture = None if no_plot else plot
+    _end_in_order()
     try:
         if picture is not None:
             _check_place(picture)
@@ -114,6 +116,17 @@ def load_test(
         draw(picture, f"{protocol.value} on {target.authority}{target.prefix}", result, trials, bound_ms=bound_ms)
     _report(plan, result, trials, at_least=at_least, picture=picture, output=output)
     raise typer.Exit(0 if result.valid else FAILED)
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: the processes that send requests are ended first."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
+            signal.signal(number, end)
 
 
 def _ended(error: BenchmarkError, *, asked: str) -> tuple[int, str]:

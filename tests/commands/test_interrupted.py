@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.answering import answering, ok
 from tests.support.leftovers import FROM_A_TERMINAL
 from tests.support.programs import GUARD_S, ROOT, eventually
@@ -45,6 +47,15 @@ def test_an_interrupted_load_test_says_so_in_one_line() -> None:
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=GUARD_S)
     assert (process.returncode, out, err.split()) == (130, "", ["interrupted"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_load_test_that_is_ended_by_another_signal_ends_what_it_started(number: signal.Signals) -> None:
+    with load_test(subprocess.PIPE) as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=GUARD_S)
+        assert not is_running(process.pid)
+    assert (process.returncode, out, err.split()) == (128 + number, "", ["interrupted"])
 
 
 def test_a_killed_load_test_leaves_nothing_that_sends_requests() -> None:
