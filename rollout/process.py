@@ -51,13 +51,31 @@ async def _cancelled_once(main: Coroutine[Any, Any, Result], say: Callable[[str]
         raise
 
 
+class _Recorder:
+    """A handler that notes each signal."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal."""
+        self.came.append(number)
+
+
 @contextmanager
 def recorded_signals() -> Iterator[Callable[[], int]]:
-    """Record signals for a block instead of ending the process; yields a function: the first one's number, or 0."""
-    came: list[int] = []
-    before = {one: signal.signal(one, lambda number, frame: came.append(number)) for one in BOTH}
+    """Record signals for a block instead of ending the process; yields a function: the first one's number, or 0.
+
+    A block within such a block shares its record: a signal that came before the inner one begins is known there.
+    """
+    outer = signal.getsignal(signal.SIGTERM)
+    if isinstance(outer, _Recorder):
+        yield lambda: outer.came[0] if outer.came else 0
+        return
+    recorder = _Recorder()
+    before = {one: signal.signal(one, recorder) for one in BOTH}
     try:
-        yield lambda: came[0] if came else 0
+        yield lambda: recorder.came[0] if recorder.came else 0
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

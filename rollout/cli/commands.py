@@ -48,6 +48,7 @@ from rollout.cli.options import (
     WebhookUrl,
 )
 from rollout.errors import LeaseHeld, LeaseLost, PlanError, StateError
+from rollout.process import recorded_signals
 
 if TYPE_CHECKING:
     from rollout.engine.session import Session
@@ -109,8 +110,9 @@ def run(
     scale = settings.plan.gates.scale
     source = open_source(settings.evidence, session.target, name=name, namespace=namespace, scale=scale)
     metrics = open_metrics(metrics_port)
-    session.begin(lambda: session.prepare(release, settings.plan))
-    follow_or_drive(session, lambda: drive(session, source, log, settings.webhook, metrics), output)
+    with recorded_signals():  # a signal after the first patch ends the rollout as one while it is driven
+        session.begin(lambda: session.prepare(release, settings.plan))
+        follow_or_drive(session, lambda: drive(session, source, log, settings.webhook, metrics), output)
 
 
 @one_line_errors
@@ -336,8 +338,9 @@ def undo(
         return
     if dry_run:
         end_with_patch(session.target, session.prepare_undo(settings.plan).operations, output)
-    session.begin(lambda: session.prepare_undo(settings.plan))
-    follow_or_drive(session, lambda: drive(session, NoEvidence(), log, settings.webhook), output)
+    with recorded_signals():
+        session.begin(lambda: session.prepare_undo(settings.plan))
+        follow_or_drive(session, lambda: drive(session, NoEvidence(), log, settings.webhook), output)
 
 
 def _session(name: str, target: str, namespace: str, context: str, state: Path, lease_s: int = LEASE_S) -> Session:

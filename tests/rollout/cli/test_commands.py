@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -95,6 +96,24 @@ def test_a_healthy_version_is_promoted_with_exit_code_0_a_log_and_a_report(shell
     }
     assert {"WeightsRaised", "Baking", "Baked", "Promoted"} <= reasons
     assert [line for line in done.stderr.splitlines() if "WeightsRaised" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_the_first_patch_and_the_driving_holds_the_rollout_and_says_how_to_go_on(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    begin = Session.begin
+
+    def begin_and_be_interrupted(session: Session, prepare: Any) -> Any:
+        state = begin(session, prepare)
+        signal.raise_signal(number)
+        return state
+
+    monkeypatch.setattr(Session, "begin", begin_and_be_interrupted)
+    done = shell.run(shell.rollout.removesuffix(" -o json"))
+    assert done.exit_code == 3, done.stdout + done.stderr
+    namespace = shell.cluster.target.read().deployment.namespace
+    assert f"go on with `churn-serving rollout resume churn -n {namespace}`" in done.stdout
 
 
 def test_a_bad_version_is_rolled_back_with_exit_code_1(shell: Shell) -> None:
