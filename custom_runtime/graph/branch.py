@@ -9,7 +9,6 @@ cannot answer at all: the executor's readiness check fails, and the mesh sends i
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -22,11 +21,9 @@ from pydantic import Field, ImportString, TypeAdapter, ValidationError
 from custom_runtime.errors import StartupError
 from custom_runtime.graph.parameters import NodeParameters, read_parameters
 from custom_runtime.graph.tensors import UNAVAILABLE
+from custom_runtime.repeated_failure import RepeatedFailure
 
 log = structlog.get_logger()
-
-# A branch that is late is so for many requests in a row: one line in this time says it.
-_LOG_AGAIN_S = 60.0
 
 
 class BranchParameters(NodeParameters):
@@ -57,8 +54,7 @@ class Branch(MLModel):  # type: ignore[misc]
         self._wrapped: MLModel = wrapped(settings)
         # The runtimes compute in their coroutine: on a thread of their own, the limit of time holds.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="branch")
-        self._logged_at: float | None = None
-        self._unanswered = 0  # since then
+        self._failure = RepeatedFailure()
         super().__init__(settings)
 
     async def load(self) -> bool:
@@ -75,16 +71,15 @@ class Branch(MLModel):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         timeout_s = self.parameters.timeout_ms / 1000
         try:
-            work = loop.run_in_executor(self._thread, asyncio.run, self._wrapped.predict(payload))
-            response = await asyncio.wait_for(work, timeout_s)
+            # The coroutine is made on the thread: one that never gets its turn there must not exist.
+            work = loop.run_in_executor(self._thread, lambda: asyncio.run(self._wrapped.predict(payload)))
+            return InferenceResponse.model_validate(await asyncio.wait_for(work, timeout_s))
         except TimeoutError:
             reason = f"no answer within {self.parameters.timeout_ms:g} ms"
             self._report(reason)
         except Exception as error:
             reason = f"{type(error).__name__}"
             self._report(reason, error)
-        else:
-            return InferenceResponse.model_validate(response)
         return InferenceResponse(
             id=payload.id,
             model_name=self.name,
@@ -94,9 +89,6 @@ class Branch(MLModel):  # type: ignore[misc]
         )
 
     def _report(self, reason: str, error: Exception | None = None) -> None:
-        """Log that requests got no answer of this branch: the first, then how many more in each _LOG_AGAIN_S."""
-        self._unanswered += 1
-        now = time.monotonic()
-        if self._logged_at is None or now - self._logged_at >= _LOG_AGAIN_S:
-            log.warning("branch_unavailable", node=self.name, reason=reason, requests=self._unanswered, exc_info=error)
-            self._logged_at, self._unanswered = now, 0
+        """Log that requests got no answer of this branch."""
+        if count := self._failure.count():
+            log.warning("branch_unavailable", node=self.name, reason=reason, requests=count, exc_info=error)

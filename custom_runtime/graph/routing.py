@@ -24,6 +24,7 @@ from custom_runtime.errors import InvalidInput, StartupError, quoted
 from custom_runtime.graph.parameters import NodeParameters
 from custom_runtime.graph.tensors import FEATURES, read_matrix, tensors_of
 from custom_runtime.model.encoding import POSITIONS
+from custom_runtime.repeated_failure import RepeatedFailure
 
 log = structlog.get_logger()
 
@@ -79,6 +80,7 @@ class Rewards:
         self._path = path
         self._children = children
         self._changed_ns = -1
+        self._failure = RepeatedFailure()
         self._counts: dict[str, Counts] = {}
         self.refresh(is_first=True)
 
@@ -93,7 +95,8 @@ class Rewards:
             problem = f"rewards {self._path} cannot be read: {error}"
             if is_first:
                 raise StartupError(problem) from error
-            log.warning("rewards_refused", reason=problem)
+            if count := self._failure.count():  # a file that is not there is so for every request
+                log.warning("rewards_refused", reason=problem, requests=count)
         return self._counts
 
 

@@ -21,7 +21,8 @@ from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.challengers import Challengers
 from custom_runtime.prediction.query import Prediction, Query
-from custom_runtime.records.record import RecordBuilder, ScoredBatch, TakenRows, take_rows
+from custom_runtime.records.record import RecordBuilder, SampledRows, ScoredBatch, TakenRows, take_rows
+from custom_runtime.repeated_failure import RepeatedFailure
 
 log = structlog.get_logger()
 
@@ -29,8 +30,6 @@ log = structlog.get_logger()
 TICK_S = 0.25
 # Rows that are built into records at once. Between two of these chunks the thread gives the interpreter lock up.
 CHUNK_ROWS = 512
-# A sink that fails does so for each chunk: one line in this time says it.
-_LOG_AGAIN_S = 60.0
 # The longest wait for the last records at the end of the process.
 CLOSE_S = 10.0
 
@@ -75,7 +74,7 @@ class Recorder:
         self._offered_rows = 0  # by the event loop
         self._taken_rows = 0  # by the recorder's thread
         self._stopping = threading.Event()
-        self._logged_at: float | None = None
+        self._failure = RepeatedFailure()
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
 
     def start(self) -> None:
@@ -109,16 +108,20 @@ class Recorder:
         if self._thread.ident is not None:
             self._thread.join(limit_s)
             if self._thread.is_alive():
-                log.warning("records_not_finished", waited_s=limit_s)
+                log.warning("records_not_finished", waited_s=limit_s, rows=self._offered_rows - self._taken_rows)
 
     def work(self) -> None:
         """Record what waits now."""
         for batches in self._chunks():
-            size = sum([len(batch.rows) for batch in batches])
+            size = lost = sum([len(batch.rows) for batch in batches])
             try:
-                self._record(batches)
+                sampled = self._builder.sample(batches)
+                self._metrics.count_records("sampled_out", sampled.left_out)
+                lost = size - sampled.left_out
+                if lost:
+                    self._record(sampled)
             except Exception as error:
-                self._metrics.count_records("failed", size)
+                self._metrics.count_records("failed", lost)
                 self._report(error)
             finally:
                 self._taken_rows += size
@@ -149,24 +152,17 @@ class Recorder:
                 return
             yield batches
 
-    def _record(self, batches: list[TakenRows]) -> None:
-        sampled = self._builder.sample(batches)
-        self._metrics.count_records("sampled_out", sampled.left_out)
-        size = len(sampled.keys)
-        if not size:
-            return
+    def _record(self, sampled: SampledRows) -> None:
         scores = []
         if self._challengers is not None:
             if self._offered_rows - self._taken_rows > self._max_rows // 2:
-                self._challengers.skip(size)  # they must not cost the champion's records
+                self._challengers.skip(len(sampled.rows))  # they must not cost the champion's records
             else:
                 scores = self._challengers.score(sampled.rows)
         self._sink.write(self._builder.build(sampled, scores))
 
     def _report(self, error: Exception) -> None:
-        now = time.monotonic()
-        if self._logged_at is None or now - self._logged_at > _LOG_AGAIN_S:
-            self._logged_at = now
+        if count := self._failure.count():
             # Not the error's message: it may quote a value of a record.
             reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            log.error("records_failed", reason=reason, exc_info=error)
+            log.error("records_failed", reason=reason, failures=count, exc_info=error)

@@ -36,7 +36,11 @@ p { margin: .25rem 0 .75rem; } .soft { color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); gap: 1.25rem; }
 .plot { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; background: linear-gradient(to right, var(--page) 30%, transparent) left / 40px 100% local,
+  linear-gradient(to left, var(--page) 30%, transparent) right / 40px 100% local,
+  linear-gradient(to right, var(--line), transparent) left / 12px 100% scroll,
+  linear-gradient(to left, var(--line), transparent) right / 12px 100% scroll;
+  background-repeat: no-repeat; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, .left { text-align: left; }
 span.left { display: block; }

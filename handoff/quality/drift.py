@@ -139,7 +139,11 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
         names = [*profile.categories, "missing"]
         change = counts / max(rows, 1) - expected / max(expected.sum(), 1)
         place = int(np.abs(change).argmax())
-        effect, moved = float(change[place]), f"share of {names[place]}"
+        before = expected[place] / max(expected.sum(), 1)
+        effect, moved = float(change[place]), f"share of {names[place]} {before:.1%} to {before + change[place]:.1%}"
+    elif _is_mostly_missing(expected, counts):
+        before = expected[-1] / max(expected.sum(), 1)
+        effect, moved = missing - float(before), f"missing {before:.1%} to {missing:.1%}"
     else:
         mean = float(present.mean()) if len(present) else 0.0
         effect = (mean - (profile.mean or 0.0)) / (profile.deviation or 1.0) if len(present) else 0.0
@@ -172,6 +176,13 @@ def _psi(before: Values, after: Values) -> NDArray[np.float64]:
     shares_before, shares_after = _shares(before), _shares(after)
     psi: NDArray[np.float64] = ((shares_after - shares_before) * np.log(shares_after / shares_before)).sum(axis=-1)
     return psi
+
+
+def _is_mostly_missing(before: Values, after: Values) -> bool:
+    """Whether more of the index comes from the share of missing values than from any bin of numbers."""
+    shares_before, shares_after = _shares(before), _shares(after)
+    parts = (shares_after - shares_before) * np.log(shares_after / shares_before)
+    return bool(parts.argmax() == len(parts) - 1 and parts[-1] > 0)
 
 
 def _verdict(psi: float, before: Values, after: Values) -> Verdict:

@@ -43,7 +43,7 @@ def measure_quality(
         for version, predicted in _by_version(records)
     ]
     drift, drift_note = _drift(records, profile)
-    failing, failing_note = failing_segments(labelled, answers_of(labelled))
+    failing, failing_note = failing_segments(labelled, answers_of(labelled), _keys(labelled))
     return Quality(
         model=str(records["model"].iloc[0]) if records["model"].nunique() == 1 else CONTRACT.name,
         task=CONTRACT.task.kind,
@@ -92,7 +92,7 @@ def _version(version: str, predicted: pd.DataFrame, rows: pd.DataFrame, period: 
     """Measure one version. predicted: its records; rows: those with a label, of which few measure nothing."""
     if len(rows) < FEWEST_LABELS:
         return VersionQuality(
-            version=version, predictions=len(predicted), overall=_unmeasured(version, predicted, rows), periods=()
+            version=version, predictions=len(predicted), overall=_period(version, rows, of=predicted), periods=()
         )
     task, truth, answers = CONTRACT.task, truth_of(rows), answers_of(rows)
     periods = [
@@ -119,30 +119,17 @@ def _version(version: str, predicted: pd.DataFrame, rows: pd.DataFrame, period: 
     )
 
 
-def _unmeasured(version: str, predicted: pd.DataFrame, rows: pd.DataFrame) -> Period:
+def _period(version: str, rows: pd.DataFrame, seed: int = 0, *, of: pd.DataFrame | None = None) -> Period:
+    """Measure labelled rows. of: the records that are shown instead where the rows are too few to measure anything."""
+    task, shown = CONTRACT.task.kind, rows if of is None else of
+    unmeasured = {name: Measure(value=None, low=None, high=None) for name in METRICS[task]}
     return Period(
         version=version,
-        begin=predicted["time"].min(),
-        end=predicted["time"].max(),
+        begin=shown["time"].min(),
+        end=shown["time"].max(),
         labels=len(rows),
-        positives=_positives(rows),
-        measures={name: Measure(value=None, low=None, high=None) for name in METRICS[CONTRACT.task.kind]},
-    )
-
-
-def _positives(rows: pd.DataFrame) -> int | None:
-    return int(truth_of(rows).sum()) if CONTRACT.task.kind == "binary" else None
-
-
-def _period(version: str, rows: pd.DataFrame, seed: int) -> Period:
-    truth = truth_of(rows)
-    return Period(
-        version=version,
-        begin=rows["time"].min(),
-        end=rows["time"].max(),
-        labels=len(rows),
-        positives=_positives(rows),
-        measures=measures(CONTRACT.task.kind, truth, answers_of(rows), _keys(rows), seed=seed),
+        positives=int(truth_of(rows).sum()) if task == "binary" else None,
+        measures=measures(task, truth_of(rows), answers_of(rows), _keys(rows), seed=seed) if of is None else unmeasured,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_runtime.schema import TaskKind
@@ -20,7 +20,7 @@ from handoff.evaluation.report import (
     y_of,
 )
 from handoff.quality.results import Challenge, Measure, Quality, VersionQuality
-from handoff.quality.scoring import CLASS_METRICS, METRICS, ROW_LOSS
+from handoff.quality.scoring import CLASS_METRICS, METRICS
 from handoff.quality.segments import FEWEST_LABELS, NO_FEATURES
 
 QUALITY_NAMES = {
@@ -28,7 +28,12 @@ QUALITY_NAMES = {
     "calibration": "Observed minus predicted",
     "lift": "Lift of the highest tenth",
 }
-SHOWN_SEGMENTS = 20  # those with the greatest difference
+SHOWN_SEGMENTS = 20  # of each metric, those with the greatest difference
+_FAILING = {
+    "calibration": ("What happens is not what it predicts", "Observed", "Predicted"),
+    "log_loss": ("It is surer than it may be", "Log loss", "By its own probabilities"),
+    "mae": ("Its errors are greater than elsewhere", "MAE", "Elsewhere"),
+}
 _COLORS = ("var(--first)", "var(--second)", "var(--good)", "var(--bad)")
 _VERDICTS = {"steady": "better", "within chance": "soft", "watch": "soft", "moved": "worse"}
 
@@ -62,7 +67,7 @@ def _versions(versions: Sequence[VersionQuality], task: TaskKind) -> str:
         found = version.overall
         positive = [] if found.positives is None else [f"{found.positives / found.labels:.1%}" if found.labels else "-"]
         cells = [escape(version.version), f"{version.predictions:,}", f"{found.labels:,}", *positive]
-        rows.append(cells + [_with_interval(found.measures[name]) for name in names])
+        rows.append(cells + _cells(found.measures, names, task))
     few = [version.version for version in versions if version.overall.labels < FEWEST_LABELS]
     note = f"Fewer than {FEWEST_LABELS} labels measure nothing: version {', '.join(few)}."
     shown = "<h2>Versions</h2>" + table([*heads, *(QUALITY_NAMES[name] for name in names)], rows)
@@ -79,7 +84,7 @@ def _measured(versions: Sequence[VersionQuality], task: TaskKind) -> list[str]:
 def _version(version: VersionQuality, task: TaskKind) -> str:
     """Show one version by itself: its curves, its classes, its residuals."""
     rows = [
-        [escape(found.label), f"{found.labels:,}", *(_with_interval(found.measures[name]) for name in CLASS_METRICS)]
+        [escape(found.label), f"{found.labels:,}", *_cells(found.measures, CLASS_METRICS, task)]
         for found in version.classes
     ]
     heads = ["Class", "Labels", "Log loss of its rows", "Accuracy of its rows", "AUC against the rest"]
@@ -107,7 +112,7 @@ def _over_time(versions: Sequence[VersionQuality], task: TaskKind) -> str:
             f"{period.begin:%Y-%m-%d} to {period.end:%Y-%m-%d}",
             escape(period.version),
             f"{period.labels:,}",
-            *(_with_interval(period.measures[name]) for name in names),
+            *_cells(period.measures, names, task),
         ]
         for version in versions
         for period in version.periods
@@ -177,25 +182,34 @@ def _challenge(found: Challenge) -> str:
 
 
 def _failing(quality: Quality) -> str:
-    loss = QUALITY_NAMES[ROW_LOSS[quality.task]]
-    names = (f'<span class="left">{name}</span>' for name in ("Feature", "Segment"))
-    heads = ["Version", *names, "Labels", loss, "More than elsewhere", "At least"]
-    rows = [
-        [
-            escape(found.version),
-            f'<span class="left">{escape(found.feature)}</span>',
-            f'<span class="left">{escape(found.segment)}</span>',
-            f"{found.labels:,}",
-            number(found.loss),
-            number(found.excess, signed=True),
-            number(found.low, signed=True),
+    shown = f'<h2>Segments where it fails</h2><p class="soft">{escape(quality.failing_note)}</p>'
+    if not quality.failing and quality.failing_note != NO_FEATURES:
+        shown += "<p>None was found.</p>"
+    for metric, (title, value, expected) in _FAILING.items():
+        found = [one for one in quality.failing if one.metric == metric]
+        if not found:
+            continue
+        is_rate = metric == "calibration" and quality.task != "regression"
+        rows = [
+            [
+                escape(one.version),
+                *(f'<span class="left">{escape(text)}</span>' for text in (one.feature, one.segment)),
+                *([] if one.label is None else [escape(one.label)]),
+                f"{one.labels:,}",
+                _amount(one.value, is_rate=is_rate),
+                _amount(one.expected, is_rate=is_rate),
+                _amount(one.difference, is_rate=is_rate, signed=True),
+                f"{_amount(one.low, is_rate=is_rate, signed=True)} to "
+                f"{_amount(one.high, is_rate=is_rate, signed=True)}",
+            ]
+            for one in found[:SHOWN_SEGMENTS]
         ]
-        for found in quality.failing[:SHOWN_SEGMENTS]
-    ]
-    shown = table(heads, rows) if rows else "" if quality.failing_note == NO_FEATURES else "<p>None was found.</p>"
-    if more := len(quality.failing) - len(rows):
-        shown += f'<p class="soft">{more:,} more with a smaller difference are in quality.json.</p>'
-    return f'<h2>Segments where it fails</h2><p class="soft">{escape(quality.failing_note)}</p>{shown}'
+        heads = ["Version", '<span class="left">Feature</span>', '<span class="left">Segment</span>']
+        heads += [] if found[0].label is None else ["Class"]
+        shown += f"<h3>{title}</h3>" + table([*heads, "Labels", value, expected, "Difference", "Interval"], rows)
+        if more := len(found) - len(rows):
+            shown += f'<p class="soft">{more:,} more with a smaller difference are in quality.json.</p>'
+    return shown
 
 
 def _drift(quality: Quality) -> str:
@@ -235,10 +249,23 @@ def _freshness(quality: Quality) -> str:
     return "<h2>Freshness of the features</h2>" + table(heads, rows)
 
 
-def _with_interval(measure: Measure) -> str:
-    if measure.value is None or measure.low is None or measure.high is None:
-        return "-"
-    return f'{number(measure.value)}<br><span class="soft">{number(measure.low)} to {number(measure.high)}</span>'
+def _cells(measures: Mapping[str, Measure], names: Iterable[str], task: TaskKind) -> list[str]:
+    """Return each metric with its interval; a difference of rates in percent."""
+    cells = []
+    for name in names:
+        found, is_rate = measures[name], name == "calibration" and task != "regression"
+        if found.value is None or found.low is None or found.high is None:
+            cells.append("-")
+            continue
+        value, low, high = (
+            _amount(one, is_rate=is_rate, signed=is_rate) for one in (found.value, found.low, found.high)
+        )
+        cells.append(f'{value}<br><span class="soft">{low} to {high}</span>')
+    return cells
+
+
+def _amount(value: float, *, is_rate: bool, signed: bool = False) -> str:
+    return format(value, "+.1%" if signed else ".1%") if is_rate else number(value, signed=signed)
 
 
 def _age(seconds: float | None) -> str:

@@ -46,16 +46,27 @@ class Period(_Result):
     measures: dict[str, Measure]
 
 
+FailingMetric = Literal["calibration", "log_loss", "mae"]
+
+
 class Failing(_Result):
-    """A segment whose loss is greater than elsewhere. excess: the difference; low: the least that it may be."""
+    """A segment where a version fails: a metric's value there, and what was expected.
+
+    expected: of a calibration the predicted rate or mean, of a log loss the entropy of the model's own probabilities,
+    of an MAE that of the other rows. low, high: the interval of the difference. label: the class, of several.
+    """
 
     version: str
     feature: str
     segment: str
     labels: int
-    loss: float
-    excess: float
+    metric: FailingMetric
+    label: str | None
+    value: float
+    expected: float
+    difference: float
     low: float
+    high: float
 
 
 class Freshness(_Result):

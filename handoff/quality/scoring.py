@@ -25,8 +25,6 @@ METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "regression": ("mae", "rmse", "r2", "calibration", "coverage"),
 }
 CLASS_METRICS = ("log_loss", "accuracy", "auc", "calibration")
-# What a row costs: the metric by which segments are compared.
-ROW_LOSS: Mapping[TaskKind, str] = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mae"}
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats], float]

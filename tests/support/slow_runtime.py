@@ -11,7 +11,7 @@ HANG_S = 2.0
 
 
 class SlowRuntime(MLModel):  # type: ignore[misc]
-    """Raises for the id "raise", and takes HANG_S for "hang"."""
+    """Raises for the id "raise", takes HANG_S for "hang", and answers no response for "nonsense"."""
 
     async def load(self) -> bool:
         return True
@@ -21,5 +21,7 @@ class SlowRuntime(MLModel):  # type: ignore[misc]
             raise ZeroDivisionError
         if payload.id == "hang":
             time.sleep(HANG_S)  # noqa: ASYNC251 (as runtimes do: they compute in their coroutine)
+        if payload.id == "nonsense":
+            return {"no": "response"}  # type: ignore[return-value]
         output = ResponseOutput(name="predict", datatype="FP32", shape=[1, 1], data=[0.5])
         return InferenceResponse(id=payload.id, model_name=self.name, outputs=[output])

@@ -21,7 +21,7 @@ from custom_runtime.graph.routing import Counts, Rewards, RouteParameters, choos
 from custom_runtime.graph.tensors import BranchScores, read_branch, read_matrix, tensors_of
 from custom_runtime.model.bundle import Parity, write_bundle
 from custom_runtime.model.encoding import POSITIONS, WIDTH, decode_row
-from tests.support.programs import GUARD_S
+from tests.support.programs import GUARD_S, ROOT
 
 CHILDREN = '["a", "b"]'
 
@@ -313,3 +313,31 @@ def test_a_model_folder_without_a_bundle_is_refused_and_no_other_bundle_taken(tm
 
     assert "bundle of version 7" in started(bundle)
     assert f"refused: no bundle at {empty}" in started(empty)
+
+
+# MLServer is imported in a process of its own. Two requests at once: the second waits for the thread beyond its limit.
+BRANCHING = """
+import asyncio
+from mlserver.settings import ModelParameters, ModelSettings
+from mlserver.types import InferenceRequest
+from custom_runtime.graph.branch import Branch
+extra = {"implementation": "slow_runtime.SlowRuntime", "timeout_ms": 100.0}
+branch = Branch(ModelSettings(name="a", implementation=Branch, parameters=ModelParameters(extra=extra)))
+async def main():
+    given = [InferenceRequest(id=one, inputs=[]) for one in ("hang", "second", "nonsense")]
+    answers = await asyncio.gather(*(branch.predict(one) for one in given))
+    print([answer.parameters.unavailable for answer in answers])
+    await asyncio.sleep(2.2)  # until the first has ended
+    print((await branch.predict(given[2])).parameters.unavailable)
+asyncio.run(main())
+"""
+
+
+def test_a_request_that_waits_behind_a_late_one_and_a_response_that_is_none_cost_their_branch_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BRANCHING],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "support")))},
+        capture_output=True, text=True, timeout=GUARD_S, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-2:] == [str(["no answer within 100 ms"] * 3), "ValidationError"]
+    assert "never awaited" not in done.stderr

@@ -12,6 +12,7 @@ from custom_runtime.errors import BundleError
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.encoding import Matrix
 from custom_runtime.prediction.challengers import Challengers, open_challengers
+from custom_runtime.records.record import RecordBuilder, RecordOptions
 from custom_runtime.records.recorder import CHUNK_ROWS, Recorder
 from tests.support.record_batches import KeepingSink, batch_of_keys, metrics_of, plain_builder
 
@@ -78,6 +79,18 @@ def test_a_sink_that_fails_loses_its_records_only() -> None:
     recorder.work()
     assert sink.keys == ["4"]
     assert counted("broken", "failed") == 3
+
+
+def test_rows_that_are_not_in_the_sample_are_not_lost_when_the_sink_fails() -> None:
+    sink, metrics = KeepingSink(), metrics_of("sampled")
+    builder = RecordBuilder(RecordOptions("churn", "v7", "7", key_mode="plain", share=0.5))
+    recorder = Recorder(sink, builder, metrics, max_rows=1_024)
+    sink.error = OSError(28, "No space left on device")
+    offer(recorder, *range(100))
+    recorder.work()
+    left_out = counted("sampled", "sampled_out")
+    assert 20 < left_out < 80
+    assert counted("sampled", "failed") == 100 - left_out
 
 
 def test_the_end_writes_what_waits_and_closes_the_sink() -> None:

@@ -332,7 +332,8 @@ def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshn
         assert (challenge.challenger, challenge.comparison.rows) == ("9", 300)
         assert {difference.verdict for difference in challenge.comparison.differences} == {"better"}
     assert ("internet_service", "Fiber optic") in {(found.feature, found.segment) for found in quality.failing}
-    assert all(found.low > 0 for found in quality.failing)
+    assert "log_loss" in {found.metric for found in quality.failing}
+    assert all(found.low > 0 or found.high < 0 for found in quality.failing)
     assert {found.name for found in quality.drift["7"]} == {"score", *(f.name for f in CONTRACT.features)}
     assert all(found.verdict != "moved" for found in quality.drift["7"])
     assert [fresh.median_s for fresh in quality.freshness] == [3600.0, 3600.0]
@@ -343,6 +344,51 @@ def test_a_check_measures_versions_periods_challengers_segments_drift_and_freshn
     text = render_metrics(quality).decode()
     assert 'serving_quality{bound="low",metric="auc",model="churn",version="7"}' in text
     assert 'serving_quality_labels{model="churn",version="8"} 300.0' in text
+
+
+def segmented(dataset: Dataset, rows: int) -> pd.DataFrame:
+    """A model that is right everywhere, and surer of customers with a contract than of those without one."""
+    features = [decode_row(row) for row in dataset.rows[:rows]]
+    risky = np.array([one["contract"] == "Month-to-month" for one in features])
+    scores = np.random.default_rng(7).beta(np.where(risky, 4, 1), np.where(risky, 5, 12))
+    return records(rows, features=features, version="7", score=scores)
+
+
+def failing_of(frame: pd.DataFrame, truth: Any, path: Path) -> Any:
+    labels = pd.DataFrame({"request_id": frame["request_id"], "churn": np.where(truth, "Yes", "No")})
+    joined = join(frame, written(path, labels), horizon=HORIZON)
+    return measure_quality(frame, joined, profile=None, made=datetime(2026, 11, 1, tzinfo=UTC)).failing
+
+
+def test_a_segment_that_is_only_harder_to_predict_does_not_fail(tmp_path: Path, dataset: Dataset) -> None:
+    frame = segmented(dataset, 3_000)
+    assert failing_of(frame, truths(frame), tmp_path / "labels.csv") == ()
+
+
+def test_a_segment_whose_customers_stay_though_they_should_leave_fails(tmp_path: Path, dataset: Dataset) -> None:
+    frame = segmented(dataset, 3_000)
+    senior = np.array([features["senior_citizen"] == "Yes" for features in frame["features"]])
+    assert senior.sum() > 300
+    truth = truths(frame) & ~(senior & (np.random.default_rng(9).random(len(frame)) < 0.6))  # a campaign kept them
+    found = failing_of(frame, truth, tmp_path / "labels.csv")
+    (own,) = [one for one in found if (one.feature, one.segment) == ("senior_citizen", "Yes")]
+    assert own.metric == "calibration"
+    assert own.value == pytest.approx(truth[senior].mean())
+    assert own.expected == pytest.approx(frame["score"].to_numpy()[senior].mean())
+    assert own.difference == pytest.approx(own.value - own.expected)
+    assert own.low < own.difference < own.high < 0
+
+
+def test_predictions_for_one_customer_are_no_independent_evidence_of_a_failing_segment(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    frame = segmented(dataset, 300)
+    truth = truths(frame, seed=4)
+    # Each customer was scored twenty times: by rows, chance looks like a failure.
+    many = pd.concat([frame] * 20, ignore_index=True).assign(request_id=[f"r-{number}" for number in range(6_000)])
+    assert failing_of(many, np.tile(truth, 20), tmp_path / "many.csv") == ()
+    strangers = many.assign(key=[str(number) for number in range(6_000)])
+    assert failing_of(strangers, np.tile(truth, 20), tmp_path / "strangers.csv")
 
 
 def test_challengers_are_compared_with_the_champion_and_with_each_other(tmp_path: Path) -> None:
@@ -417,3 +463,8 @@ def test_drift_tells_a_moved_input_from_a_steady_one(dataset: Dataset) -> None:
     assert moved.effect == pytest.approx(24 / dataset.rows[:, 4].std(), abs=0.1)
     lost = drift_of(inputs["contract"], np.array([None] * 40 + ["Two year"] * 60, dtype=object))
     assert (lost.verdict, lost.missing) == ("moved", 0.4)
+    assert lost.moved == "share of Month-to-month 55.0% to 0.0%"
+    numbers = np.array([row["tenure_months"] for row in half], dtype=float)
+    gone = drift_of(inputs["tenure_months"], np.where(np.arange(len(numbers)) % 2, np.nan, numbers))
+    assert (gone.verdict, gone.moved) == ("moved", "missing 0.0% to 50.0%")  # and not its mean, which is as it was
+    assert gone.effect == pytest.approx(0.5, abs=0.001)
