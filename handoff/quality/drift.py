@@ -179,10 +179,10 @@ def _psi(before: Values, after: Values) -> NDArray[np.float64]:
 
 
 def _is_mostly_missing(before: Values, after: Values) -> bool:
-    """Whether more of the index comes from the share of missing values than from any bin of numbers."""
+    """Whether more of the index comes from the share of missing values than from all bins of numbers together."""
     shares_before, shares_after = _shares(before), _shares(after)
     parts = (shares_after - shares_before) * np.log(shares_after / shares_before)
-    return bool(parts.argmax() == len(parts) - 1 and parts[-1] > 0)
+    return bool(parts[-1] > parts[:-1].sum())
 
 
 def _verdict(psi: float, before: Values, after: Values) -> Verdict:

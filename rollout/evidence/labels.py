@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class LabelFile:
 def read_labels(file: str, column: str) -> LabelFile:
     """Read the labels; blank ones are left out, and of several for one request the first counts.
 
+    A last line without a line end is left out too.
+
     A later label for the same request is ignored: what was judged once must not change. Raises EvidenceUnavailable
     where there is no file yet, EvidenceMalformed for one without the columns.
     """
@@ -40,7 +43,9 @@ def read_labels(file: str, column: str) -> LabelFile:
     contracts: set[str] = set()
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            text = stream.read()
+            # A line without its end is still being written: "12" may become "123", and would have been judged.
+            reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1] or text, newline=""))
             present = reader.fieldnames or ()
             if missing := [name for name in (REQUEST_ID, column) if name not in present]:
                 raise EvidenceMalformed(

@@ -15,6 +15,7 @@ from rollout.analysis.verdict import Verdict
 from rollout.checks.check import Subject
 from rollout.checks.labels import Labels
 from rollout.errors import PlanError
+from rollout.evidence.labels import read_labels
 from rollout.plan.config import read_config
 from tests.support.prediction_records import table
 
@@ -150,6 +151,15 @@ def test_the_first_label_of_a_request_counts(tmp_path: Path) -> None:
     with (tmp_path / "labels.csv").open("a", newline="") as stream:
         csv.writer(stream).writerows([(f"r-{number}", "Yes") for number in range(2_000)])
     assert verdict(gate(tmp_path)) == before
+
+
+def test_a_line_that_is_still_being_written_is_not_judged(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("request_id,label\nr-1,12.5\nr-2,3")
+    assert read_labels(str(file), "label").labels == {("r-1", 0): "12.5"}
+    with file.open("a") as stream:
+        stream.write("7.5\n")
+    assert read_labels(str(file), "label").labels == {("r-1", 0): "12.5", ("r-2", 0): "37.5"}
 
 
 def test_the_gate_is_asked_in_every_step_with_requests_and_strict(tmp_path: Path) -> None:
