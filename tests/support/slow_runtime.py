@@ -22,6 +22,6 @@ class SlowRuntime(MLModel):  # type: ignore[misc]
         if payload.id == "hang":
             time.sleep(HANG_S)  # noqa: ASYNC251 (as runtimes do: they compute in their coroutine)
         if payload.id == "nonsense":
-            return {"no": "response"}  # type: ignore[return-value]
+            return {"no": "response"}
         output = ResponseOutput(name="predict", datatype="FP32", shape=[1, 1], data=[0.5])
         return InferenceResponse(id=payload.id, model_name=self.name, outputs=[output])
