@@ -20,6 +20,7 @@ from rollout.manifest.rendering import kustomized
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "seldon/monitoring"
 DASHBOARD = json.loads((MONITORING / "churn.json").read_text())
+CASES = [Path(__file__).with_name(name) for name in ("rules_test.yaml", "daily_rules_test.yaml")]
 
 # Names and labels of kube-state-metrics 2, and of the promoter.
 ELSEWHERE = {
@@ -123,16 +124,18 @@ def run_promtool(require: Any, directory: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_rules_pass_their_unit_tests(tmp_path: Path, require: Callable[[str, str], str]) -> None:
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
+def test_the_rules_pass_their_unit_tests(cases: Path, tmp_path: Path, require: Callable[[str, str], str]) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
-    (tmp_path / "test.yaml").write_bytes(Path(__file__).with_name("rules_test.yaml").read_bytes())
+    (tmp_path / "test.yaml").write_bytes(cases.read_bytes())
     run_promtool(require, tmp_path, "test", "rules", "test.yaml")
 
 
 def test_every_alert_has_a_unit_test_a_severity_and_a_page_to_read() -> None:
     tested = {
         case["alertname"]
-        for test in yaml.safe_load(Path(__file__).with_name("rules_test.yaml").read_text())["tests"]
+        for cases in CASES
+        for test in yaml.safe_load(cases.read_text())["tests"]
         for case in test.get("alert_rule_test", [])
         if case["exp_alerts"]
     }
