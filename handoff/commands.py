@@ -199,10 +199,11 @@ def import_model(
         typer.echo(json.dumps(result))
         return
     typer.echo(
-        f"{version.uri} ({checked.registered.flavor}): ONNX agrees within {parity.max_abs_difference:.2g} "
-        f"on {parity.rows:,} rows (allowed: {parity.allowed})"
+        f"{version.uri} ({checked.registered.flavor}): the converted model agrees within "
+        f"{parity.max_abs_difference:.2g} on {parity.rows:,} rows (allowed: {parity.allowed})"
     )
-    typer.echo(f"one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
+    how = "bit vectors" if checked.forest is not None else "ONNX Runtime"
+    typer.echo(f"scored by {how}, one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
     typer.echo("dry run: nothing was written" if dry_run else f"wrote {directory}" + _and(stock_file))
     if page is not None:
         typer.echo(f"evaluation: {page}")
@@ -216,7 +217,8 @@ def _costs(costs: Mapping[int, float]) -> str:
 
 
 def _beside(costs: Mapping[str, Mapping[int, float]]) -> str:
-    return f"; its last step alone, on encoded rows: {_costs(costs['encoded'])}" if "encoded" in costs else ""
+    others = {"onnx": "ONNX Runtime", "encoded": "its last step alone in ONNX, on encoded rows"}
+    return "".join(f"; {label}: {_costs(costs[name])}" for name, label in others.items() if name in costs)
 
 
 def _and(path: Path | None) -> str:

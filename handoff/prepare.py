@@ -97,9 +97,9 @@ def prepare(
         parity = f"within {checked.parity.max_abs_difference:.1g} on {checked.parity.rows:,} rows"
         if alias == CHAMPION:
             checked.write(bundle)
-            say(f"imported {checked.registered.version.uri} ({alias}) into {bundle}; ONNX agrees {parity}")
+            say(f"imported {checked.registered.version.uri} ({alias}) into {bundle}; the conversion agrees {parity}")
         else:
-            say(f"checked {checked.registered.version.uri} ({alias}); ONNX agrees {parity}")
+            say(f"checked {checked.registered.version.uri} ({alias}); the conversion agrees {parity}")
     stamp.write_text(json.dumps(asdict(_state(tuple(written)))) + "\n", encoding="utf-8")
 
 

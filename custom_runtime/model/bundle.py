@@ -2,6 +2,7 @@
 
     bundle.json             version, run, source, contract fingerprint, task, classes, defaults, parity, files' sha256
     model-<sha256[:12]>.onnx    the model for ONNX Runtime
+    model-<sha256[:12]>.npz     the same model as bit vectors (forest.py), when it is trees and scores faster so
     model-<sha256[:12]>.ubj     the same model in XGBoost's format, when it is an XGBoost model
     model-<sha256[:12]>.json    how its predictions are explained (explaining.py), with the files that this takes
     model-<sha256[:12]>.json    the training profile: counts in bins, which drift is measured against
@@ -27,6 +28,7 @@ MANIFEST = "bundle.json"
 SCHEMA = 1
 SUFFIXES: Mapping[str, str] = {
     "onnx": ".onnx",
+    "forest": ".npz",
     "xgboost": ".ubj",
     "explanation": ".json",
     "profile": ".json",
@@ -47,7 +49,7 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What the import measured: ONNX Runtime's answers compared with those of the registered model.
+    """What the import measured: the answers of what may serve the model compared with those of the registered model.
 
     max_abs_difference and tolerance are absolute for probabilities. relative: of a regression they are fractions of the
     answer's scale (handoff/conversion/parity.py).

@@ -121,9 +121,13 @@ def test_every_line_of_the_log_is_json_and_settings_without_effect_are_named(wor
 
 
 def test_the_metadata_names_what_scores(world: World, server: Server, tmp_path: Path) -> None:
-    assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "onnx"
-    with serving(world.environment | {"SERVING_SCORER": "xgboost"}, tmp_path / "log") as other:
-        assert httpx.get(f"{other.rest}/v2/models/churn").json()["platform"] == "xgboost"
+    answer = httpx.post(f"{server.rest}/predict", content=b'{"customer_id": 42}').json()
+    assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "forest"
+    for kind in ("onnx", "xgboost"):
+        with serving(world.environment | {"SERVING_SCORER": kind}, tmp_path / kind) as other:
+            assert httpx.get(f"{other.rest}/v2/models/churn").json()["platform"] == kind
+            same = httpx.post(f"{other.rest}/predict", content=b'{"customer_id": 42}').json()
+        assert same["churn_probability"] == pytest.approx(answer["churn_probability"], abs=1e-6)
 
 
 def test_sighup_of_a_single_process_loads_the_bundle_again_and_keeps_the_old_one_where_that_fails(
