@@ -131,10 +131,12 @@ class ForestScorer:
     def _margins(self, rows: Floats) -> Floats:
         places = np.empty((self._groups + len(self._alone), len(rows)), dtype=np.intp)
         if self._groups:
-            above = rows.take(self._compared, axis=1) >= self._limits
-            group_places = self._weights @ above.T.astype(np.float32)
+            above = (rows.take(self._compared, axis=1) >= self._limits).astype(np.float32)
+            # Not `@`: for wide rows BLAS would start threads, which wait for each other in a pod of one core.
+            group_places = np.einsum("gc,nc->gn", self._weights, above)
             if math.isnan(np.maximum.reduce(rows, axis=None)):
-                group_places += self._missing_weights @ np.isnan(rows).T.astype(np.float32)
+                missing = np.isnan(rows).astype(np.float32)
+                group_places += np.einsum("gc,nc->gn", self._missing_weights, missing)
             np.add(group_places, self._group_starts, out=places[: self._groups], casting="unsafe")
         for number, (feature, limits, start) in enumerate(self._alone, self._groups):
             np.add(limits.searchsorted(rows[:, feature], "right"), start, out=places[number])

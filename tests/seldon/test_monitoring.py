@@ -90,6 +90,7 @@ def exported() -> dict[str, set[str]]:
     metrics.count_rows("hit", 1)
     metrics.observe_scores([0.5])
     metrics.count_records("written", 1)
+    metrics.set_record_spool(1, 2)
     CallCounts(predictor="v1")
     names: dict[str, set[str]] = {}
     for family in (*REGISTRY.collect(), *registry_of(measured()).collect()):
