@@ -16,6 +16,7 @@ import yaml
 from handoff.quality.drift import Drift
 from handoff.quality.results import Measure, Period, Quality, VersionQuality
 from rollout.manifest.rendering import kustomized
+from tests.support.programs import GUARD_S
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "seldon/monitoring"
@@ -120,7 +121,7 @@ def recorded() -> dict[str, str]:
 def run_promtool(require: Any, directory: Path, *arguments: str) -> None:
     promtool = require("promtool", "apt-get install prometheus")
     done = subprocess.run(
-        [promtool, *arguments], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+        [promtool, *arguments], cwd=directory, capture_output=True, text=True, timeout=GUARD_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
