@@ -81,7 +81,9 @@ def running(world: World, directory: Path, change: Callable[[dict[str, Any]], No
         "--state",
         str(state),
     ]
-    environment = ["--env", f"SERVING_FEATURE_STORE={world.store}", "--env", f"GRAPH_TEST={state}"]
+    # A fetch that is late on a busy machine would give the defaults in place of the customers' own features.
+    variables = (f"SERVING_FEATURE_STORE={world.store}", f"GRAPH_TEST={state}", "SERVING_STORE_TIMEOUT_MS=60000")
+    environment = [word for variable in variables for word in ("--env", variable)]
     with (directory / "up.log").open("wb") as log:
         process = subprocess.Popen([*command, *artifacts, *environment], cwd=ROOT, stdout=log, stderr=log)
     graph = Graph(f"http://127.0.0.1:{port}/seldon/churn/churn", state)
