@@ -69,11 +69,11 @@ async def test_sigterm_at_500_requests_a_second_loses_none(world: World, tmp_pat
         assert server.process.returncode == 0
     assert len(traffic.outcomes) == traffic.sent
     assert not [one.result for one in traffic.outcomes if not one.result.startswith(("200", "refused "))]
-    assert len(traffic.outcomes) > 490 * lasted_s(traffic.outcomes)
+    assert len(traffic.outcomes) > 450 * lasted_s(traffic.outcomes)
     assert max(one.sent_s for one in traffic.outcomes) > told_s + 1.9
     served = [one for one in traffic.outcomes if one.sent_s < told_s + 1.9]
     assert {one.result for one in served} == {"200"}  # it accepts for all of the delay
-    assert len(served) > 490 * lasted_s(served)
+    assert len(served) > 450 * lasted_s(served)
     asked = [one.reply for one in served if one.sent_s > unready_s and one.stream == "predict" and one.reply]
     assert asked
     assert all(reply.headers.get("connection") == "close" for reply in asked)
