@@ -99,15 +99,15 @@ class ForestScorer:
         self._compared = np.array([column.feature for column, _ in compared], dtype=np.intp)
         self._limits = np.array([limit for _, limit in compared], dtype=np.float32)
         # A group's place is a sum: of its features' places, each times the number of places of those before it.
-        strides = _strides(groups)
         self._weights = np.zeros((len(groups), len(compared)), dtype=np.float32)
         self._missing_weights = np.zeros((len(groups), width), dtype=np.float32)
         for number, group in enumerate(groups):
+            stride = 1
             for column in group:
-                stride = strides[int(column.feature)]
                 of_column = (self._compared == column.feature).nonzero()[0]
                 self._weights[number, of_column] = stride
                 self._missing_weights[number, column.feature] = stride * (len(column.limits) + 1)
+                stride *= len(column.reachable)
         # A power of two as float32 is its exponent plus 127, in the bits from the 23rd on.
         self._leaf_starts = (np.arange(trees) * most_leaves - 127).astype(np.int32)
         self._leaves = np.ascontiguousarray(forest.leaves, dtype=np.float32).ravel()
@@ -204,7 +204,7 @@ class _Column:
 def _grouped(columns: Sequence[_Column]) -> list[list[_Column]]:
     """Join columns as long as the product of their places stays small."""
     groups: list[list[_Column]] = []
-    places = _MOST_PLACES
+    places = 1
     for column in sorted(columns, key=lambda column: len(column.limits)):
         if not groups or places * len(column.reachable) > _MOST_PLACES:
             groups.append([])
@@ -212,16 +212,6 @@ def _grouped(columns: Sequence[_Column]) -> list[list[_Column]]:
         groups[-1].append(column)
         places *= len(column.reachable)
     return groups
-
-
-def _strides(groups: Sequence[Sequence[_Column]]) -> dict[int, int]:
-    strides = {}
-    for group in groups:
-        stride = 1
-        for column in group:
-            strides[column.feature] = stride
-            stride *= len(column.reachable)
-    return strides
 
 
 def _product(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -25,13 +25,13 @@ def bit_forest(onnx_graph: bytes) -> BitForest | None:
     Also None where a tree has more than 64 leaves, or splits in another way than by a threshold.
     """
     nodes = list(onnx.load_model_from_string(onnx_graph).graph.node)
-    if not nodes or nodes[-1].op_type != "Cast":
+    if len(nodes) < 2:
         return None
-    trees, *links = nodes[:-1] or [nodes[-1]]
+    trees, *links, last = nodes
     chained = all(list(node.input) == [before.output[0]] for before, node in itertools.pairwise(nodes))
     if trees.op_type != "TreeEnsembleRegressor" or list(trees.input) != [INPUT] or not chained or len(links) > 1:
         return None
-    if any(node.op_type not in LINKS for node in links):
+    if last.op_type != "Cast" or any(node.op_type not in LINKS for node in links):
         return None
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in trees.attribute}
     if attributes["n_targets"] != 1 or set(attributes["nodes_modes"]) - {b"LEAF", b"BRANCH_LEQ"}:

@@ -135,15 +135,15 @@ def drift_of(profile: InputProfile, values: Values) -> Drift:
     psi = float(_psi(expected, counts))
     rows = int(counts.sum())
     missing = float(counts[-1] / max(rows, 1))
+    before = expected / max(expected.sum(), 1)
     if profile.categories:
         names = [*profile.categories, "missing"]
-        change = counts / max(rows, 1) - expected / max(expected.sum(), 1)
-        place = int(np.abs(change).argmax())
-        before = expected[place] / max(expected.sum(), 1)
-        effect, moved = float(change[place]), f"share of {names[place]} {before:.1%} to {before + change[place]:.1%}"
+        after = counts / max(rows, 1)
+        place = int(np.abs(after - before).argmax())
+        effect = float(after[place] - before[place])
+        moved = f"share of {names[place]} {before[place]:.1%} to {after[place]:.1%}"
     elif _is_mostly_missing(expected, counts):
-        before = expected[-1] / max(expected.sum(), 1)
-        effect, moved = missing - float(before), f"missing {before:.1%} to {missing:.1%}"
+        effect, moved = missing - float(before[-1]), f"missing {before[-1]:.1%} to {missing:.1%}"
     else:
         mean = float(present.mean()) if len(present) else 0.0
         effect = (mean - (profile.mean or 0.0)) / (profile.deviation or 1.0) if len(present) else 0.0
@@ -173,15 +173,19 @@ def _chance(before: Values, after: Values) -> float:
 
 def _psi(before: Values, after: Values) -> NDArray[np.float64]:
     """Return the population stability index of counts [..., bins]."""
-    shares_before, shares_after = _shares(before), _shares(after)
-    psi: NDArray[np.float64] = ((shares_after - shares_before) * np.log(shares_after / shares_before)).sum(axis=-1)
+    psi: NDArray[np.float64] = _psi_parts(before, after).sum(axis=-1)
     return psi
+
+
+def _psi_parts(before: Values, after: Values) -> NDArray[np.float64]:
+    """Return what each bin adds to the index, [..., bins]."""
+    shares_before, shares_after = _shares(before), _shares(after)
+    return np.asarray((shares_after - shares_before) * np.log(shares_after / shares_before))
 
 
 def _is_mostly_missing(before: Values, after: Values) -> bool:
     """Whether more of the index comes from the share of missing values than from all bins of numbers together."""
-    shares_before, shares_after = _shares(before), _shares(after)
-    parts = (shares_after - shares_before) * np.log(shares_after / shares_before)
+    parts = _psi_parts(before, after)
     return bool(parts[-1] > parts[:-1].sum())
 
 

@@ -16,11 +16,11 @@ from rollout.engine.session import Session
 from rollout.engine.state import RolloutState
 from rollout.errors import Denied, LeaseHeld, NotFound, Unavailable
 from rollout.process import recorded_signals
+from rollout.reporting.terminal import REMINDER_S
 
 log = structlog.get_logger(__name__)
 INTERVAL_S = 2.0
 FIRST_READ_S = 30.0  # how long the first read may fail; later the plan's api_grace_s
-REMINDER_S = 30.0  # how long nothing is printed while nothing changes
 UNDRIVEN_S = 45.0  # three leases: longer than a controller needs to take a rollout over
 
 

@@ -24,9 +24,9 @@ class Place:
     @classmethod
     def in_cluster(cls, name: str, namespace: str = "", context: str = "") -> Place:
         """Return the place of a deployment in a cluster; without a namespace, that of the caller's context."""
-        at = f" -n {namespace}" if namespace else ""
-        kubectl = f"kubectl events{at}" + (f" --context {context}" if context else "")
-        return cls(at + (f" --context {context}" if context else ""), f"{kubectl} --for seldondeployment/{name}")
+        options = f" -n {namespace}" if namespace else ""
+        options += f" --context {context}" if context else ""
+        return cls(options, f"kubectl events{options} --for seldondeployment/{name}")
 
     @classmethod
     def on_this_machine(cls, directory: Path) -> Place:

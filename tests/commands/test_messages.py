@@ -32,35 +32,19 @@ def table(directory: Path) -> Path:
     return file
 
 
+def drafted_into(output: str, directory: Path, *options: str) -> tuple[int, str]:
+    return ended("contract", "init", "--data", str(table(directory)), "--label", "status", "--output", output, *options)
+
+
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    words = (
-        "contract",
-        "init",
-        "--data",
-        str(table(tmp_path)),
-        "--label",
-        "status",
-        "--output",
-        "/dev/null/contract.py",
-    )
-    assert ended(*words) == (1, "error: /dev/null: File exists\n")
+    assert drafted_into("/dev/null/contract.py", tmp_path) == (1, "error: /dev/null: File exists\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: Linux has it")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """Such an error names no file."""
-    words = (
-        "contract",
-        "init",
-        "--data",
-        str(table(tmp_path)),
-        "--label",
-        "status",
-        "--output",
-        "/dev/full",
-        "--force",
-    )
-    assert ended(*words) == (1, "error: cannot write: No space left on device\n")
+    said = "error: cannot write: No space left on device\n"
+    assert drafted_into("/dev/full", tmp_path, "--force") == (1, said)
 
 
 @pytest.mark.parametrize("command", [("load-test", "--no-plot"), ("features", "load", "--dry-run")])
