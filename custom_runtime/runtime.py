@@ -31,7 +31,7 @@ from custom_runtime.features.adapters import open_store
 from custom_runtime.metrics import ServingMetrics
 from custom_runtime.model.bundle import bundle_directory, read_bundle
 from custom_runtime.model.explaining import Explainer, open_explainer
-from custom_runtime.model.scoring import open_scorer
+from custom_runtime.model.scoring import open_scorer, scorer_kind
 from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.predictor import Predictor
@@ -57,7 +57,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         if settings.parameters is None:
             settings.parameters = ModelParameters()
         settings.parameters.version = self.bundle.version
-        settings.platform = self.serving.scorer  # what scores
+        settings.platform = scorer_kind(self.bundle, self.serving.scorer)
         settings.versions = [self.bundle.version]
         super().__init__(settings)
         self.inputs = [

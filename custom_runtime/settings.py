@@ -75,10 +75,10 @@ class ServingSettings(BaseSettings):
     max_rows: int = Field(100_000, ge=1, description="The largest V2 batch.")
     coalesce_rows: int = Field(128, ge=1, description="The most rows that waiting requests are joined into.")
     offload_rows: int = Field(64, ge=1, description="V2 batches with more rows than this go to the worker thread.")
-    scorer: Literal["onnx", "forest", "xgboost"] = Field(
-        "onnx",
-        description="What scores: ONNX Runtime, the trees as bit vectors (where the import found them faster), or "
-        "XGBoost itself; the last two for bundles that have such a file only.",
+    scorer: Literal["auto", "forest", "onnx", "xgboost"] = Field(
+        "auto",
+        description="What scores: bit vectors of trees, ONNX Runtime, or XGBoost itself (bundles that have its file); "
+        "auto: bit vectors where the import found them faster, otherwise ONNX Runtime.",
     )
     explanations: bool = Field(
         True, description="Explain predictions that ask for it; off: such a request gets a 422, and nothing is loaded."

@@ -202,7 +202,8 @@ def import_model(
         f"{version.uri} ({checked.registered.flavor}): the converted model agrees within "
         f"{parity.max_abs_difference:.2g} on {parity.rows:,} rows (allowed: {parity.allowed})"
     )
-    typer.echo(f"one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
+    how = "bit vectors" if checked.forest is not None else "ONNX Runtime"
+    typer.echo(f"scored by {how}, one row costs {_costs(checked.costs_us['served'])}" + _beside(checked.costs_us))
     typer.echo("dry run: nothing was written" if dry_run else f"wrote {directory}" + _and(stock_file))
     if page is not None:
         typer.echo(f"evaluation: {page}")
@@ -216,10 +217,7 @@ def _costs(costs: Mapping[int, float]) -> str:
 
 
 def _beside(costs: Mapping[str, Mapping[int, float]]) -> str:
-    others = {
-        "forest": "as bit vectors (SERVING_SCORER=forest)",
-        "encoded": "its last step alone in ONNX, on encoded rows",
-    }
+    others = {"onnx": "ONNX Runtime", "encoded": "its last step alone in ONNX, on encoded rows"}
     return "".join(f"; {label}: {_costs(costs[name])}" for name, label in others.items() if name in costs)
 
 

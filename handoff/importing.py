@@ -63,7 +63,7 @@ class CheckedModel:
     """A registered model that fits the contract, and its ONNX form that agrees with it on the reference rows.
 
     forest: the same as bit vectors, None where it is no sum of trees or ONNX Runtime scores it faster.
-    costs_us: "served"; with a forest "forest"; where the model is a pipeline "encoded" (its last step alone in ONNX, on
+    costs_us: "served"; with a forest "onnx"; where the model is a pipeline "encoded" (its last step alone in ONNX, on
     rows that are encoded already) -> rows in a batch -> microseconds. explanation: role in the bundle -> bytes.
     profile: of the reference rows, which drift is measured against.
     """
@@ -172,9 +172,9 @@ def _faster(
     forest = bit_forest(onnx)
     if forest is None or ForestScorer(forest, WIDTH).size_bytes > MOST_BYTES:
         return None, parity, costs_us({"served": onnx}, rows, COST_ROWS)
-    costs = costs_us({"served": onnx, "forest": forest}, rows, COST_ROWS)
-    if costs["forest"][USUAL_BATCH] > costs["served"][USUAL_BATCH]:
-        return None, parity, {"served": costs["served"]}
+    costs = costs_us({"served": forest, "onnx": onnx}, rows, COST_ROWS)
+    if costs["served"][USUAL_BATCH] > costs["onnx"][USUAL_BATCH]:
+        return None, parity, {"served": costs["onnx"]}
     own = compare(forest, expected, rows, relative=parity.relative)
     return forest, max(parity, own, key=lambda one: one.max_abs_difference), costs
 

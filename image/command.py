@@ -24,7 +24,7 @@ def image_test(
 ) -> None:
     """Make a base with debootstrap, build the Dockerfile with buildah, and run the container's own command as its user.
 
-    Once with the model baked in, scored by ONNX Runtime, and once with it mounted, scored by XGBoost. Needs root.
+    Once with the model baked in, scored as usual, and once with it mounted, scored by XGBoost. Needs root.
 
     Example:
     churn-serving image-test --report docs/image.md

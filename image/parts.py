@@ -23,7 +23,7 @@ REASONS: Mapping[str, str] = {
     "apt and perl come with every Debian image.",
     PYTHON: "The interpreter and its standard library.",
     "scipy": "XGBoost imports it. Only `SERVING_SCORER=xgboost` loads either.",
-    "onnxruntime": "Scores every request.",
+    "onnxruntime": "Scores models that are not served as bit vectors ([ADR 25](adr/0025-bit-vectors.md)).",
     "pyarrow": "Prediction records as Parquet; imported only where `SERVING_RECORDS` is set.",
     "numpy": "Feature rows, batches and tensors.",
     "pandas": "MLServer imports it when it starts, for a codec that this service does not use.",

@@ -100,7 +100,7 @@ def _prove(buildah: Buildah, context: Path, bundle: Path, features: Path, model:
         size_bytes, parts = measure(Path(buildah.run("mount", container)))
         user, programs, writable = (_shell(buildah, container, line) for line in ("id -u", SEARCH, WRITABLE))
     with _readable_copies(bundle, features) as (bundle_copy, features_copy):
-        baked = _run(buildah, "onnx", model, body, {features_copy: "/features"})
+        baked = _run(buildah, "auto", model, body, {features_copy: "/features"})
         mounted = _run(buildah, "xgboost", model, body, {features_copy: "/features", bundle_copy: MODELS})
     return Proof(
         build_s, size_bytes, parts, buildah.configuration(IMAGE), user[0], programs, writable, (baked, mounted)

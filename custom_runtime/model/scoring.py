@@ -1,4 +1,4 @@
-"""Feature matrix -> scores (probabilities, or values): ONNX Runtime, bit vectors of trees, or XGBoost itself.
+"""Feature matrix -> scores (probabilities, or values): bit vectors of trees, ONNX Runtime, or XGBoost itself.
 
 Measured side by side on one thread, microseconds of one call, 200 trees of 14 leaves, rows that are new each time:
 
@@ -9,8 +9,7 @@ Measured side by side on one thread, microseconds of one call, 200 trees of 14 l
 | 64 | 92 | 370 | 288 |
 | 512 | 697 | 2,870 | 1,306 |
 
-ONNX Runtime is the default all the same: beside wide batches, bit vectors on the worker thread delay small requests
-(docs/adr/0025-bit-vectors.md).
+The server joins what waits into batches, so what counts is a batch of 5 to 20 rows (docs/adr/0025-bit-vectors.md).
 """
 
 from __future__ import annotations
@@ -94,8 +93,16 @@ def _check_columns(path: Path, answer: NDArray[np.float32]) -> None:
         )
 
 
-def open_scorer(bundle: Bundle, kind: Kind) -> Scorer:
-    """Open the bundle's model for scoring. Raises BundleError, also where the bundle has no file of the kind."""
+def scorer_kind(bundle: Bundle, setting: Kind | Literal["auto"]) -> Kind:
+    """Return what scores a bundle under a value of SERVING_SCORER; auto: bit vectors where the import wrote some."""
+    if setting != "auto":
+        return setting
+    return "forest" if "forest" in bundle.files else "onnx"
+
+
+def open_scorer(bundle: Bundle, setting: Kind | Literal["auto"] = "auto") -> Scorer:
+    """Open the bundle's model for scoring (see scorer_kind). Raises BundleError."""
+    kind = scorer_kind(bundle, setting)
     path = bundle.path(kind)
     if kind == "xgboost":
         return XgboostScorer(path)

@@ -80,6 +80,5 @@ def open_challengers(directories: Sequence[Path], metrics: ServingMetrics, *, ch
                 f"challenger {directory} is version {bundle.version}, which is already served or compared here; "
                 "allowed: a version of its own for each bundle (SERVING_CHALLENGERS)"
             )
-        # Hundreds of rows at once: of these XGBoost itself scores one in 2.5 us, ONNX Runtime in 6.5 us.
-        scorers[bundle.version] = open_scorer(bundle, "xgboost" if "xgboost" in bundle.files else "onnx")
+        scorers[bundle.version] = open_scorer(bundle)
     return Challengers(scorers, metrics) if scorers else None

@@ -28,12 +28,16 @@ from custom_runtime.settings import ServingSettings, one_line
 # Set by the supervisor: a file descriptor to write to once every port answers.
 READY_FD = "SERVING_READY_FD"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# How long a worker thread (wide batches, records, explanations) may keep the interpreter's lock while the event loop
+# waits for it. A request gives it up for each system call, and with Python's 5 ms waits as long each time.
+_SWITCH_INTERVAL_S = 0.0002
 
 
 def run(folder: Path) -> int:
     """Serve the models below `folder` until a signal; return the exit code."""
     configure_logs()
     _raise_file_limit()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     if READY_FD in os.environ:
         # A supervisor that was killed cannot drain its workers: the kernel sends them the signal.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

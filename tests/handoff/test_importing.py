@@ -19,7 +19,7 @@ from xgboost import XGBClassifier
 from custom_runtime.active import CONTRACT
 from custom_runtime.errors import BundleError
 from custom_runtime.model.bundle import read_bundle
-from custom_runtime.model.scoring import open_scorer
+from custom_runtime.model.scoring import open_scorer, scorer_kind
 from handoff import importing
 from handoff.conversion.convert import Converted
 from handoff.conversion.parity import compare
@@ -89,24 +89,27 @@ def test_an_xgboost_bundle_holds_the_native_model_and_a_sklearn_bundle_does_not(
     assert "xgboost" not in files
 
 
-def test_trees_are_written_as_bit_vectors_where_a_usual_batch_is_scored_faster_so(
+def test_trees_are_served_as_bit_vectors_where_a_usual_batch_is_scored_faster_so(
     registered: Registered, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def costs(forest_us: float) -> Callable[..., dict[str, dict[int, float]]]:
-        known = {"served": {1: 10.0, 16: 90.0}, "forest": {1: 20.0, 16: forest_us}}
+        known = {"served": {1: 20.0, 16: forest_us}, "onnx": {1: 10.0, 16: 90.0}}
         return lambda models, *_: {name: known.get(name, {1: 5.0, 16: 50.0}) for name in models}
 
     monkeypatch.setattr(importing, "costs_us", costs(40.0))
     checked = check_model(registered.registry, "models:/churn@champion")
-    assert checked.costs_us["forest"] == {1: 20.0, 16: 40.0}
+    assert checked.costs_us["served"] == {1: 20.0, 16: 40.0}
     bundle = checked.write(tmp_path)
-    scores = open_scorer(bundle, "forest").score(dataset.rows)
+    assert scorer_kind(bundle, "auto") == "forest"
+    assert scorer_kind(bundle, "onnx") == "onnx"
+    scores = open_scorer(bundle).score(dataset.rows)
     np.testing.assert_allclose(scores, open_scorer(bundle, "onnx").score(dataset.rows), atol=1e-6)
 
     monkeypatch.setattr(importing, "costs_us", costs(91.0))
     checked = check_model(registered.registry, "models:/churn@champion")
-    assert checked.costs_us.keys() == {"served"}
+    assert checked.costs_us["served"] == {1: 10.0, 16: 90.0}
     slower = checked.write(tmp_path)
+    assert scorer_kind(slower, "auto") == "onnx"
     with pytest.raises(BundleError, match=r"has no forest file; it has: onnx, .*xgboost"):
         open_scorer(slower, "forest")
 
@@ -272,7 +275,7 @@ def test_a_pipeline_over_raw_columns_is_imported_as_mlflow_logs_it(
     client.create_model_version(name, info.model_uri, info.run_id)
     checked = check_model(registry, f"models:/{name}/1")
     assert checked.parity.rows == importing.FEWEST_ROWS
-    assert checked.costs_us.keys() - {"forest"} == {"served", "encoded"}
+    assert checked.costs_us.keys() - {"onnx"} == {"served", "encoded"}
     bundle = checked.write(tmp_path)
     assert {"onnx"} <= bundle.files.keys() <= {"onnx", "forest", "explanation", "profile"}
     scores = onnxruntime.InferenceSession(bundle.path("onnx")).run(None, {"features": dataset.rows[::-1].copy()})[0]

@@ -42,7 +42,7 @@ def proof(world: World) -> Any:
 def test_predicts_as_the_registered_model_does_baked_and_mounted(proof: Any, world: World) -> None:
     expected = np.load(world.expected)
     probability = float(expected["champion"][expected["ids"] == CUSTOMER_ID][0])
-    assert [(run.model, run.scorer) for run in proof.runs] == [("baked in", "onnx"), ("mounted", "xgboost")]
+    assert [(run.model, run.scorer) for run in proof.runs] == [("baked in", "auto"), ("mounted", "xgboost")]
     for run in proof.runs:
         assert run.prediction["churn_probability"] == pytest.approx(probability, abs=1e-5)
         assert run.prediction["features"] == "store"

@@ -122,8 +122,8 @@ def test_every_line_of_the_log_is_json_and_settings_without_effect_are_named(wor
 
 def test_the_metadata_names_what_scores(world: World, server: Server, tmp_path: Path) -> None:
     answer = httpx.post(f"{server.rest}/predict", content=b'{"customer_id": 42}').json()
-    assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "onnx"
-    for kind in ("forest", "xgboost"):
+    assert httpx.get(f"{server.rest}/v2/models/churn").json()["platform"] == "forest"
+    for kind in ("onnx", "xgboost"):
         with serving(world.environment | {"SERVING_SCORER": kind}, tmp_path / kind) as other:
             assert httpx.get(f"{other.rest}/v2/models/churn").json()["platform"] == kind
             same = httpx.post(f"{other.rest}/predict", content=b'{"customer_id": 42}').json()
