@@ -48,6 +48,8 @@ _MOST_SILENT_BYTES = 16_384
 # After a refusal the client may still be sending, and reads the answer only then: so long, and so much, is discarded.
 LINGER_S = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
+# At the end of the process: who opened or used a connection this short a time ago may have sent a request on it.
+LAST_REQUEST_S = 2.0
 # Load balancers keep idle connections for a minute; the side that closes first should not be ours.
 KEEP_ALIVE_S = 75.0
 # A client on a slow connection sends a request head in one or two packets; one that takes this long is hostile.
@@ -245,6 +247,10 @@ class HttpProtocol(asyncio.Protocol):
         self._is_last = True
         if self._current is None and not self._queue and not self._held and self._phase != BODY:
             self._transport.close()
+
+    def may_ask(self, now_s: float) -> bool:
+        """Whether a request may be on its way: the connection was opened or used, or a head begun, a moment ago."""
+        return self._phase in (IDLE, HEAD) and now_s - self._since_s < LAST_REQUEST_S
 
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is too slow; called about once a second."""

@@ -27,13 +27,13 @@ from custom_runtime.network.tls import read_certificates
 from custom_runtime.network.tokens import read_tokens
 from custom_runtime.rest.error_translation import unify_errors
 from custom_runtime.rest.hot_routes import HotRoutes
-from custom_runtime.rest.http_protocol import HttpProtocol
+from custom_runtime.rest.http_protocol import LAST_REQUEST_S, HttpProtocol
 from custom_runtime.rest.http_service import HttpService
 from custom_runtime.rest.routes import Routes
 from custom_runtime.settings import ServingSettings
 
-# uvicorn closes connections without a request at once; what a client has just sent on one needs a moment to be read.
-LAST_REQUESTS_S = 0.25
+# What a client has sent on any connection needs a moment to be read, also by a loop that stood still.
+_LAST_READS_S = 0.25
 # uvicorn waits without end for the last answers; a pod that is killed after its grace period says less.
 SHUTDOWN_S = 15
 
@@ -59,9 +59,17 @@ class _Uvicorn(uvicorn.Server):
         else:  # what waits in the queue of a supervisor's socket is another worker's
             for server in self.servers:
                 server.close()
-        for _ in range(5):  # a loop that stood still for a moment has read nothing in it
-            await asyncio.sleep(LAST_REQUESTS_S / 5)
+        for _ in range(5):  # not one sleep: a loop that stood still for as long would have read nothing in it
+            await asyncio.sleep(_LAST_READS_S / 5)
+        # uvicorn closes connections without a request at once.
+        ends_s = self._service.clock() + LAST_REQUEST_S
+        while self._service.clock() < ends_s and self._is_asked():
+            await asyncio.sleep(_LAST_READS_S / 5)
         await super().shutdown(sockets)
+
+    def _is_asked(self) -> bool:
+        now_s = self._service.clock()
+        return any(connection.may_ask(now_s) for connection in self.server_state.connections)  # type: ignore[union-attr]
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""

@@ -19,6 +19,7 @@ from tests.support.programs import GUARD_S, is_listening
 from tests.support.serving import Server, World, children, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
+REQUEST = b'POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 19\r\n\r\n{"customer_id": 42}'
 # What is shed because the machine stood still says nothing here, and a call that gRPC sheds looks like one cut off.
 PATIENT = {
     "SERVING_GRPC_MAX_WAITING": "1000",
@@ -105,6 +106,25 @@ async def test_what_is_in_flight_when_the_ports_close_is_answered(world: World, 
         assert await asyncio.to_thread(server.process.wait, GUARD_S) == 0
     assert answer.status == 200
     assert answer.headers["connection"] == "close"
+
+
+async def test_what_comes_late_on_a_connection_that_was_open_when_the_port_closed_is_answered(
+    world: World, tmp_path: Path
+) -> None:
+    with serving(world.environment | {"SERVING_DRAIN_DELAY_S": "0"}, tmp_path / "log") as server:
+        unused, begun = [await asyncio.open_connection(HOST, server.http_port) for _ in range(2)]
+        begun[1].write(REQUEST[:20])
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: "draining" in server.log.read_text(), what="the end begins")
+        await asyncio.sleep(0.5)
+        unused[1].write(REQUEST)
+        begun[1].write(REQUEST[20:])
+        answers = [await read_reply(reader) for reader, _ in (unused, begun)]
+        for _, writer in (unused, begun):
+            writer.close()
+        assert await asyncio.to_thread(server.process.wait, GUARD_S) == 0
+    assert [answer.status for answer in answers] == [200, 200]
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
 
 
 async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_workers_loses_nothing(

@@ -592,6 +592,22 @@ async def test_at_the_end_idle_connections_close_and_others_after_their_answer()
             each.close()
 
 
+async def test_a_request_may_be_on_its_way_on_what_was_opened_or_used_or_begun_a_moment_ago() -> None:
+    async with world() as made:
+        for sent in (b"", request(BODY), b"POST /pre"):
+            reader, writer = await connect(made)
+            writer.write(sent)
+            if sent.endswith(BODY):
+                assert (await read_reply(reader)).status == 200
+            await until(lambda: made.state.connections)
+            now_s = made.service.clock()
+            assert made.connection().may_ask(now_s)
+            assert made.connection().may_ask(now_s + http_protocol.LAST_REQUEST_S - 1)
+            assert not made.connection().may_ask(now_s + http_protocol.LAST_REQUEST_S + 1)
+            writer.close()
+            await until(lambda: not made.state.connections)
+
+
 async def test_while_draining_every_answer_asks_to_leave() -> None:
     async with world() as made:
         made.models.draining = True
