@@ -90,7 +90,7 @@ def render(
         _agreement(measured),
         "## Raw values, round by round",
         _raw(measured),
-        "## Repeated, because an answer failed",
+        "## Repeated, because an answer failed or another machine had the cores",
         "\n".join(f"- {one}" for one in measured.repeated) or "Nothing.",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -15,9 +15,10 @@ from benchmarks.errors import MeasurementError
 from benchmarks.load.capacity import find_peak
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import LoadPlan, LoadResult
+from benchmarks.steal import MOST_STOLEN, StealTime
 
 BATCH_ROWS = 10_000
-ATTEMPTS = 3
+ATTEMPTS = 5
 MEASURES = {
     "predict": results.PREDICT,
     "v2-rest": results.V2_REST,
@@ -81,13 +82,27 @@ class ServerMeasurement:
         self.measured.add(self.server.key, measure, value)
 
     def _closed(self, kind: str, duration_s: float) -> ClosedLoop:
-        """Run a closed loop, and repeat it a limited number of times when an answer failed; the document lists that."""
-        for _ in range(ATTEMPTS - 1):
+        """Run a closed loop, and repeat it a limited number of times; the document lists why.
+
+        It is repeated when an answer failed, and when another machine had the cores; the least disturbed counts then.
+        """
+        disturbed: list[tuple[float, ClosedLoop]] = []
+        for attempt in range(ATTEMPTS):
+            steal = StealTime()
             try:
-                return self._closed_once(kind, duration_s)
+                loop = self._closed_once(kind, duration_s)
             except MeasurementError as error:
-                self.measured.repeated.append(f"round {self.round_number + 1}, {self.server.title}, {kind}: {error}")
-        return self._closed_once(kind, duration_s)
+                if attempt == ATTEMPTS - 1 and not disturbed:
+                    raise
+                reason = str(error)
+            else:
+                stolen = steal.share()
+                if stolen <= MOST_STOLEN:
+                    return loop
+                disturbed.append((stolen, loop))
+                reason = f"another virtual machine got {stolen:.0%} of the processor time"
+            self.measured.repeated.append(f"round {self.round_number + 1}, {self.server.title}, {kind}: {reason}")
+        return min(disturbed, key=lambda run: run[0])[1]
 
     def _closed_once(self, kind: str, duration_s: float) -> ClosedLoop:
         query = self.server.queries[kind]
@@ -139,11 +154,20 @@ class ServerMeasurement:
 
 
 def _without_errors(plan: LoadPlan) -> LoadResult:
-    """Run a load test, and repeat it when the client was the bottleneck. Raises MeasurementError for any error."""
+    """Run a load test, and repeat it when the client was the bottleneck, or another machine had the cores.
+
+    Of disturbed runs the least disturbed counts. Raises MeasurementError for any error.
+    """
+    disturbed: list[LoadResult] = []
     for _ in range(ATTEMPTS):
         result = run_load(plan)
         if result.failures:
             raise MeasurementError(f"{result.failures} of {result.requests} requests failed: {result.example}")
-        if not result.bottleneck:
+        if result.bottleneck:
+            continue
+        if not result.disturbance:
             return result
+        disturbed.append(result)
+    if disturbed:
+        return min(disturbed, key=lambda one: one.stolen)
     raise MeasurementError(f"at {plan.qps:g} requests/s {result.bottleneck}; is the machine busy?")

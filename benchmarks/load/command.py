@@ -165,7 +165,8 @@ def _run(plan: LoadPlan) -> LoadResult:
 def _trial(plan: LoadPlan) -> LoadResult:
     result = _run(plan)
     line = f"{plan.qps:10,.1f} requests/s  P99 {result.summary.p99_ms:9.2f} ms  {result.verdict}"
-    screen.print(line + (f" ({result.bottleneck})" if result.bottleneck else ""), highlight=False, soft_wrap=True)
+    doubt = result.bottleneck or result.disturbance
+    screen.print(line + (f" ({doubt})" if doubt else ""), highlight=False, soft_wrap=True)
     return result
 
 
@@ -208,6 +209,9 @@ def _report(
         warning = (
             f"These figures say little about the service: {result.bottleneck}. Lower --qps, or use a faster client."
         )
+        console.print(warning, style="yellow", soft_wrap=True)
+    if result.disturbance:
+        warning = f"These figures say little about the service: {result.disturbance}. Measure again."
         console.print(warning, style="yellow", soft_wrap=True)
     if trials and result.valid:
         bound = "at least " if at_least else ""

@@ -28,6 +28,7 @@ from benchmarks.load.http1 import Http1Codec, http1_requests
 from benchmarks.load.loadgen import complete, run_loadgen
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Progress, Summary
 from benchmarks.programs import start_uninterrupted
+from benchmarks.steal import StealTime
 
 # How often the interpreter switches threads; the default of 5 ms would add latency.
 SWITCH_S = 0.0005
@@ -126,9 +127,10 @@ class LoadRun:
             self._reset()
             reporter = Thread(target=self._report, daemon=True)
             reporter.start()
-            cpu_s, started_s = self._client.busiest_cpu_s(), time.perf_counter()
+            steal, cpu_s, started_s = StealTime(), self._client.busiest_cpu_s(), time.perf_counter()
             summary = self._issue(self._plan.duration_s, min_queries=MIN_QUERIES)
             cpu_s, elapsed_s = self._client.busiest_cpu_s() - cpu_s, time.perf_counter() - started_s
+            stolen = steal.share()
             self._finished.set()
             reporter.join()
         finally:
@@ -144,6 +146,7 @@ class LoadRun:
             # The difference of two means is the mean of the differences: how late requests left, on average.
             lag_mean_ms=max(0.0, summary.mean_ms - sum(ordered) / len(ordered)),
             lag_p99_ms=max(0.0, summary.p99_ms - ordered[int(len(ordered) * 0.99)]),
+            stolen=stolen,
             issued_s=self._issued_s,
             latency_ms=self._latency_ms,
         )

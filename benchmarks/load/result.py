@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.errors import MeasurementError
 from benchmarks.load.target import Target
+from benchmarks.steal import MOST_STOLEN
 
 # LoadGen wants this many requests under the bound before it believes a P99 with 99 % confidence (459, rounded up).
 MIN_QUERIES = 512
@@ -54,7 +55,10 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A finished test. latency_ms: each request's time from being sent to its answer; issued_s: since the start."""
+    """A finished test. latency_ms: each request's time from being sent to its answer; issued_s: since the start.
+
+    stolen: the share of the client's machine that its hypervisor gave to another one (benchmarks/steal.py).
+    """
 
     qps: float
     summary: Summary
@@ -64,6 +68,7 @@ class LoadResult:
     client_cpu: float
     lag_mean_ms: float
     lag_p99_ms: float
+    stolen: float
     issued_s: array[float] = field(repr=False)
     latency_ms: array[float] = field(repr=False)
 
@@ -89,6 +94,13 @@ class LoadResult:
             return f"the client used {self.client_cpu:.0%} of a core"
         if self.lag_mean_ms > LAG_MEAN_LIMIT_MS or self.lag_p99_ms > LAG_P99_LIMIT_MS:
             return f"the client sent {self.lag_mean_ms:.2f} ms late on average, {self.lag_p99_ms:.2f} ms at P99"
+        return None
+
+    @property
+    def disturbance(self) -> str | None:
+        """Why another machine determined these figures; None when none did."""
+        if self.stolen > MOST_STOLEN:
+            return f"another virtual machine got {self.stolen:.0%} of the processor time that this one wanted"
         return None
 
 
@@ -159,6 +171,7 @@ def as_json(plan: LoadPlan, result: LoadResult) -> dict[str, Any]:
             "lag_mean_ms": round(result.lag_mean_ms, 3),
             "lag_p99_ms": round(result.lag_p99_ms, 3),
             "bottleneck": result.bottleneck,
+            "stolen": round(result.stolen, 3),
         },
     }
 

@@ -17,6 +17,7 @@ from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import LoadPlan
 from benchmarks.load.target import GRPC_PATH, Protocol, key_bodies, parse_target, v2_rest_body
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Traffic
+from tests.support.attempts import attempts
 from tests.support.faults import HOST, latency_ms, predict, until, v2_rest
 from tests.support.http_replies import read_reply
 from tests.support.programs import GUARD_S, program
@@ -27,8 +28,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 BODY = b'{"customer_id": 42}'
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 IDLE = 1_000
-# Others use these cores, too: a flood is judged by the first of so many that nobody disturbed.
-ATTEMPTS = 3
 
 
 def resident_mb(server: Server) -> float:
@@ -89,26 +88,26 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
     world: World, tmp_path: Path
 ) -> None:
     # Heavy requests: a client in Python can send three times what the server can answer.
-    rows = 256
-    heavy = {"SERVING_OFFLOAD_ROWS": "256", "SERVING_COALESCE_ROWS": "256"}
+    rows = 512
+    heavy = {"SERVING_OFFLOAD_ROWS": "512", "SERVING_COALESCE_ROWS": "512", "SERVING_STORE_TIMEOUT_MS": "1000"}
     with serving(world.environment | heavy, tmp_path / "log", patient=False) as server:
-        for _ in range(ATTEMPTS):
+        for attempt in attempts():
             limit_qps = await capacity(server, rows)
             figures = await flood(server, limit_qps, rows)
             caller = RestCaller(HOST, server.http_port, "/predict")
             after = [await caller.ask(BODY, timeout_s=GUARD_S) for _ in range(20)]
             await caller.close()
-            print(json.dumps(figures | {"capacity": limit_qps}))
-            if figures["answered in 50 ms"] >= 0.99 and figures["shed in 5 ms"] >= 0.99:
-                break
-        assert figures["answered in 50 ms"] >= 0.99, figures
-        assert figures["shed in 5 ms"] >= 0.99, figures
-        assert figures["counted"] == figures["answered"] + figures["shed"]
-        # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
-        assert figures["answered"] > 0.5 * limit_qps * 5, (limit_qps, figures)
-        assert figures["shed"] > figures["answered"] / 2
-        assert figures["grew MB"] < 30, figures
-        assert [reply.status for reply in after] == [200] * 20
+            assert figures["counted"] == figures["answered"] + figures["shed"]
+            assert figures["grew MB"] < 30, figures
+            assert [reply.status for reply in after] == [200] * 20
+            attempt.end(
+                is_met=figures["answered in 50 ms"] >= 0.99
+                and figures["shed in 5 ms"] >= 0.99
+                # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
+                and figures["answered"] > 0.5 * limit_qps * 5
+                and figures["shed"] > figures["answered"] / 2,
+                figures=figures | {"capacity": limit_qps},
+            )
 
 
 def answers_of(server: Server, code: int) -> float:
@@ -116,10 +115,9 @@ def answers_of(server: Server, code: int) -> float:
     return server.samples("serving_request_seconds_count", route="v2_grpc", code=str(code))
 
 
-def share_within_50_ms(server: Server) -> float:
-    """Return the share of the good gRPC answers that took at most 50 ms, by the server's own clock."""
-    within = server.samples("serving_request_seconds_bucket", route="v2_grpc", code="200", le="0.05")
-    return within / answers_of(server, 200)
+def answers_within_50_ms(server: Server) -> float:
+    """Return how many good gRPC answers took at most 50 ms, by the server's own clock."""
+    return server.samples("serving_request_seconds_bucket", route="v2_grpc", code="200", le="0.05")
 
 
 def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_path: Path) -> None:
@@ -128,21 +126,24 @@ def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_
     with serving(world.environment | {"SERVING_MAX_INFLIGHT": "16"}, tmp_path / "log", patient=False) as server:
         target = parse_target(f"grpc://{server.grpc}")
         flooded = partial(run_h2load, target, GRPC_PATH, body, cpu=1)
-        alone = flooded(duration_s=2, counted=partial(answers_of, server, 200)).requests_per_s
-        before_mb, answered_alone = resident_mb(server), answers_of(server, 200)
-        # h2load counts refused calls as answers, and cancelled ones as failures: the server's own counts are judged.
-        with contextlib.suppress(MeasurementError):
-            flooded(duration_s=5, counted=lambda: 0.0, connections=64, streams=4)
-        figures = {
-            "alone": alone,
-            "answered": answers_of(server, 200) - answered_alone,
-            "in 50 ms": share_within_50_ms(server),
-            "grew MB": resident_mb(server) - before_mb,
-        }
-        assert figures["in 50 ms"] >= 0.99, figures
-        # A refused call is repeated at once here, which costs as much as an answer: few calls get one, and in time.
-        assert figures["answered"] > 0, figures
-        assert figures["grew MB"] < 30, figures
+        for attempt in attempts():
+            alone = flooded(duration_s=2, counted=partial(answers_of, server, 200)).requests_per_s
+            before_mb, before = resident_mb(server), answers_of(server, 200)
+            before_in_time = answers_within_50_ms(server)
+            # h2load counts refused calls as answers, cancelled ones as failures: the server's own counts are judged.
+            with contextlib.suppress(MeasurementError):
+                flooded(duration_s=5, counted=lambda: 0.0, connections=64, streams=4)
+            answered = answers_of(server, 200) - before
+            figures = {
+                "alone": alone,
+                "answered": answered,
+                "in 50 ms": (answers_within_50_ms(server) - before_in_time) / max(1, answered),
+                "grew MB": resident_mb(server) - before_mb,
+            }
+            # A refused call is repeated at once here, which costs as much as an answer: few calls get one, and in time.
+            assert answered > 0, figures
+            assert figures["grew MB"] < 30, figures
+            attempt.end(is_met=figures["in 50 ms"] >= 0.99, figures=figures)
         # Fewer connections than calls may wait: none is shed now, not even by a machine that stands still.
         plan = LoadPlan(target, GRPC_PATH, (body,), is_grpc=True, qps=200, duration_s=1, connections=8, timeout_s=10)
         assert not run_load(plan).failures
@@ -180,15 +181,12 @@ def test_wide_bodies_do_not_delay_the_others(world: World, tmp_path: Path) -> No
         target = parse_target(server.rest)
         plan = LoadPlan(target, "/predict", (BODY,), is_grpc=False, qps=500, duration_s=4)
         loop = Loop(target, "/v2/models/churn/infer", tuple(bodies), connections=1, cpu=1)
-        for _ in range(ATTEMPTS):
+        for attempt in attempts():
             with closed_loop(loop) as batches:
                 beside = run_load(plan)
             assert not beside.failures, beside.example
             assert batches[0].requests_per_s > 0
-            if beside.summary.p99_ms < 50:
-                break
-        else:
-            pytest.fail(f"in {ATTEMPTS} runs: {beside.summary}")
+            attempt.end(is_met=beside.summary.p99_ms < 50, figures=beside.summary)
 
 
 async def test_slow_idle_and_impatient_clients_cost_the_others_nothing_and_leave_nothing_behind(

@@ -1,5 +1,6 @@
 """Real serving processes for tests: started on free ports, waited for, and ended."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -175,8 +176,13 @@ def assert_refuses_to_start(environment: dict[str, str], message: str) -> None:
 
 
 def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"custom_runtime.server" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """Return the worker processes of a supervisor."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError):  # it has ended since
+            if b"custom_runtime.server" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def cpu_s(server: Server) -> float:

@@ -1,6 +1,6 @@
 """What one server in one round is asked, and what happens when an answer fails."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,46 @@ class Stub:
         return "somewhere"
 
 
-def visiting(measured: Results, monkeypatch: pytest.MonkeyPatch, failures: int) -> measurement.ServerMeasurement:
-    asked = iter(range(100))
+def visiting(
+    measured: Results, monkeypatch: pytest.MonkeyPatch, *, failures: int = 0, stolen: Sequence[float] = ()
+) -> measurement.ServerMeasurement:
+    asked, shares = iter(range(100)), iter([*stolen, *[0.0] * 100])
+
+    class Steal:
+        def share(self) -> float:
+            return next(shares)
 
     def run_wrk(*_: Any, **__: Any) -> ClosedLoop:
-        if next(asked) < failures:
+        number = next(asked)
+        if number < failures:
             raise MeasurementError("59708 answers, errors: {'status': 7}")
-        return ClosedLoop(1_000.0, 1.0, 2.0)
+        return ClosedLoop(1_000.0 + number, 1.0, 2.0)
 
     monkeypatch.setattr(measurement, "run_wrk", run_wrk)
+    monkeypatch.setattr(measurement, "StealTime", Steal)
     return measurement.ServerMeasurement(Stub(), Stub(), None, QUICK, measured, 2)  # type: ignore[arg-type]
 
 
 def test_a_closed_loop_with_a_failed_answer_is_repeated_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = Results({"project": "this project"})
-    assert visiting(measured, monkeypatch, failures=2)._closed("predict", 1.0).requests_per_s == 1_000
+    assert visiting(measured, monkeypatch, failures=2)._closed("predict", 1.0).requests_per_s == 1_002
     assert measured.repeated == ["round 3, this project, predict: 59708 answers, errors: {'status': 7}"] * 2
 
 
-def test_a_closed_loop_that_fails_three_times_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_loop_that_always_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MeasurementError, match=r"errors: \{'status': 7\}"):
-        visiting(Results({}), monkeypatch, failures=3)._closed("predict", 1.0)
+        visiting(Results({}), monkeypatch, failures=measurement.ATTEMPTS)._closed("predict", 1.0)
+
+
+def test_a_closed_loop_while_another_machine_had_the_cores_is_repeated_and_the_least_disturbed_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = Results({})
+    assert visiting(measured, monkeypatch, stolen=[0.3])._closed("predict", 1.0).requests_per_s == 1_001
+    said = "round 3, this project, predict: another virtual machine got 30% of the processor time"
+    assert measured.repeated == [said]
+    always = [0.3, 0.2, *[0.4] * measurement.ATTEMPTS]
+    assert visiting(Results({}), monkeypatch, stolen=always)._closed("predict", 1.0).requests_per_s == 1_001
 
 
 def test_the_results_keep_what_was_repeated(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_client_that_set_the_figures_says_so(
     cpu: float, lag_mean_ms: float, lag_p99_ms: float, said: str | None
 ) -> None:
     summary = Summary(True, (), 1, 1, 1, 1, 1, 1, 1, 1)
-    result = LoadResult(1, summary, 1, {}, "", cpu, lag_mean_ms, lag_p99_ms, None, None)  # type: ignore[arg-type]
+    result = LoadResult(1, summary, 1, {}, "", cpu, lag_mean_ms, lag_p99_ms, 0.0, None, None)  # type: ignore[arg-type]
     assert result.bottleneck is None if said is None else said in str(result.bottleneck)
 
 
@@ -41,5 +41,5 @@ def test_the_verdict_is_one_sentence_with_its_figures(
 ) -> None:
     summary = Summary(not broken, broken, 1, 1, 1, 1, 1, 61.5, 1, 1)
     example = "HTTP 503: overloaded" if errors else ""
-    result = LoadResult(2000, summary, 3000, errors, example, 0.1, 0.1, 0.1, array("d"), array("d"))
+    result = LoadResult(2000, summary, 3000, errors, example, 0.1, 0.1, 0.1, 0.0, array("d"), array("d"))
     assert verdict(PLAN, result).startswith(said)
