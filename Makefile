@@ -44,8 +44,8 @@ else
 	@$(BIN)/churn-serving serve --prepare
 endif
 
-test: $(STAMP) ## Run the suite, but for what takes long
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix"
+test: $(STAMP) ## Run the suite, but for what takes long; TESTS=tests/rollout for a part of it
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix" $(TESTS)
 
 coverage: $(STAMP) ## The same, with the coverage of each module; fails below the floor in pyproject.toml
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not matrix" --cov --cov-report=term

@@ -154,7 +154,7 @@ async def test_a_killed_worker_loses_what_it_had_in_flight_and_a_roll_of_all_wor
     # In flight: sent before the kill, or written to a connection whose end this client had not read yet.
     assert all(in_flight_at(kill_s, one) for one in lost), lost
     assert len(lost) <= in_flight + 30
-    # Nothing was sent: while its channel reconnects a gRPC client refuses by itself; what waited to be accepted is reset.
+    # Nothing was sent. While its channel reconnects, a gRPC client refuses by itself. A backlog is reset.
     refused = [one for one in traffic.outcomes if one.result.startswith("refused")]
     assert all(one.result.startswith("refused failed to connect") or in_flight_at(kill_s, one) for one in refused)
     assert traffic.results().total() == traffic.results()["200"] + len(lost) + len(refused), traffic.results()
