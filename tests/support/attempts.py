@@ -1,7 +1,7 @@
 """Tests that hold a clock to a limit: on a virtual machine the cores may be another's for a third of the time.
 
 Such a test makes up to ATTEMPTS attempts, and the first that keeps its limits counts. When none does, it fails, unless
-the hypervisor took the cores away in every one of them: then it is skipped, with the figures.
+the hypervisor took the cores away in all of them but one at most: then it is skipped, with the figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import pytest
 
 from benchmarks.steal import MOST_STOLEN, StealTime
 
-ATTEMPTS = 4
+ATTEMPTS = 5
+# So many that failed while the cores were ours are no chance.
+FEWEST_QUIET = 2
 # Others come and go: an attempt that follows at once would meet the same.
 PAUSE_S = 5.0
 
@@ -46,6 +48,6 @@ def attempts(*, pause_s: float = PAUSE_S) -> Iterator[Attempt]:
         if attempt.is_met:
             return
     said = "\n".join(map(str, made))
-    if min(attempt.stolen for attempt in made) > MOST_STOLEN:
-        pytest.skip(f"another virtual machine had the cores in every attempt:\n{said}")
+    if sum(attempt.stolen <= MOST_STOLEN for attempt in made) < FEWEST_QUIET:
+        pytest.skip(f"another virtual machine had the cores:\n{said}")
     pytest.fail(f"the limits were not kept in {ATTEMPTS} attempts:\n{said}")
