@@ -27,13 +27,13 @@ def test_the_first_attempt_that_keeps_the_limits_counts(monkeypatch: pytest.Monk
 
 
 def test_it_fails_when_none_does_though_two_were_undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)not kept in 5 attempts.*'P99': 5.*2% of the processor"):
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)not kept in 5 attempts.*'P99': 5.*2.0% of the processor"):
         run(monkeypatch, [False] * ATTEMPTS, [0.5, 0.5, 0.0, 0.5, 0.02])
 
 
 @pytest.mark.parametrize("quietest", [0.0, 0.5])
 def test_it_is_skipped_when_all_but_one_were_disturbed(monkeypatch: pytest.MonkeyPatch, quietest: float) -> None:
-    with pytest.raises(pytest.skip.Exception, match=r"(?s)had the cores.*'P99': 1.*\(50% of the processor"):
+    with pytest.raises(pytest.skip.Exception, match=r"(?s)had the cores.*'P99': 1.*\(50.0% of the processor"):
         run(monkeypatch, [False] * ATTEMPTS, [*[0.5] * (ATTEMPTS - 1), quietest])
 
 

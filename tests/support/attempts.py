@@ -34,11 +34,14 @@ class Attempt:
         self.is_met, self.figures, self.stolen = is_met, figures, self._steal.share()
 
     def __str__(self) -> str:
-        return f"{self.figures} ({self.stolen:.0%} of the processor time stolen)"
+        return f"{self.figures} ({self.stolen:.1%} of the processor time stolen)"
 
 
-def attempts(*, pause_s: float = PAUSE_S) -> Iterator[Attempt]:
-    """Yield attempts until one keeps its limits; then fail, or skip when every one was disturbed."""
+def attempts(*, most_stolen: float = MOST_STOLEN, pause_s: float = PAUSE_S) -> Iterator[Attempt]:
+    """Yield attempts until one keeps its limits; if none does, fail, or skip when they were disturbed.
+
+    most_stolen: the share of the processor time that an undisturbed attempt may have lost to another machine.
+    """
     made: list[Attempt] = []
     for number in range(ATTEMPTS):
         if number:
@@ -48,6 +51,6 @@ def attempts(*, pause_s: float = PAUSE_S) -> Iterator[Attempt]:
         if attempt.is_met:
             return
     said = "\n".join(map(str, made))
-    if sum(attempt.stolen <= MOST_STOLEN for attempt in made) < FEWEST_QUIET:
+    if sum(attempt.stolen <= most_stolen for attempt in made) < FEWEST_QUIET:
         pytest.skip(f"another virtual machine had the cores:\n{said}")
     pytest.fail(f"the limits were not kept in {ATTEMPTS} attempts:\n{said}")
