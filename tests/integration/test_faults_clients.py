@@ -19,14 +19,12 @@ from benchmarks.load.target import GRPC_PATH, Protocol, key_bodies, parse_target
 from benchmarks.soak.traffic import GrpcCaller, RestCaller, Traffic
 from tests.support.attempts import attempts
 from tests.support.faults import HOST, latency_ms, predict, until, v2_rest
-from tests.support.http_replies import read_reply
+from tests.support.http_replies import BODY, REQUEST, read_reply
 from tests.support.programs import GUARD_S, program
 from tests.support.serving import Server, World, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-BODY = b'{"customer_id": 42}'
-REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 IDLE = 1_000
 
 
@@ -80,8 +78,9 @@ async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]
     }
 
 
-def answered_within(server: Server, code: str, edge: str) -> float:
-    return server.samples("serving_request_seconds_bucket", route="v2_rest", code=code, le=edge)
+def answered_within(server: Server, code: str, edge: str, *, route: str = "v2_rest") -> float:
+    """Return how many answers with a status took at most `edge` seconds, by the server's own clock."""
+    return server.samples("serving_request_seconds_bucket", route=route, code=code, le=edge)
 
 
 async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(
@@ -116,21 +115,17 @@ def answers_of(server: Server, code: int) -> float:
     return server.samples("serving_request_seconds_count", route="v2_grpc", code=str(code))
 
 
-def answers_within_50_ms(server: Server) -> float:
-    """Return how many good gRPC answers took at most 50 ms, by the server's own clock."""
-    return server.samples("serving_request_seconds_bucket", route="v2_grpc", code="200", le="0.05")
-
-
 def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_path: Path) -> None:
     program("h2load", package="nghttp2-client")
     (body,) = key_bodies(Protocol.V2_GRPC, "churn", [42])
     with serving(world.environment | {"SERVING_MAX_INFLIGHT": "16"}, tmp_path / "log", patient=False) as server:
         target = parse_target(f"grpc://{server.grpc}")
         flooded = partial(run_h2load, target, GRPC_PATH, body, cpu=1)
+        in_time = partial(answered_within, server, "200", "0.05", route="v2_grpc")
         for attempt in attempts():
             alone = flooded(duration_s=2, counted=partial(answers_of, server, 200)).requests_per_s
             before_mb, before = resident_mb(server), answers_of(server, 200)
-            before_in_time = answers_within_50_ms(server)
+            before_in_time = in_time()
             # h2load counts refused calls as answers, cancelled ones as failures: the server's own counts are judged.
             with contextlib.suppress(MeasurementError):
                 flooded(duration_s=5, counted=lambda: 0.0, connections=64, streams=4)
@@ -138,7 +133,7 @@ def test_a_flood_of_grpc_calls_is_answered_in_time_or_refused(world: World, tmp_
             figures = {
                 "alone": alone,
                 "answered": answered,
-                "in 50 ms": (answers_within_50_ms(server) - before_in_time) / max(1, answered),
+                "in 50 ms": (in_time() - before_in_time) / max(1, answered),
                 "grew MB": resident_mb(server) - before_mb,
             }
             # A refused call is repeated at once here, which costs as much as an answer: few calls get one, and in time.

@@ -15,11 +15,11 @@ import pytest
 from benchmarks.load.target import v2_grpc_message
 from benchmarks.soak.traffic import Outcome, RestCaller, Traffic, read_reply
 from tests.support.faults import HOST, predict, until, v2_grpc, v2_rest
+from tests.support.http_replies import REQUEST
 from tests.support.programs import GUARD_S, is_listening
 from tests.support.serving import Server, World, children, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-REQUEST = b'POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 19\r\n\r\n{"customer_id": 42}'
 # What is shed because the machine stood still says nothing here, and a call that gRPC sheds looks like one cut off.
 PATIENT = {
     "SERVING_GRPC_MAX_WAITING": "1000",

@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 import tritonclient.http
 
+from tests.support.http_replies import BODY, REQUEST
 from tests.support.programs import GUARD_S, eventually
 from tests.support.serving import Server, World, memory_mb, serving
 
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
-BODY = b'{"customer_id": 42}'
-REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 INFER = "/v2/models/churn/infer"
 # A pod has 512 MiB.
 MOST_MB = 400

@@ -1,9 +1,12 @@
-"""HTTP/1.1 answers read one by one from a stream that may hold several."""
+"""A `/predict` request as its bytes, and HTTP/1.1 answers read one by one from a stream that may hold several."""
 
 import asyncio
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
+
+BODY = b'{"customer_id": 42}'
+REQUEST = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 class Reply(NamedTuple):

@@ -179,7 +179,7 @@ def children(pid: int) -> list[int]:
     """Return the worker processes of a supervisor."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(FileNotFoundError):  # it has ended since
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
             if b"custom_runtime.server" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
