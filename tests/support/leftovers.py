@@ -56,6 +56,6 @@ def descendants(pid: int) -> list[int]:
             for thread in Path(f"/proc/{pid}/task").iterdir()
             for child in (thread / "children").read_text().split()
         ]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
     return [found for child in children for found in (child, *descendants(child))]
