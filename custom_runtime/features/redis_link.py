@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import hiredis
-from redis.asyncio import Connection, ConnectionPool, RedisCluster
+from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster
 
 from custom_runtime.errors import StoreUnavailable
 from custom_runtime.features.store import RECORD_BYTES, Keys
@@ -178,14 +178,14 @@ class ClusterLink:
         self._closed = True
         await self._connect_attempt.cancel()
         if self._shared is not None:
-            await self._shared.client.aclose()
+            await close_client(self._shared.client)
 
     async def _connect(self) -> None:
         client = self._new_client()
         try:
             await client.initialize()
         except BaseException:
-            await client.aclose()
+            await close_client(client)
             raise
         old, self._shared, self._ready = self._shared, _SharedClient(client), True
         if old is not None:
@@ -194,7 +194,19 @@ class ClusterLink:
 
     async def _close_unused(self, shared: _SharedClient) -> None:
         if shared.retired and not shared.readers:
-            await shared.client.aclose()
+            await close_client(shared.client)
+
+
+async def close_client(client: Redis | RedisCluster) -> None:
+    """Close all connections of a client, in whatever state it is.
+
+    A cluster client's own `aclose` does nothing while it means to read the topology again, as after each connection
+    that it lost: its connections to all other nodes would stay open until the garbage collector finds them.
+    """
+    await client.aclose()
+    if isinstance(client, RedisCluster):
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await client.nodes_manager.aclose(nodes)
 
 
 class ConnectAttempt:

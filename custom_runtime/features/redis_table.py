@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from custom_runtime.errors import StoreError
+from custom_runtime.features.redis_link import close_client
 from custom_runtime.features.store import WrittenKeys, as_list, encode_records
 from custom_runtime.model.encoding import Matrix
 
@@ -75,7 +76,7 @@ class RedisTable:
         """Close the client; the next command creates another one."""
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            await close_client(client)
 
     def _job_key(self, job: str) -> str:
         return f"{self._name}:load:{self._fingerprint}:{job}"

@@ -10,7 +10,7 @@ from tests.support.feature_rows import Clock
 
 @pytest.fixture(autouse=True)
 def collect_what_a_cluster_leaves(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Last of all, when the event loop is closed: here, where the test expects the warning (see CLUSTER)."""
+    """Last of all, when the event loop is closed: a connection left open warns in the test that left it."""
     yield
     if "cluster" in request.node.name:
         gc.collect()

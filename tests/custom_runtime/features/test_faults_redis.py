@@ -401,7 +401,6 @@ async def test_put_to_a_paused_server_is_a_store_error(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see CLUSTER in test_contract.py
 async def test_a_cluster_that_loses_a_node_and_gets_it_back() -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[0].port}"
@@ -466,7 +465,6 @@ def agree(servers: list[RedisServer], line: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see CLUSTER in test_contract.py
 @pytest.mark.parametrize("fault", ["killed", "hung"])
 async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(fault: str) -> None:
     with redis_cluster() as servers, cluster_replica(servers) as replica:
@@ -485,3 +483,23 @@ async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(f
                 assert time.perf_counter() - started < CLUSTER_CONNECT_TIMEOUT_S
             agree([primary, *others], f"{node_id(primary)} .*master .* 0-5460")
             await recovers(store, ids=IDS, timeout_s=0.5)
+
+
+@pytest.mark.slow
+async def test_a_store_that_was_redirected_to_a_lost_node_leaves_no_connection_open() -> None:
+    with redis_cluster() as servers, cluster_replica(servers) as replica:
+        primary = servers[0]
+        async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:
+            assert await fetch(store, *IDS) == IDS
+            cli(replica, "cluster", "failover")
+            eventually(partial(leads, replica), what="the planned failover")
+            follows(primary)
+            replica.kill()
+            with pytest.raises(StoreUnavailable):
+                await fetch(store, *IDS)
+        for server in servers:
+            eventually(partial(has_no_clients, server), what="the store's connections are closed")
+
+
+def has_no_clients(server: RedisServer) -> bool:
+    return len(said(server, "client", "list", "type", "normal").splitlines()) == 1  # redis-cli itself

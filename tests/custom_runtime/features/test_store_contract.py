@@ -90,12 +90,7 @@ def _database() -> int:
     return next(_taken)  # every test a database of its own
 
 
-# redis-py 8.1 reads the topology and, in a task beside it, closes the connection it reads over; when both meet, a
-# transport is left to the garbage collector. It costs nothing but this warning.
-CLUSTER = pytest.param("redis-cluster", marks=pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "redis-tls", CLUSTER])
+@pytest.fixture(params=["memory", "sqlite", "redis", "redis-tls", "redis-cluster"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
