@@ -191,9 +191,10 @@ def _search(axes: Axes, measured: Results) -> None:
     axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.set_ylabel("P99, ms")
     axes.set_xlabel("Poisson arrivals, requests/s")
-    axes.set_title("this project, /predict, SQLite: the search for the SLO capacity", loc="left", fontsize=11)
+    axes.set_title("/predict, SQLite: the search for the SLO capacity", loc="left", fontsize=11)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", frameon=False)
+    # Above the axes: the points are everywhere within.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, columnspacing=1, fontsize="small", frameon=False)
 
 
 def machine_lines(root: Path) -> list[str]:
