@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 
 import hiredis
 from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster
+from redis.exceptions import RedisError
 
 from custom_runtime.errors import StoreUnavailable
 from custom_runtime.features.store import RECORD_BYTES, Keys
@@ -145,6 +146,7 @@ class ClusterLink:
         self._shared: _SharedClient | None = None
         self._ready = False
         self._closed = False
+        self._closing: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._connect_attempt = ConnectAttempt(self._connect, timeout_s=CLUSTER_CONNECT_TIMEOUT_S)
 
@@ -171,7 +173,7 @@ class ClusterLink:
                 raise
             finally:
                 shared.readers -= 1
-                await self._close_unused(shared)
+                self._close_unused(shared)
 
     async def close(self) -> None:
         """See Link.close."""
@@ -179,6 +181,7 @@ class ClusterLink:
         await self._connect_attempt.cancel()
         if self._shared is not None:
             await close_client(self._shared.client)
+        await asyncio.gather(*self._closing)
 
     async def _connect(self) -> None:
         client = self._new_client()
@@ -190,23 +193,27 @@ class ClusterLink:
         old, self._shared, self._ready = self._shared, _SharedClient(client), True
         if old is not None:
             old.retired = True
-            await self._close_unused(old)
+            self._close_unused(old)
 
-    async def _close_unused(self, shared: _SharedClient) -> None:
-        if shared.retired and not shared.readers:
-            await close_client(shared.client)
+    def _close_unused(self, shared: _SharedClient) -> None:
+        if shared.retired and not shared.readers:  # in a task: over TLS a node that hangs makes this wait
+            closing = asyncio.create_task(close_client(shared.client))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
 
 async def close_client(client: Redis | RedisCluster) -> None:
-    """Close all connections of a client, in whatever state it is.
+    """Close all connections of a client, in whatever state it is. A node that does not take leave is no error.
 
     A cluster client's own `aclose` does nothing while it means to read the topology again, as after each connection
     that it lost: its connections to all other nodes would stay open until the garbage collector finds them.
     """
-    await client.aclose()
+    with suppress(RedisError):
+        await client.aclose()
     if isinstance(client, RedisCluster):
         for nodes in ("nodes_cache", "startup_nodes"):
-            await client.nodes_manager.aclose(nodes)
+            with suppress(RedisError):
+                await client.nodes_manager.aclose(nodes)
 
 
 class ConnectAttempt:

@@ -1,4 +1,4 @@
-"""One request's timeout on a Redis Cluster must not close the client that other requests read with."""
+"""Clients of a Redis Cluster are replaced: no request loses the one it reads with, none waits for an old one's end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import redis.exceptions
 
 from custom_runtime.features.redis_link import ClusterLink
 from tests.support.programs import GUARD_S
@@ -19,6 +20,7 @@ class FakeCluster:
         self.gates: list[asyncio.Future[None]] = []
         self.broken = broken
         self.initialized = self.closed = False
+        self.hangs: asyncio.Event | None = None
 
     async def initialize(self) -> None:
         if self.broken:
@@ -30,6 +32,9 @@ class FakeCluster:
         for gate in self.gates:
             if not gate.done():
                 gate.set_exception(ConnectionError("the client was closed"))
+        if self.hangs is not None:
+            await self.hangs.wait()
+            raise redis.exceptions.TimeoutError("Timed out closing connection")
 
     async def mget_nonatomic(self, keys: Sequence[str]) -> list[Any]:
         gate = asyncio.get_running_loop().create_future()
@@ -98,3 +103,24 @@ async def test_a_client_that_cannot_be_initialized_is_closed_and_the_old_one_sta
     clients.made[2].gates[0].set_result(None)
     assert await again == [b"p:2"]
     await link.close()
+
+
+async def test_no_request_waits_for_the_end_of_an_old_client_or_sees_its_error() -> None:
+    clients = Clients()
+    link = ClusterLink(clients, "p:")
+    await link.open()
+    first = clients.made[0]
+    first.hangs = asyncio.Event()  # as over TLS, where a node that hangs does not take leave
+    lost, last = (asyncio.create_task(link.mget([number])) for number in (1, 2))
+    await until(lambda: len(first.gates) == 2)
+    first.gates[0].set_exception(ConnectionError("a node is gone"))
+    with pytest.raises(ConnectionError):
+        await lost
+    await until(lambda: len(clients.made) == 2 and clients.made[1].initialized)
+    first.gates[1].set_result(None)
+    async with asyncio.timeout(GUARD_S):
+        assert await last == [b"p:2"]
+    await until(lambda: first.closed)
+    first.hangs.set()
+    await link.close()
+    assert all(client.closed for client in clients.made)
