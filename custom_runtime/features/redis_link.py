@@ -127,7 +127,7 @@ class ServerLink:
 
 @dataclass(slots=True)
 class _SharedClient:
-    """A cluster client and how many requests read with it; a retired one is closed by its last reader."""
+    """A cluster client and how many requests read with it; a retired one is closed when its last reader has left."""
 
     client: RedisCluster
     readers: int = 0

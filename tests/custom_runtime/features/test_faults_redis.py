@@ -486,7 +486,7 @@ async def test_a_cluster_whose_replica_takes_over_is_read_on_without_a_restart(f
 
 
 @pytest.mark.slow
-async def test_a_store_that_was_redirected_to_a_lost_node_leaves_no_connection_open() -> None:
+async def test_a_cluster_that_redirected_to_a_lost_node_is_left_without_a_connection() -> None:
     with redis_cluster() as servers, cluster_replica(servers) as replica:
         primary = servers[0]
         async with opened(f"redis+cluster://127.0.0.1:{primary.port}") as store:
