@@ -42,6 +42,11 @@ class Outcome(NamedTuple):
     reply: Reply | None
 
     @property
+    def ended_s(self) -> float:
+        """When the answer or the refusal was there, by time.perf_counter."""
+        return self.sent_s + self.latency_ms / 1e3
+
+    @property
     def is_lost(self) -> bool:
         """Whether it was sent and got no answer."""
         return self.result.startswith("lost")
