@@ -29,7 +29,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_INTEGERS = frozenset(("INT32", "INT64"))
+# The datatypes of keys that are numbers, and the size of one.
+INTEGER_BYTES = {"INT32": 4, "INT64": 8}
 
 
 # One number: an array takes five times as long.
@@ -55,7 +56,7 @@ class Contents:
         if datatype == "BYTES":
             return _elements(name, part)
         dtype = _DTYPES[datatype]
-        if size == dtype.itemsize and datatype in _INTEGERS:
+        if size == dtype.itemsize and datatype in INTEGER_BYTES:
             return [int.from_bytes(part, "little", signed=True)]  # one key: an array takes ten times as long
         if size % dtype.itemsize:
             raise InvalidInput(

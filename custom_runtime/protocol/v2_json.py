@@ -7,6 +7,7 @@ What has a field that is not known here is left to MLServer's own route, which e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ _OUTPUT_FIELDS = frozenset(("name", "parameters"))
 _MOST_OBJECTS, _MOST_LISTS = 1_000, 500_000
 # MLServer's own route builds one error per invalid element: 4 million of them would take gigabytes.
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
+# JSON before raw tensors that is kept, read: of as many kinds as _before_key has room for.
+_LONGEST_KNOWN_BYTES = 1_024
 _KEY_DATATYPES = v2.DATATYPES.get(v2.KEY or "", ())
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING: frozenset[str] = frozenset()
@@ -70,12 +73,51 @@ def read_request(
         raise InvalidInput(
             f"Inference-Header-Content-Length is {json_bytes}; allowed: at most the body's {len(body)} bytes"
         )
-    request = _read(body[:json_bytes], v2_binary.Contents(memoryview(body)[json_bytes:]), parse)
+    head = body[:json_bytes]
+    known = _before_key(head) if json_bytes <= _LONGEST_KNOWN_BYTES else None
+    if known is not None and len(body) - json_bytes == known.key_bytes:
+        key = int.from_bytes(body[json_bytes:], "little", signed=True)
+        if v2.accepts_key(key):
+            return known.request([key])
+    request = _read(head, v2_binary.Contents(memoryview(body)[json_bytes:]), parse)
     if request is None:
         raise InvalidInput(
             f"the first {json_bytes} bytes are no V2 request; allowed: a JSON object of {', '.join(_FIELDS)}"
         )
     return request
+
+
+class _BeforeKey(NamedTuple):
+    """The JSON before an integer key of `key_bytes` raw bytes: `common` is what all such requests have in common."""
+
+    common: InferRequest
+    has_id: bool
+    key_bytes: int
+
+    def request(self, key: list[int]) -> InferRequest:
+        """Return the request for a key."""
+        _, _, requested, binary, timeout_s, explain, is_explained, _ = self.common
+        request_id = self.common.id if self.has_id else next_id()
+        query = Query(key, NO_FEATURES, 0, None, request_id)
+        return InferRequest(request_id, (), requested, binary, timeout_s, explain, is_explained, query)
+
+
+@lru_cache(256)
+def _before_key(head: bytes) -> _BeforeKey | None:
+    """Read JSON that is the same in many requests, because the key comes behind it; None: it is for `_read`."""
+    with suppress(InvalidInput, LookupError, TypeError, ValueError):
+        given = orjson.loads(head)
+        (tensor,) = given["inputs"]
+        datatype, shape = tensor["datatype"], tensor["shape"]
+        key_bytes = v2_binary.INTEGER_BYTES.get(datatype) if datatype in _KEY_DATATYPES else None
+        if key_bytes is None or tensor["name"] != v2.KEY or not _is_one_row(shape):
+            return None
+        if tensor["parameters"]["binary_data_size"] != key_bytes:
+            return None
+        common = _read(head, v2_binary.Contents(memoryview(bytes(key_bytes))), orjson.loads)
+        if common is not None:
+            return _BeforeKey(common, given.get("id") is not None, key_bytes)
+    return None
 
 
 def _read(body: bytes, raw: v2_binary.Contents | None, parse: Callable[[bytes], Any]) -> InferRequest | None:
@@ -225,9 +267,7 @@ def _only_key(inputs: list[Any]) -> list[Any] | None:
     shape, data = given["shape"], given["data"]
     if (
         given["name"] == v2.KEY
-        and shape in v2.ONE_ROW
-        and type(shape[0]) is int
-        and type(shape[-1]) is int
+        and _is_one_row(shape)
         and given["datatype"] in _KEY_DATATYPES
         and type(data) is list
         and len(data) == 1
@@ -235,6 +275,10 @@ def _only_key(inputs: list[Any]) -> list[Any] | None:
     ):
         return data
     return None
+
+
+def _is_one_row(shape: Any) -> bool:
+    return shape in v2.ONE_ROW and type(shape[0]) is int and type(shape[-1]) is int
 
 
 def _read_tensors(inputs: list[Any], raw: v2_binary.Contents | None) -> list[v2.Tensor] | None:

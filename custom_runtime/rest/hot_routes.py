@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from custom_runtime.loaded_models import LoadedModels
-from custom_runtime.network.asgi import Answer
 from custom_runtime.prediction.coalescer import Submission
 from custom_runtime.prediction.explanations import ExplainedPrediction
 from custom_runtime.prediction.query import Prediction, Query
@@ -26,17 +25,26 @@ if TYPE_CHECKING:  # importing it takes MLServer, whose protobuf types no other 
 
 # A body of this size takes about 1 ms to parse: bigger ones are parsed and rendered beside the event loop.
 _BIG_BODY_BYTES = 100_000
-_BINARY = (b"content-type", b"application/octet-stream")
+
+
+class BinaryBody(NamedTuple):
+    """The body of a good answer with raw tensors: json_bytes of JSON, and the tensors behind it."""
+
+    content: bytes
+    json_bytes: int
+
+
+HotBody = bytes | BinaryBody
 
 
 class Pending(NamedTuple):
-    """A request under way. render: what the future ends with -> the JSON body, or an answer with headers of its own.
+    """A request under way. render: what the future ends with -> the body of a 200, JSON where it is bytes.
 
     render returns None where MLServer's own route must answer.
     """
 
     future: asyncio.Future[Any] | Submission[Query, Prediction]
-    render: Callable[[Any], bytes | Answer | None]
+    render: Callable[[Any], HotBody | None]
     runtime: TabularRuntime
 
 
@@ -78,9 +86,7 @@ class HotRoutes:
         future = runtime.predictor.submit(query, timeout_s=request.timeout_s)
         return Pending(future, partial(self._render, runtime, request), runtime)
 
-    async def _answer_beside(
-        self, runtime: TabularRuntime, request: InferRequest, query: Query | None
-    ) -> bytes | Answer:
+    async def _answer_beside(self, runtime: TabularRuntime, request: InferRequest, query: Query | None) -> HotBody:
         """Answer many rows, which are not decoded yet, or an explained query."""
         predictor = runtime.predictor
         loop = asyncio.get_running_loop()
@@ -93,7 +99,7 @@ class HotRoutes:
         # Hundreds of explained rows take milliseconds to write.
         return await loop.run_in_executor(predictor.thread, self._render, runtime, request, prediction)
 
-    async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> bytes | Answer | None:
+    async def _answer_big(self, runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> HotBody | None:
         """Answer a body that takes long to parse, and grows by parsing: one of them at a time, on the worker thread.
 
         Parsed lists never wait for their turn in memory; what waits is the body, or the arrays made of it.
@@ -109,11 +115,11 @@ class HotRoutes:
 
     def _render(
         self, runtime: TabularRuntime, request: InferRequest, prediction: Prediction | ExplainedPrediction
-    ) -> bytes | Answer:
+    ) -> HotBody:
         body, json_bytes = v2_json.render(runtime.name, runtime.bundle.version, request, prediction)
         if json_bytes is None:
             return body
-        return Answer(200, body, (_BINARY, (b"inference-header-content-length", b"%d" % json_bytes)))
+        return BinaryBody(body, json_bytes)
 
 
 def _read_and_decode(runtime: TabularRuntime, body: bytes, json_bytes: int | None) -> tuple[InferRequest, Query] | None:
@@ -127,5 +133,5 @@ def _read_and_decode(runtime: TabularRuntime, body: bytes, json_bytes: int | Non
     return request._replace(tensors=()), query
 
 
-def _as_it_is(answer: bytes | Answer | None) -> bytes | Answer | None:
+def _as_it_is(answer: HotBody | None) -> HotBody | None:
     return answer

@@ -35,7 +35,7 @@ from custom_runtime.network.asgi import Answer, App, code_of, error_answer
 from custom_runtime.network.observing import ObservedRequest, request_context
 from custom_runtime.rest.asgi_call import address_of, answer_of, scope_of
 from custom_runtime.rest.hot_routes import Pending
-from custom_runtime.rest.http_service import HttpService
+from custom_runtime.rest.http_service import HttpService, ok_answer
 from custom_runtime.rest.request_head import RequestHead, read_head
 
 log = structlog.get_logger()
@@ -591,13 +591,7 @@ class HttpProtocol(asyncio.Protocol):
         else:
             if answer is None:
                 self._begin_asgi(received)
-            elif (
-                type(answer) is bytes
-                and head.is_plain
-                and self._observed is None
-                and not self._is_last
-                and not self._service.models.draining
-            ):
+            elif head.is_plain and self._observed is None and not self._is_last and not self._service.models.draining:
                 self._transport.write(self._service.ok(answer, self._state.default_headers))
                 now_s = self._service.clock()
                 pending.runtime.metrics.observe_request(head.route.kind, 200, now_s - received.started_s)  # type: ignore[union-attr]
@@ -608,7 +602,7 @@ class HttpProtocol(asyncio.Protocol):
                 if self._queue or self._held or self._eof or self._is_reading_paused:
                     self._next()
             else:
-                self._end(Answer(200, answer) if isinstance(answer, bytes) else answer)
+                self._end(ok_answer(answer))
 
     def _end(self, answer: Answer, refusal: ServingError | None = None) -> None:
         """Write the answer of the request in flight, count it, and go on; after a refusal the connection ends."""

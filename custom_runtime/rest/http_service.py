@@ -14,7 +14,7 @@ from custom_runtime.network.asgi import NOSNIFF, Answer
 from custom_runtime.network.cors import CorsPolicy
 from custom_runtime.network.observing import ObservedRequest, RequestObserver
 from custom_runtime.network.tokens import Tokens
-from custom_runtime.rest.hot_routes import HotRoutes
+from custom_runtime.rest.hot_routes import HotBody, HotRoutes
 from custom_runtime.rest.request_head import RequestHead, is_health
 from custom_runtime.settings import ServingSettings
 
@@ -23,7 +23,16 @@ _SMALL_BODY_BYTES = 16_384
 # Heads that the parser has read: as many as there are kinds of clients, and lengths of their bodies.
 _MOST_HEADS, _LONGEST_HEAD_BYTES = 256, 1_024
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
-_JSON_HEAD = b"content-type: application/json\r\n" + b"%b: %b\r\n" % NOSNIFF + b"content-length: "
+_BINARY = (b"content-type", b"application/octet-stream")
+_JSON_LENGTH = b"inference-header-content-length"
+_LENGTH = b"%b: %b\r\ncontent-length: " % NOSNIFF
+
+
+def ok_answer(body: HotBody) -> Answer:
+    """Return the answer of a hot route, for a request that wants more in its head than `HttpService.ok` writes."""
+    if isinstance(body, bytes):
+        return Answer(200, body)
+    return Answer(200, body.content, (_BINARY, (_JSON_LENGTH, b"%d" % body.json_bytes)))
 
 
 class BodyBudget:
@@ -64,6 +73,7 @@ class HttpService:
     _default_headers: object = field(default=None, init=False)
     _default_lines: bytes = field(default=b"", init=False)
     _ok_head: bytes = field(default=b"", init=False)
+    _ok_binary_head: bytes = field(default=b"", init=False)
 
     def __post_init__(self) -> None:
         self.budget = BodyBudget(self.settings.max_bodies_bytes)
@@ -135,11 +145,17 @@ class HttpService:
         elif error is not None and not isinstance(error, Unauthorized):
             count_refused("rest", error.code)
 
-    def ok(self, body: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return a 200 with a JSON body, the answer that almost every request has; default_headers are uvicorn's."""
+    def ok(self, body: HotBody, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return a 200 of a hot route, the answer that almost every request has; default_headers are uvicorn's.
+
+        The bytes are those that `render` makes of `ok_answer(body)`.
+        """
         if default_headers is not self._default_headers:  # a new list once a second, with the date
             self._renew(default_headers)
-        return b"%b%d\r\n\r\n%b" % (self._ok_head, len(body), body)
+        if isinstance(body, bytes):
+            return b"%b%d\r\n\r\n%b" % (self._ok_head, len(body), body)
+        content, json_bytes = body
+        return b"%b%d\r\n%b%d\r\n\r\n%b" % (self._ok_binary_head, json_bytes, _LENGTH, len(content), content)
 
     def render(
         self, answer: Answer, head: RequestHead | None, default_headers: list[tuple[bytes, bytes]], *, close: bool
@@ -171,7 +187,9 @@ class HttpService:
     def _renew(self, default_headers: list[tuple[bytes, bytes]]) -> None:
         self._default_headers = default_headers
         self._default_lines = b"".join(b"%b: %b\r\n" % pair for pair in default_headers)
-        self._ok_head = _STATUS_LINES[200] + self._default_lines + _JSON_HEAD
+        head = _STATUS_LINES[200] + self._default_lines
+        self._ok_head = b"%bcontent-type: application/json\r\n%b" % (head, _LENGTH)
+        self._ok_binary_head = b"%b%b: %b\r\n%b: " % (head, *_BINARY, _JSON_LENGTH)
 
 
 _ALLOW_ORIGIN = b"access-control-allow-origin"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from custom_runtime.errors import InvalidInput
 from custom_runtime.prediction.query import Prediction, Query
 from custom_runtime.protocol import v2, v2_json
 
@@ -56,7 +57,7 @@ def test_a_raw_answer_is_the_values_in_little_endian_behind_the_json(scores: lis
     head = json.dumps({"id": "a", "inputs": [key], **asked}).encode()
     request = v2_json.read_request(head + (417).to_bytes(8, "little"), len(head))
     assert request is not None
-    assert request.tensors[0].data == [417]
+    assert request.query == Query([417], {}, inference_id="a")
     body, json_bytes = v2_json.render("churn", "1", request, Prediction(scores, [0] * len(scores)))
     assert json_bytes is not None
     answer, *others = json.loads(body[:json_bytes])["outputs"]
@@ -106,3 +107,71 @@ def test_the_usual_request_is_read_as_its_tensor_is(tensor: dict[str, object], e
         return
     assert request.query == v2.decode(plain.tensors, plain.id)
     assert request._replace(query=None, tensors=plain.tensors) == plain
+
+
+RAW_KEY = {"name": "customer_id", "shape": [1, 1], "datatype": "INT64", "parameters": {"binary_data_size": 8}}
+OF_RAW_KEYS: list[dict[str, object]] = [
+    {},
+    {"id": "a"},
+    {"id": ""},
+    {"id": None},
+    {"id": "a", "parameters": {"binary_data_output": True, "timeout": 400_000}},
+    {"outputs": [{"name": "churn_probability", "parameters": {"binary_data": True}}]},
+    {"parameters": {"explain": 3}},
+    {"inputs": [RAW_KEY | {"shape": [1]}]},
+    {"inputs": [RAW_KEY | {"datatype": "INT32", "parameters": {"binary_data_size": 4}}]},
+    {"inputs": [RAW_KEY | {"shape": [1, 1.0]}]},
+    {"inputs": [RAW_KEY | {"shape": [2]}]},
+    {"inputs": [RAW_KEY | {"datatype": "FP64"}]},
+    {"inputs": [RAW_KEY | {"name": "tenure"}]},
+    {"inputs": [RAW_KEY | {"data": [1]}]},
+    {"inputs": [RAW_KEY | {"parameters": {"binary_data_size": 8.0}}]},
+    {"inputs": [RAW_KEY | {"parameters": {"binary_data_size": 7}}]},
+    {"inputs": [RAW_KEY, RAW_KEY]},
+    {"inputs": []},
+    {"inputs": {}},
+    {"inputs": ["customer_id"]},
+    {"outputs": [{"name": "nope"}]},
+    {"parameters": {"timeout": -1}},
+    {"nope": 1},
+]
+
+
+@pytest.mark.parametrize("said", OF_RAW_KEYS, ids=str)
+@pytest.mark.parametrize("raw", [(417).to_bytes(8, "little"), (417).to_bytes(4, "little"), b"\xff" * 8, b"", b"\1" * 9])
+def test_json_before_a_raw_key_means_the_same_when_it_comes_again(
+    said: dict[str, object], raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = json.dumps({"inputs": [RAW_KEY], **said}).encode()
+    monkeypatch.setattr(v2_json, "next_id", lambda: "made")
+    v2_json._before_key.cache_clear()
+    first, again = (meaning(head, raw) for _ in range(2))
+    monkeypatch.setattr(v2_json, "_LONGEST_KNOWN_BYTES", 0)
+    assert first == again == meaning(head, raw)
+
+
+def meaning(head: bytes, raw: bytes) -> object:
+    """What a request asks for, or why it is refused."""
+    try:
+        request = v2_json.read_request(head + raw, len(head))
+        assert request is not None
+        query = request.query if request.query is not None else v2.decode(request.tensors, request.id)
+        return request._replace(query=query, tensors=())
+    except InvalidInput as error:
+        return str(error)
+
+
+def test_a_request_without_an_id_gets_one_of_its_own_though_its_json_is_known() -> None:
+    head = json.dumps({"inputs": [RAW_KEY]}).encode()
+    ids = {v2_json.read_request(head + bytes(7) + b"\0", len(head)).id for _ in range(3)}  # type: ignore[union-attr]
+    assert len(ids) == 3
+
+
+def test_of_json_before_raw_keys_a_bounded_number_is_kept() -> None:
+    for number in range(1_000):
+        head = json.dumps({"id": str(number), "inputs": [RAW_KEY]}).encode()
+        v2_json.read_request(head + bytes(8), len(head))
+    long = json.dumps({"id": "a" * 2_000, "inputs": [RAW_KEY]}).encode()
+    kept = v2_json._before_key.cache_info().currsize
+    v2_json.read_request(long + bytes(8), len(long))
+    assert v2_json._before_key.cache_info().currsize == kept <= 256

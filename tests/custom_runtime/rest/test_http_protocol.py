@@ -18,13 +18,12 @@ from pydantic import SecretStr
 from uvicorn.server import ServerState
 
 from custom_runtime.errors import InvalidInput, NotReady, UnknownModel
-from custom_runtime.network.asgi import Answer
 from custom_runtime.network.cors import CorsPolicy
 from custom_runtime.network.tokens import Tokens
 from custom_runtime.rest import http_protocol
-from custom_runtime.rest.hot_routes import Pending
+from custom_runtime.rest.hot_routes import BinaryBody, HotBody, Pending
 from custom_runtime.rest.http_protocol import HttpProtocol
-from custom_runtime.rest.http_service import HttpService
+from custom_runtime.rest.http_service import HttpService, ok_answer
 from custom_runtime.settings import ServingSettings
 from tests.support.http_replies import Reply, read_reply
 from tests.support.programs import GUARD_S
@@ -84,9 +83,7 @@ class Hot:
             self.waiting.append(future)
         else:
             future.set_result(body)
-        render: Callable[[bytes], bytes | Answer] = lambda result: (  # noqa: E731
-            Answer(200, result, ((b"content-type", b"application/octet-stream"),)) if body == b"raw" else result
-        )
+        render: Callable[[bytes], HotBody] = lambda result: BinaryBody(result, 2) if body == b"raw" else result  # noqa: E731
         return Pending(future, render, self._models.runtime)  # type: ignore[arg-type]
 
 
@@ -260,9 +257,18 @@ async def test_a_query_an_escape_an_absolute_form_and_a_slash_at_the_end_reach_t
         assert not made.scopes
 
 
-async def test_answers_with_headers_of_their_own_keep_them() -> None:
+async def test_an_answer_with_raw_tensors_says_so_and_how_much_of_it_is_json() -> None:
     async with world() as made:
-        assert (await ask(made, request(b"raw")))[0].headers["content-type"] == "application/octet-stream"
+        reply = (await ask(made, request(b"raw")))[0]
+        assert reply.headers["content-type"] == "application/octet-stream"
+        assert reply.headers["inference-header-content-length"] == "2"
+        assert reply.body == b"raw"
+
+
+@pytest.mark.parametrize("body", [b"{}", BinaryBody(b"{}\0", 2)])
+async def test_the_usual_answer_has_the_bytes_of_one_that_is_put_together(body: HotBody) -> None:
+    service, headers = World().service, [(b"date", b"today")]
+    assert service.ok(body, headers) == service.render(ok_answer(body), None, headers, close=False)
 
 
 # Many requests on one connection.
