@@ -5,8 +5,9 @@
 
 They carry the extension attributes of Seldon's executor (requestid, modelid, inferenceservicename, namespace, endpoint,
 protocol). Events are written to the spool first, and a thread of its own sends the oldest file until the sink has
-accepted it: each event arrives at least once, with the same id. A file that the sink refuses for good is dropped; one
-that it refuses for another reason than its events (a wrong token or address) waits.
+accepted it: each event arrives at least once, with the same id. What the sink refuses for good is dropped, a file or,
+where each event is a request of its own, one event; what it refuses for another reason than its events (a wrong token
+or address) waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -241,15 +242,16 @@ class Sender:
         for file in self.spool.files():
             if self._stopping.is_set() and self._failures:
                 return 0.0
-            outcome = self._send(file)
-            if outcome == "later":
+            refused = self._send(file)
+            if refused is None:
                 self._failures += 1
                 longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(self._failures - 1, 10))
                 return longest_s * random.uniform(0.5, 1)  # noqa: S311
             if self._failures:
                 log.info("record_sink_available", sink=self._host, waiting_rows=self.spool.rows)
             self._failures = 0
-            self.metrics.count_records(outcome, file.rows)
+            self.metrics.count_records("failed", refused)
+            self.metrics.count_records("written", file.rows - refused)
             self.spool.remove(file)
         return 0.0
 
@@ -268,37 +270,43 @@ class Sender:
                 self._stopping.wait(wait_s)
                 self._has_work.set()
 
-    def _send(self, file: SpooledFile) -> str:
-        """Send one file; return "written", "failed" (refused for good) or "later"."""
+    def _send(self, file: SpooledFile) -> int | None:
+        """Send one file; return how many of its records the sink has refused for good, None where it is for later."""
+        refused: set[int] = set()
+        status = 0
         try:
             content = file.path.read_bytes()
-            for body, headers in _requests(content, is_batched=self.is_batched):
+            for records, body, headers in _requests(content, file.rows, is_batched=self.is_batched):
                 answer = self._pool.request(
                     "POST", self.url, body=body, headers={**self._pool.headers, **headers}, redirect=False
                 )
                 if answer.status >= 500 or answer.status in _LATER or 300 <= answer.status < 400:
                     self._report("record_sink_unavailable", status=answer.status)
-                    return "later"
+                    return None
                 if answer.status >= 400:
-                    self._report("record_sink_refused", status=answer.status, rows=file.rows)
-                    return "failed"
+                    status = status or answer.status
+                    refused.update(records)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self._report("record_sink_unavailable", reason=type(error).__name__)
-            return "later"
-        return "written"
+            return None
+        if refused:
+            self._report("record_sink_refused", status=status, rows=len(refused))
+        return len(refused)
 
     def _report(self, event: str, **facts: Any) -> None:
         if not self._failures:  # the first failure in a row says it
             log.warning(event, sink=self._host, waiting_rows=self.spool.rows, **facts)
 
 
-def _requests(content: bytes, *, is_batched: bool) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Yield the bodies and headers that carry a file's events: all in one request, or each in the binary mode."""
+def _requests(content: bytes, rows: int, *, is_batched: bool) -> Iterator[tuple[Sequence[int], bytes, dict[str, str]]]:
+    """Yield the requests that carry a file's events, all in one or each in its own: its records, body and headers."""
     if is_batched:
-        yield content, {"content-type": BATCH_TYPE}
+        yield range(rows), content, {"content-type": BATCH_TYPE}
         return
+    record = -1
     for event in orjson.loads(content):
+        record += event["type"] == RESPONSE  # the first event of each record
         data = event.pop("data")
         headers = {"content-type": event.pop("datacontenttype")}
         headers |= {f"ce-{name}": str(value) for name, value in event.items()}
-        yield orjson.dumps(data), headers
+        yield (record,), orjson.dumps(data), headers

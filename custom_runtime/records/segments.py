@@ -267,17 +267,17 @@ def _read(path: Path) -> pa.Table:
 
 
 def _read_stream(path: Path) -> pa.Table:
-    """Read a stream up to its last complete message; one that does not even begin is empty."""
+    """Read a stream up to its last complete message; one that does not even begin is empty. Raises OSError."""
     batches: list[pa.RecordBatch] = []
     schema = SCHEMA
-    with path.open("rb") as stream, suppress(pa.ArrowInvalid, OSError):
-        reader = pa.ipc.open_stream(stream)
-        schema = reader.schema
-        while True:
-            try:
-                batches.append(reader.read_next_batch())
-            except StopIteration:
-                break
+    with path.open("rb") as stream, suppress(pa.ArrowInvalid):
+        try:
+            reader = pa.ipc.open_stream(stream)
+            schema = reader.schema
+            batches.extend(reader)
+        except OSError as error:
+            if error.errno is not None:  # the system's: there is more than could be read
+                raise
     return pa.Table.from_batches(batches, schema)
 
 

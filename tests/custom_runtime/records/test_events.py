@@ -185,6 +185,18 @@ def test_what_the_sink_refuses_for_good_is_dropped_and_counted(receiver: EventRe
     assert (counted("refused", "failed"), counted("refused", "written")) == (2, 1)
 
 
+def test_an_event_of_its_own_that_is_refused_takes_no_other_with_it(receiver: EventReceiver, spool: Spool) -> None:
+    fill(spool, 1, 2, 3)
+    # Each record has a response and a request: of the first both are refused, of the second its request.
+    receiver.answers = [400, 413, 202, 400]
+    with capture_logs() as said:
+        assert sender_of(receiver, spool, "one-refused", is_batched=False).send_all() == 0.0
+    assert [(line["event"], line["status"], line["rows"]) for line in said] == [("record_sink_refused", 400, 2)]
+    assert len(receiver.received) == 6
+    assert (counted("one-refused", "failed"), counted("one-refused", "written")) == (2, 1)
+    assert spool.files() == []
+
+
 def test_the_sink_may_speak_https_with_a_certificate_of_a_given_authority(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

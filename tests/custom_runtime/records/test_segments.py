@@ -1,5 +1,7 @@
 """Segments on disk: flushed, rotated, bounded, complete after a crash, read while they are written."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -118,6 +120,36 @@ def test_after_kill_9_everything_up_to_the_last_flush_is_there(tmp_path: Path) -
     assert not left.exists()
     assert len(files_of(tmp_path, FINISHED)) == 1
     assert keys_in(tmp_path) == expected
+
+
+class BadDisk(io.FileIO):
+    """A file whose first 1,000 bytes can be read, and no more."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() > 1_000:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size) or b""
+
+
+def test_a_segment_that_the_disk_does_not_give_back_is_kept_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    sink = sink_of(tmp_path, clock)
+    for key in range(20):
+        sink.write(records_of(key))
+        clock.now += 1.0
+        sink.tick()
+    (segment,) = files_of(tmp_path, OPEN)
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "open", BadDisk)
+        with pytest.raises(OSError, match="Input/output error"):
+            finish(segment)
+        with pytest.raises(RecordsError, match="Input/output error"):
+            keys_in(tmp_path)
+    assert files_of(tmp_path, FINISHED) == []
+    assert len(keys_in(tmp_path)) == 20
+    sink.close()
 
 
 def test_a_stream_that_ends_inside_a_message_is_read_up_to_it(tmp_path: Path) -> None:
