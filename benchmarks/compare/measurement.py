@@ -87,22 +87,35 @@ class ServerMeasurement:
         It is repeated when an answer failed, and when another machine had the cores; the least disturbed counts then.
         """
         disturbed: list[tuple[float, ClosedLoop]] = []
-        for attempt in range(ATTEMPTS):
-            steal = StealTime()
-            try:
-                loop = self._closed_once(kind, duration_s)
-            except MeasurementError as error:
-                if attempt == ATTEMPTS - 1 and not disturbed:
-                    raise
-                reason = str(error)
-            else:
+        errors: list[str] = []
+        try:
+            for attempt in range(ATTEMPTS):
+                steal = StealTime()
+                try:
+                    loop = self._closed_once(kind, duration_s)
+                except MeasurementError as error:
+                    if attempt == ATTEMPTS - 1 and not disturbed:
+                        raise
+                    errors.append(str(error))
+                    continue
                 stolen = steal.share()
                 if stolen <= MOST_STOLEN:
                     return loop
                 disturbed.append((stolen, loop))
-                reason = f"another virtual machine got {stolen:.0%} of the processor time"
-            self.measured.repeated.append(f"round {self.round_number + 1}, {self.server.title}, {kind}: {reason}")
-        return min(disturbed, key=lambda run: run[0])[1]
+            return min(disturbed, key=lambda run: run[0])[1]
+        finally:
+            self._list_repeated(kind, [stolen for stolen, _ in disturbed], errors)
+
+    def _list_repeated(self, kind: str, stolen: list[float], errors: list[str] | tuple[()] = ()) -> None:
+        """Say in one line why something was measured again, if it was."""
+        reasons = list(errors)
+        if stolen:
+            shares = ", ".join(f"{share:.0%}" for share in stolen)
+            reasons.append(f"another virtual machine got {shares} of the processor time")
+        if reasons:
+            self.measured.repeated.append(
+                f"round {self.round_number + 1}, {self.server.title}, {kind}: {'; '.join(reasons)}"
+            )
 
     def _closed_once(self, kind: str, duration_s: float) -> ClosedLoop:
         query = self.server.queries[kind]
@@ -143,14 +156,27 @@ class ServerMeasurement:
     def _search(self, plan: LoadPlan) -> None:
         trial = replace(plan, duration_s=self.durations.trial_s, warmup_s=0.5)
         capacity = find_peak(
-            lambda qps: run_load(replace(trial, qps=qps)),
-            lambda qps: run_load(replace(trial, qps=qps, duration_s=self.durations.confirm_s)),
+            lambda qps: self._trial(replace(trial, qps=qps)),
+            lambda qps: self._trial(replace(trial, qps=qps, duration_s=self.durations.confirm_s)),
             SEARCH_FROM * self.measured.rounds(PROJECT, results.PREDICT)[-1],
             step=SEARCH_STEP,
         )
         for one in capacity.trials:
             self.measured.slo_trials.append((one.qps, one.result.summary.p99_ms, one.result.valid))
         self._add(results.CAPACITY, capacity.peak.result.summary.completed_qps if capacity.peak else 0.0)
+
+    def _trial(self, plan: LoadPlan) -> LoadResult:
+        """Run one trial of the search; one that failed while another machine had the cores says nothing of this one."""
+        failed: list[LoadResult] = []
+        for _ in range(ATTEMPTS):
+            result = run_load(plan)
+            if result.valid or not result.disturbance:
+                break
+            failed.append(result)
+        else:
+            result = min(failed, key=lambda one: one.stolen)
+        self._list_repeated(f"predict at {plan.qps:,.0f}/s", [one.stolen for one in failed])
+        return result
 
 
 def _without_errors(plan: LoadPlan) -> LoadResult:
