@@ -22,7 +22,7 @@ from custom_runtime.loaded_models import LoadedModels
 from custom_runtime.metrics import observe_event_loop
 from custom_runtime.network.cors import read_cors
 from custom_runtime.network.observing import RequestObserver
-from custom_runtime.network.sockets import BACKLOG, is_inherited, listener_socket, refuse_handshakes
+from custom_runtime.network.sockets import BACKLOG, bound_socket, is_inherited, listener_socket, refuse_handshakes
 from custom_runtime.network.tls import read_certificates
 from custom_runtime.network.tokens import read_tokens
 from custom_runtime.rest.error_translation import unify_errors
@@ -119,6 +119,7 @@ class RestListener(RESTServer):  # type: ignore[misc]
             access_log=False,
             server_header=False,
             ws="none",
+            lifespan="off",  # MLServer's app has none; uvicorn's task of it would log the end of a start that failed
             proxy_headers=False,  # the client's address is not used
             backlog=BACKLOG,
             timeout_graceful_shutdown=SHUTDOWN_S,
@@ -143,15 +144,14 @@ class MetricsListener(MetricsServer):  # type: ignore[misc]
         config = uvicorn.Config(
             self._app,
             http=partial(HttpProtocol, service=service),  # type: ignore[arg-type]
-            host=self._settings.host,
-            port=self._settings.metrics_port,
             log_config=None,
             access_log=False,
             server_header=False,
             ws="none",
+            lifespan="off",
         )
         self._server = _Uvicorn(config, service)
-        await self._server.serve()
+        await self._server.serve(sockets=[bound_socket(self._settings.host, self._settings.metrics_port, share=False)])
 
 
 def _close_side_doors(app: Any) -> None:

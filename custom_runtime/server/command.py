@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from custom_runtime.errors import StartupError
+
 MODELS = Path(__file__).resolve().parents[2] / "model-settings" / "churn"
 
 
@@ -32,13 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}; allowed: 1 or more")
     _end_at_once_on_ctrl_c()
+    try:
+        # Seconds of imports that --help does not need. The contract is read by them.
+        if options.workers > 1:
+            from custom_runtime.server.supervisor import supervise
+        else:
+            from custom_runtime.server.process import run
+    except StartupError as error:
+        print(f"churn-serving cannot start: {error}", file=sys.stderr)
+        return 1
     if options.workers > 1:
-        from custom_runtime.server.supervisor import supervise
-
         worker = [sys.executable, "-m", "custom_runtime.server", "--models", str(options.models)]
         return supervise(worker, workers=options.workers)
-    from custom_runtime.server.process import run  # seconds of imports that --help does not need
-
     return run(options.models)
 
 

@@ -94,16 +94,32 @@ def test_variables_of_an_earlier_version_end_the_start_with_their_new_names(worl
     )
 
 
-def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server: Server) -> None:
-    others = dict(zip(("MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"), map(str, free_ports(2)), strict=True))
-    taken = {"MLSERVER_HTTP_PORT": str(server.http_port), "MLSERVER_HOST": "127.0.0.1"} | others
+@pytest.mark.parametrize("which", ["HTTP", "GRPC", "METRICS"])
+def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, server: Server, which: str) -> None:
+    names = [f"MLSERVER_{name}_PORT" for name in ("HTTP", "GRPC", "METRICS")]
+    ports = dict(zip(names, map(str, free_ports(3)), strict=True)) | {f"MLSERVER_{which}_PORT": str(server.http_port)}
+    done = refused_start(world.environment | ports | {"MLSERVER_HOST": "127.0.0.1"})
+    *logged, said = done.stderr.splitlines()
+    assert f"port {server.http_port} is not free" in said
+    assert {json.loads(line)["level"] for line in logged} == {"info"}  # of the model, which loads first
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_contract_that_is_not_there_ends_the_start_with_one_line(world: World, workers: str) -> None:
+    done = refused_start(world.environment | {"SERVING_CONTRACT": "nowhere/contract.py"}, "--workers", workers)
+    assert "SERVING_CONTRACT is 'nowhere/contract.py', which is no file" in done.stderr
+
+
+def refused_start(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start a server that must end by itself with code 1 and no traceback."""
     done = subprocess.run(
-        [sys.executable, "scripts/serve.py"],
-        cwd=ROOT, env=os.environ | world.environment | taken, timeout=GUARD_S,
-        capture_output=True, text=True, check=False,
+        [sys.executable, "scripts/serve.py", *arguments],
+        cwd=ROOT, env=os.environ | environment, timeout=GUARD_S, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"port {server.http_port} is not free" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
 
 
 def test_every_line_of_the_log_is_json_and_settings_without_effect_are_named(world: World, tmp_path: Path) -> None:
