@@ -19,7 +19,7 @@ import yaml
 
 from tests.support.attempts import attempts
 from tests.support.command_blocks import Block, blocks_of, documents
-from tests.support.programs import ROOT, program
+from tests.support.programs import ROOT, eventually, program
 from tests.support.serving import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(2400)]
@@ -115,25 +115,30 @@ def run_document(document: Path, directory: Path, environment: dict[str, str]) -
         ],
     }
     program("redis-server")
-    command = [program("unshare", package="util-linux"), "--net", "--kill-child"]
-    command += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", RUN, str(ROOT / "tests")],
-        cwd=ROOT, input=json.dumps(task), capture_output=True, text=True, check=False, timeout=1150,
-        env={
-            **os.environ, **environment, "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120",
-        },
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    results: list[dict[str, Any]] = json.loads(done.stdout)
+    ended = run_task(task, environment | {"PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}"})
+    results: list[dict[str, Any]] = ended["results"]
     for block, task_block in zip(running, task["blocks"], strict=True):
         result = next((one for one in results if one["name"] == str(block)), None)
         assert result is not None, f"{block} did not run, because an earlier one failed: {results[-1]}"
         if "rollout run" in block.text and result["code"] in NOT_PROMOTED:
             raise NotPromotedError(result["output"])
         assert result["code"] in task_block["allowed"], f"{block} ended with {result['code']}:\n{result['output']}"
+    assert ended["left"] == []  # who follows a page to its end has nothing running
     return results
+
+
+def run_task(task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Run a task of tests/support/block_runner.py in a network of its own."""
+    command = [program("unshare", package="util-linux"), "--net", "--kill-child"]
+    command += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", RUN, str(ROOT / "tests")],
+        cwd=ROOT, input=json.dumps(task), capture_output=True, text=True, check=False, timeout=1150,
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def is_run_elsewhere(document: Path) -> bool:
@@ -167,3 +172,13 @@ def test_every_command_block_runs(document: Path, tmp_path: Path, request: pytes
         attempt.end(is_met=True, figures=None)
         for result in results:
             assert "Traceback" not in result["output"], result["output"]
+
+
+def test_what_a_block_leaves_running_is_told_and_ended(tmp_path: Path) -> None:
+    begun = "until grep -q sleep /proc/$!/comm; do sleep 0.01; done"
+    script = f"setsid sleep 1234 > /dev/null 2>&1 < /dev/null &\n{begun}\necho $!"
+    block = {"name": "a block", "script": script, "ready_url": None, "allowed": (0,)}
+    ended = run_task({"directory": str(tmp_path), "cluster": False, "blocks": [block]}, {})
+    (result,) = ended["results"]
+    assert ended["left"] == ["sleep 1234"]
+    eventually(lambda: not Path("/proc", result["output"].strip()).exists(), what="the system forgets it")

@@ -1,8 +1,9 @@
 """Runs the command blocks of one document as a reader would, in a network of their own; tests/instructions starts it.
 
-Standard input: {"directory", "cluster", "blocks": [{"name", "script", "ready_url"}]}. Standard output: a JSON list with
-{"name", "code", "output"} of each block that ran, in order, and the end of each server. It is run in a network
-namespace (`unshare --net`): nothing but loopback exists, so no block reaches the outside and ports as 8080 are free.
+Standard input: {"directory", "cluster", "blocks": [{"name", "script", "ready_url"}]}. Standard output: {"results"}, a
+list of {"name", "code", "output"} of each block that ran, in order, and the end of each server; and {"left"}, the
+command lines of what the blocks left running, which is ended. It is run in a network namespace (`unshare --net`):
+nothing but loopback exists, so no block reaches the outside and ports as 8080 are free.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.documented_cluster import documented_cluster
+from tests.support.leftovers import end_all_in_network
 from tests.support.prometheus_api import Traffic, prometheus_api
 from tests.support.seldon_operator import SeldonOperator
 
@@ -165,7 +167,8 @@ def main() -> None:
         os.environ["PYTHONPATH"] = task["directory"]  # the copy's code, not that which the environment was made for
         if task["cluster"]:
             stack.enter_context(cluster(Path(scratch)))
-        json.dump(list(run_all(task["blocks"], task["directory"])), sys.stdout)
+        results = list(run_all(task["blocks"], task["directory"]))
+    json.dump({"results": results, "left": end_all_in_network()}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,31 @@ def processes_of(directory: Path) -> dict[int, str]:
         if os.fsencode(directory) in named:
             found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
+
+
+def end_all_in_network(within_s: float = 30.0) -> list[str]:
+    """End the other processes of this network namespace, but for the parent that made it; return their commands."""
+    network, known = os.readlink("/proc/self/ns/net"), (os.getpid(), os.getppid())
+
+    def others() -> dict[int, str]:
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+                if not entry.name.isdecimal() or int(entry.name) in known:
+                    continue
+                if os.readlink(entry / "ns/net") == network:
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        return found
+
+    left = others()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in others():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline_s = time.monotonic() + within_s
+        while others() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+    return list(left.values())
 
 
 def descendants(pid: int) -> list[int]:
