@@ -38,7 +38,10 @@ def open_files(server: Server) -> int:
 
 
 async def capacity(server: Server, rows: int) -> float:
-    """Requests of so many rows that are answered in a second when two callers ask without a pause."""
+    """Requests of so many rows that are answered in a second when two callers ask without a pause.
+
+    One that comes late, because the cores were another machine's, does not count.
+    """
     body = v2_rest_body("customer_id", "INT64", [row + 1 for row in range(rows)], rows=rows)
     caller = RestCaller(HOST, server.http_port, "/v2/models/churn/infer")
     answered, until_s = 0, time.perf_counter() + 1.5
@@ -46,8 +49,9 @@ async def capacity(server: Server, rows: int) -> float:
     async def ask() -> None:
         nonlocal answered
         while time.perf_counter() < until_s:
-            assert (await caller.ask(body, timeout_s=GUARD_S)).status == 200
-            answered += 1
+            reply = await caller.ask(body, timeout_s=GUARD_S)
+            assert reply.status in (200, 504), reply
+            answered += reply.status == 200
 
     await asyncio.gather(*(ask() for _ in range(2)))
     await caller.close()
@@ -64,13 +68,15 @@ async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]
         await traffic.stop()
     results = traffic.results()
     assert len(traffic.outcomes) == traffic.sent
-    assert set(results) == {"200", "503 overloaded"}, results
+    late = results["504 deadline_exceeded"]
+    assert results["200"] + results["503 overloaded"] + late == traffic.sent, results
     shed = [one.reply for one in traffic.outcomes if one.reply and one.reply.status == 503]
     assert all(reply.headers["retry-after"] == "1" for reply in shed)
     # The server's own clock: a client on a busy machine reads late.
     return {
-        "answered in 50 ms": (answered_within(server, "200", "0.05") - early["200"]) / results["200"],
-        "shed in 5 ms": (answered_within(server, "503", "0.005") - early["503"]) / results["503 overloaded"],
+        "answered in 50 ms": (answered_within(server, "200", "0.05") - early["200"]) / max(1, results["200"]),
+        "shed in 5 ms": (answered_within(server, "503", "0.005") - early["503"]) / max(1, results["503 overloaded"]),
+        "late": late,
         "answered": results["200"],
         "shed": results["503 overloaded"],
         "counted": sum(answered_within(server, code, "+Inf") - counted[code] for code in counted),
@@ -101,7 +107,8 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
             assert figures["grew MB"] < 30, figures
             assert [reply.status for reply in after] == [200] * 20
             attempt.end(
-                is_met=figures["answered in 50 ms"] >= 0.99
+                is_met=figures["late"] == 0
+                and figures["answered in 50 ms"] >= 0.99
                 and figures["shed in 5 ms"] >= 0.99
                 # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
                 and figures["answered"] > 0.5 * limit_qps * 5
