@@ -9,6 +9,8 @@ from typing import Generic, Protocol, TypeVar
 LOWEST_QPS = 1.0
 BACK_OFF = 0.95
 ATTEMPTS = 2
+# A lower rate asks less of the client: one that cannot send at so many in a row has no core to itself at any.
+MOST_CLIENT_RATES = 3
 
 
 class Verdict(Protocol):
@@ -56,7 +58,8 @@ def find_peak(
     A rate that fails is tried once more: what else a machine does only ever makes a server look slower.
     step: by what a rate is multiplied or divided until the peak is between two of them. precision: how far apart, as a
     share, the highest rate that passed and the lowest that failed may stay. A rate at which the client was the
-    bottleneck bounds the search as a failed one does, and says nothing about the server.
+    bottleneck bounds the search as a failed one does, and says nothing about the server; three of them in a row, each
+    lower than the one before, end it.
     """
     trials: list[Trial[V]] = []
     by_client: set[float] = set()
@@ -72,7 +75,7 @@ def find_peak(
                 by_client.add(qps)
         return False
 
-    low, high = _bracket(lambda qps: holds(qps, measure), start_qps, step)
+    low, high = _bracket(lambda qps: holds(qps, measure), by_client, start_qps, step)
     if low is None:
         return Capacity(None, tuple(trials), bool(by_client))
     while high / low > 1 + precision:
@@ -89,7 +92,9 @@ def find_peak(
     return Capacity(None, tuple(trials), at_least)
 
 
-def _bracket(holds: Callable[[float], bool], start_qps: float, step: float) -> tuple[float | None, float]:
+def _bracket(
+    holds: Callable[[float], bool], by_client: set[float], start_qps: float, step: float
+) -> tuple[float | None, float]:
     """Return the highest rate known to hold (None: none does) and the lowest known not to."""
     if holds(start_qps):
         low = start_qps
@@ -97,8 +102,10 @@ def _bracket(holds: Callable[[float], bool], start_qps: float, step: float) -> t
             low *= step
         return low, low * step
     high = start_qps
-    while high / step >= LOWEST_QPS:
+    of_client = int(high in by_client)
+    while high / step >= LOWEST_QPS and of_client < MOST_CLIENT_RATES:
         if holds(high / step):
             return high / step, high
         high /= step
+        of_client = of_client + 1 if high in by_client else 0
     return None, high

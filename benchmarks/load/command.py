@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.errors import BenchmarkError, TargetFailed, UsageError
+from benchmarks.errors import BenchmarkError, MeasurementError, TargetError, TargetFailed, UsageError
 from benchmarks.load.capacity import find_peak
 from benchmarks.load.open_loop import run_load
 from benchmarks.load.result import MIN_QUERIES, LoadPlan, LoadResult, Output
@@ -61,7 +61,7 @@ def load_test(
     An open loop, MLPerf LoadGen's Server scenario: requests arrive at random (Poisson) whether or not the earlier ones
     are answered, and each latency counts from the scheduled arrival. PASSED means that P99 is within the bound and no
     request failed. Exit code 0: PASSED; 1: FAILED, or the first answer is a server error; 2: wrong usage; 3: nothing
-    was measured, because the service cannot be reached or refuses the first request.
+    was measured, because the service cannot be reached or refuses the first request, or this client is too slow.
 
     Example:
     churn-serving load-test --url https://gateway/seldon/prod/churn --protocol v2-rest --qps 1000 --duration 60 \
@@ -103,6 +103,11 @@ def load_test(
             trials = [trial.result for trial in capacity.trials]
             at_least = capacity.at_least
             result = capacity.peak.result if capacity.peak else trials[-1]
+            if capacity.peak is None and result.bottleneck:
+                raise MeasurementError(
+                    f"at {result.qps:,.0f} requests/s, and at each higher rate, {result.bottleneck}; measure again "
+                    "where no other program or machine has its core"
+                )
         else:
             result = _run(plan)
     except BenchmarkError as error:
@@ -135,8 +140,12 @@ def _ended(error: BenchmarkError, *, asked: str) -> tuple[int, str]:
         return WRONG_USAGE, str(error)
     if isinstance(error, TargetFailed):
         return FAILED, str(error)
-    advice = "is the address right, and does the service run?" if asked else "`make serve` starts a service there"
-    return NOT_MEASURED, f"nothing was measured: {error}; {advice}"
+    said = f"nothing was measured: {error}"
+    if isinstance(error, TargetError):
+        said += (
+            "; is the address right, and does the service run?" if asked else "; `make serve` starts a service there"
+        )
+    return NOT_MEASURED, said
 
 
 def _run(plan: LoadPlan) -> LoadResult:

@@ -68,8 +68,10 @@ async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]
         await traffic.stop()
     results = traffic.results()
     assert len(traffic.outcomes) == traffic.sent
+    # Where the cores were another machine's: requests that waited too long, connections that the client could not open.
     late = results["504 deadline_exceeded"]
-    assert results["200"] + results["503 overloaded"] + late == traffic.sent, results
+    refused = sum(count for result, count in results.items() if result.startswith("refused "))
+    assert results["200"] + results["503 overloaded"] + late + refused == traffic.sent, results
     shed = [one.reply for one in traffic.outcomes if one.reply and one.reply.status == 503]
     assert all(reply.headers["retry-after"] == "1" for reply in shed)
     # The server's own clock: a client on a busy machine reads late.
@@ -77,6 +79,7 @@ async def flood(server: Server, limit_qps: float, rows: int) -> dict[str, float]
         "answered in 50 ms": (answered_within(server, "200", "0.05") - early["200"]) / max(1, results["200"]),
         "shed in 5 ms": (answered_within(server, "503", "0.005") - early["503"]) / max(1, results["503 overloaded"]),
         "late": late,
+        "refused": refused,
         "answered": results["200"],
         "shed": results["503 overloaded"],
         "counted": sum(answered_within(server, code, "+Inf") - counted[code] for code in counted),
@@ -107,7 +110,7 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
             assert figures["grew MB"] < 30, figures
             assert [reply.status for reply in after] == [200] * 20
             attempt.end(
-                is_met=figures["late"] == 0
+                is_met=figures["late"] == figures["refused"] == 0
                 and figures["answered in 50 ms"] >= 0.99
                 and figures["shed in 5 ms"] >= 0.99
                 # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.

@@ -65,3 +65,24 @@ def test_a_client_at_its_end_is_not_held_against_the_server() -> None:
     assert capacity.peak is not None
     assert capacity.peak.qps <= 1000
     assert capacity.at_least
+
+
+def test_a_client_that_is_late_at_three_rates_in_a_row_ends_the_search() -> None:
+    tried: list[float] = []
+
+    def late(qps: float) -> Judged:
+        tried.append(qps)
+        return Judged(True, "the client sent 5 ms late on average")
+
+    capacity = find_peak(late, late, 400)
+    assert (capacity.peak, capacity.at_least) == (None, True)
+    assert tried == [400, 400, 200, 200, 100, 100]
+
+
+def test_a_client_that_is_late_now_and_then_does_not_end_the_search() -> None:
+    def run(qps: float) -> Judged:
+        return Judged(qps <= 20, "the client sent 5 ms late on average" if qps > 80 and qps != 200 else None)
+
+    capacity = find_peak(run, run, 400)
+    assert capacity.peak is not None
+    assert 19 < capacity.peak.qps <= 20
