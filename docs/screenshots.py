@@ -42,7 +42,8 @@ PROGRAM = str(Path(sys.executable).with_name("churn-serving"))
 COLUMNS, LINES = 118, 60
 WIDTH = 1200
 LARGEST_BYTES = 200_000
-STATE = ("--state", str(WORK / "state"))
+# Relative, as every command runs in ROOT: the commands that the pictures show name it.
+STATE = ("--state", str((WORK / "state").relative_to(ROOT)))
 LOCAL = ("--target", "local", *STATE)
 STORE = f"sqlite:///{ROOT / 'var' / 'features.db'}"
 # Steps of seconds. Drift only asks a person, and these two versions are the same model.
@@ -137,12 +138,19 @@ def save(name: str, page: bytes, *, height: int | None = None) -> None:
         raise RuntimeError(f"{written.name} has {written.stat().st_size:,} bytes; allowed: {LARGEST_BYTES:,}")
 
 
+def check_places(shown: str) -> None:
+    """Raise RuntimeError where a picture would show a directory of this machine."""
+    if str(ROOT) in shown:
+        raise RuntimeError(f"it shows {ROOT}: give the commands relative paths")
+
+
 def take(name: str, address: str, *, height: int) -> None:
     """Take a page as PNG, from its top to `height`."""
     with browser() as opened:
         opened.set_window_size(WIDTH, height)
         opened.get(address)
         time.sleep(1)  # fonts and charts are drawn
+        check_places(opened.find_element(By.TAG_NAME, "body").text)
         save(name, opened.get_screenshot_as_png(), height=height)
 
 
@@ -173,6 +181,7 @@ def docs_page() -> None:
 
 def as_svg(shown: str, title: str) -> str:
     """Return a terminal's content as SVG, without the font of another site that Rich names."""
+    check_places(shown)
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi(shown))
     drawn = console.export_svg(title=title)
