@@ -150,6 +150,7 @@ class TabularRuntime(MLModel):  # type: ignore[misc]
         if rows > self.predictor.offload_rows:
             inferring = self.infer(tensors, inference_id=inference_id, timeout_s=timeout_s)
             return asyncio.get_running_loop().create_task(inferring)
+        self.predictor.check_wait(needs_store=v2.needs_store(tensors))
         return self.predictor.submit(v2.decode(tensors, inference_id), timeout_s=timeout_s)
 
     async def answer(self, body: bytes, url_query: bytes = b"") -> bytes:

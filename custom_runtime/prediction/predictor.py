@@ -156,8 +156,7 @@ class Predictor:
     def _admit(self, query: Query, coalescer: Coalescer[Query, Prediction], timeout_s: float | None) -> float:
         """Return the query's time limit in seconds, or raise Overloaded."""
         self.admit()
-        if coalescer.expected_wait_s() > self._max_queue_s:
-            raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
+        self._check_wait(coalescer)
         allowed_s = self._deadline_s if query.size <= self._offload_rows else self._batch_deadline_s
         return allowed_s if timeout_s is None else min(timeout_s, allowed_s)
 
@@ -171,6 +170,14 @@ class Predictor:
         """Raise Overloaded when the limit of requests in flight is reached. Cheap: called before a body is read."""
         if self._inflight >= self._max_inflight:
             raise Overloaded(f"{self._inflight} requests are in flight, {self._max_inflight} are allowed; retry later")
+
+    def check_wait(self, *, needs_store: bool) -> None:
+        """Raise Overloaded when a query would wait too long. Cheap: called before a batch's values are read."""
+        self._check_wait(self._coalescer if needs_store else self._storeless)
+
+    def _check_wait(self, coalescer: Coalescer[Query, Prediction]) -> None:
+        if coalescer.expected_wait_s() > self._max_queue_s:
+            raise Overloaded(f"the wait would be longer than {self._max_queue_s * 1e3:g} ms; retry later")
 
     def check_rows(self, rows: int) -> None:
         """Raise TooLarge when a batch has more rows than are allowed."""

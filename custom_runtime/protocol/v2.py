@@ -76,6 +76,11 @@ def rows_of(tensors: Sequence[Tensor]) -> int:
     raise InvalidInput(f"input {_ROW_FIELD!r} is missing; it is {DATATYPES[_ROW_FIELD][0]} [n] or [n, 1]")
 
 
+def needs_store(tensors: Sequence[Tensor]) -> bool:
+    """Whether inputs leave a feature to the store, by their number."""
+    return KEY is not None and len(tensors) <= WIDTH
+
+
 def decode(tensors: Sequence[Tensor], inference_id: str | None = None) -> Query:
     """Turn inputs into a query; inference_id: the message's id.
 
@@ -198,6 +203,9 @@ def _keys(key: Key, values: Any) -> Keys:
         if not len(values) or (values.min() >= key.minimum and values.max() <= key.maximum):
             return values.tolist()  # type: ignore[no-any-return]
         values = values.tolist()
+    # All at once: one by one, 512 keys take a tenth of the time of their answer.
+    elif set(map(type, values)) == {int} and min(values) >= key.minimum and max(values) <= key.maximum:
+        return values  # type: ignore[no-any-return]
     _check_keys(key, values)
     return values  # type: ignore[no-any-return]
 

@@ -79,6 +79,7 @@ class HotRoutes:
             rows = v2.rows_of(request.tensors)
             runtime.predictor.check_rows(rows)
             if rows <= runtime.predictor.offload_rows:
+                runtime.predictor.check_wait(needs_store=v2.needs_store(request.tensors))
                 query = v2.decode(request.tensors, request.id)
         if query is None or request.is_explained:
             answering = self._answer_beside(runtime, request, query)

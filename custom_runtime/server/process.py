@@ -28,6 +28,11 @@ from custom_runtime.settings import ServingSettings, one_line
 # Set by the supervisor: a file descriptor to write to once every port answers.
 READY_FD = "SERVING_READY_FD"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# What glibc keeps of freed memory, and from which size on a block is the kernel's again as soon as it is freed. By
+# default both follow what was freed last: where the arrays of a batch happen to lie at the heap's end, every batch
+# gives their pages back and takes them again, and half of the core goes into that.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES, _LARGEST_KEPT_BYTES = 32 * 1024 * 1024, 4 * 1024 * 1024
 # How long a worker thread (wide batches, records, explanations) may keep the interpreter's lock while the event loop
 # waits for it. A request gives it up for each system call, and with Python's 5 ms waits as long each time.
 _SWITCH_INTERVAL_S = 0.0002
@@ -37,6 +42,7 @@ def run(folder: Path) -> int:
     """Serve the models below `folder` until a signal; return the exit code."""
     configure_logs()
     _raise_file_limit()
+    keep_freed_memory()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     if READY_FD in os.environ:
         # A supervisor that was killed cannot drain its workers: the kernel sends them the signal.
@@ -54,6 +60,14 @@ def _raise_file_limit() -> None:
     # The usual soft limit of 1,024 is for programs that use select(): here every connection is a file.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a batch frees for the next one; another C library is left as it is."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _announce(settings: Settings) -> None:

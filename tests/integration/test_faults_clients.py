@@ -5,6 +5,7 @@ import contextlib
 import json
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.support.serving import Server, World, serving
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 IDLE = 1_000
+# A third of what a client in Python sends without delays of its own.
+CLIENT_LIMIT_QPS = 600
 
 
 def resident_mb(server: Server) -> float:
@@ -40,7 +43,7 @@ def open_files(server: Server) -> int:
 async def capacity(server: Server, rows: int) -> float:
     """Requests of so many rows that are answered in a second when two callers ask without a pause.
 
-    One that comes late, because the cores were another machine's, does not count.
+    One that is late or shed, because the cores were another machine's, does not count.
     """
     body = v2_rest_body("customer_id", "INT64", [row + 1 for row in range(rows)], rows=rows)
     caller = RestCaller(HOST, server.http_port, "/v2/models/churn/infer")
@@ -50,7 +53,7 @@ async def capacity(server: Server, rows: int) -> float:
         nonlocal answered
         while time.perf_counter() < until_s:
             reply = await caller.ask(body, timeout_s=GUARD_S)
-            assert reply.status in (200, 504), reply
+            assert reply.status in (200, 503, 504), reply
             answered += reply.status == 200
 
     await asyncio.gather(*(ask() for _ in range(2)))
@@ -92,13 +95,21 @@ def answered_within(server: Server, code: str, edge: str, *, route: str = "v2_re
     return server.samples("serving_request_seconds_bucket", route=route, code=code, le=edge)
 
 
+@contextlib.contextmanager
+def of_heavy_requests(world: World, log: Path, rows: int) -> Iterator[Server]:
+    heavy = {"SERVING_OFFLOAD_ROWS": str(rows), "SERVING_COALESCE_ROWS": str(rows), "SERVING_STORE_TIMEOUT_MS": "1000"}
+    with serving(world.environment | heavy, log, patient=False) as server:
+        yield server
+
+
 async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(
     world: World, tmp_path: Path
 ) -> None:
-    # Heavy requests: a client in Python can send three times what the server can answer.
+    # Requests so heavy that a client in Python can send three times what the server can answer.
     rows = 512
-    heavy = {"SERVING_OFFLOAD_ROWS": "512", "SERVING_COALESCE_ROWS": "512", "SERVING_STORE_TIMEOUT_MS": "1000"}
-    with serving(world.environment | heavy, tmp_path / "log", patient=False) as server:
+    with of_heavy_requests(world, tmp_path / "log", rows) as server:
+        rows *= max(1, round(await capacity(server, rows) / CLIENT_LIMIT_QPS))
+    with of_heavy_requests(world, tmp_path / "log", rows) as server:
         # Of a core that never rests: 20 ms without it delay all 30 ms of the queue, one in a hundred of five seconds.
         for attempt in attempts(most_stolen=0.002):
             limit_qps = await capacity(server, rows)
@@ -108,15 +119,16 @@ async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_
             await caller.close()
             assert figures["counted"] == figures["answered"] + figures["shed"]
             assert figures["grew MB"] < 30, figures
-            assert [reply.status for reply in after] == [200] * 20
             attempt.end(
                 is_met=figures["late"] == figures["refused"] == 0
+                and [reply.status for reply in after] == [200] * 20
                 and figures["answered in 50 ms"] >= 0.99
                 and figures["shed in 5 ms"] >= 0.99
                 # It goes on working at its rate while it sheds the rest. Half: the client takes its share of two cores.
                 and figures["answered"] > 0.5 * limit_qps * 5
                 and figures["shed"] > figures["answered"] / 2,
-                figures=figures | {"capacity": limit_qps},
+                figures=figures
+                | {"rows": rows, "capacity": limit_qps, "after": Counter(reply.status for reply in after)},
             )
 
 

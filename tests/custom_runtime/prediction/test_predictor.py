@@ -289,6 +289,10 @@ async def test_new_requests_are_shed_while_they_would_wait_too_long_and_no_longe
     await ahead[1]
     with pytest.raises(Overloaded, match="longer than 30 ms"):
         await service.predict(Query([7], {}))
+    # Before the values of a batch are read, too, but for one that does not wait for the store.
+    with pytest.raises(Overloaded, match="longer than 30 ms"):
+        service.check_wait(needs_store=True)
+    service.check_wait(needs_store=False)
     assert {answer.sources[0] for answer in await asyncio.gather(*ahead)} == {STORE}
     store.fetch_s = 0.0001
     for _ in range(3):
