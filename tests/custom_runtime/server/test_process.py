@@ -3,17 +3,14 @@
 import subprocess
 import sys
 
-import pytest
-
 from tests.support.programs import GUARD_S, ROOT
 
 # What a batch does: arrays of 0.4 MB that all end together, at the end of the heap.
 BATCHES = """
-import resource, sys
+import resource
 import numpy as np
-if sys.argv[1] == "kept":
-    from custom_runtime.server.process import keep_freed_memory
-    keep_freed_memory()
+from custom_runtime.server.process import keep_freed_memory
+keep_freed_memory()
 def batch():
     arrays = [np.empty(50_000) for _ in range(5)]
     for array in arrays:
@@ -27,11 +24,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 100)
 """
 
 
-@pytest.mark.parametrize(("memory", "most", "fewest"), [("kept", 5, 0), ("as glibc does", 1e6, 300)])
-def test_a_batch_takes_its_pages_from_the_kernel_once(memory: str, most: float, fewest: float) -> None:
+def test_a_batch_takes_its_pages_from_the_kernel_once() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BATCHES, memory],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=GUARD_S,
-    )  # fmt: skip
-    faults_per_batch = float(done.stdout)
-    assert fewest <= faults_per_batch <= most
+        [sys.executable, "-c", BATCHES], cwd=ROOT, capture_output=True, text=True, check=True, timeout=GUARD_S
+    )
+    assert float(done.stdout) < 5  # page faults a batch; 500 without keep_freed_memory, one for each page
