@@ -131,6 +131,10 @@ class BadDisk(io.FileIO):
         return super().read(size) or b""
 
 
+def opened_on_a_bad_disk(path: Path, mode: str) -> BadDisk:
+    return BadDisk(path, mode)
+
+
 def test_a_segment_that_the_disk_does_not_give_back_is_kept_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +146,7 @@ def test_a_segment_that_the_disk_does_not_give_back_is_kept_as_it_is(
         sink.tick()
     (segment,) = files_of(tmp_path, OPEN)
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "open", BadDisk)
+        disk.setattr(Path, "open", opened_on_a_bad_disk)
         with pytest.raises(OSError, match="Input/output error"):
             finish(segment)
         with pytest.raises(RecordsError, match="Input/output error"):
