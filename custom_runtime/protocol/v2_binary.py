@@ -29,8 +29,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-# The datatypes of keys that are numbers, and the size of one.
-INTEGER_BYTES = {"INT32": 4, "INT64": 8}
+_INTEGERS = frozenset(("INT32", "INT64"))
 
 
 # One number: an array takes five times as long.
@@ -56,7 +55,7 @@ class Contents:
         if datatype == "BYTES":
             return _elements(name, part)
         dtype = _DTYPES[datatype]
-        if size == dtype.itemsize and datatype in INTEGER_BYTES:
+        if size == dtype.itemsize and datatype in _INTEGERS:
             return [int.from_bytes(part, "little", signed=True)]  # one key: an array takes ten times as long
         if size % dtype.itemsize:
             raise InvalidInput(

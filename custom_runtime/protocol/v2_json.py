@@ -38,6 +38,8 @@ _MOST_ELEMENTS, _MOST_DIMENSIONS = 100, 8
 # JSON before raw tensors that is kept, read: of as many kinds as _before_key has room for.
 _LONGEST_KNOWN_BYTES = 1_024
 _KEY_DATATYPES = v2.DATATYPES.get(v2.KEY or "", ())
+# The size of an integer key as raw bytes, and its datatype.
+_KEY_BYTES = {4: "INT32", 8: "INT64"}
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _NOTHING: frozenset[str] = frozenset()
 
@@ -73,11 +75,11 @@ def read_request(
         raise InvalidInput(
             f"Inference-Header-Content-Length is {json_bytes}; allowed: at most the body's {len(body)} bytes"
         )
-    head = body[:json_bytes]
-    known = _before_key(head) if json_bytes <= _LONGEST_KNOWN_BYTES else None
-    if known is not None and len(body) - json_bytes == known.key_bytes:
+    head, raw_bytes = body[:json_bytes], len(body) - json_bytes
+    if raw_bytes in _KEY_BYTES and json_bytes <= _LONGEST_KNOWN_BYTES:
+        known = _before_key(head, raw_bytes)
         key = int.from_bytes(body[json_bytes:], "little", signed=True)
-        if v2.accepts_key(key):
+        if known is not None and v2.accepts_key(key):
             return known.request([key])
     request = _read(head, v2_binary.Contents(memoryview(body)[json_bytes:]), parse)
     if request is None:
@@ -88,11 +90,10 @@ def read_request(
 
 
 class _BeforeKey(NamedTuple):
-    """The JSON before an integer key of `key_bytes` raw bytes: `common` is what all such requests have in common."""
+    """The JSON before a raw integer key: `common` is what all such requests have in common."""
 
     common: InferRequest
     has_id: bool
-    key_bytes: int
 
     def request(self, key: list[int]) -> InferRequest:
         """Return the request for a key."""
@@ -103,20 +104,15 @@ class _BeforeKey(NamedTuple):
 
 
 @lru_cache(256)
-def _before_key(head: bytes) -> _BeforeKey | None:
+def _before_key(head: bytes, key_bytes: int) -> _BeforeKey | None:
     """Read JSON that is the same in many requests, because the key comes behind it; None: it is for `_read`."""
-    with suppress(InvalidInput, LookupError, TypeError, ValueError):
-        given = orjson.loads(head)
-        (tensor,) = given["inputs"]
-        datatype, shape = tensor["datatype"], tensor["shape"]
-        key_bytes = v2_binary.INTEGER_BYTES.get(datatype) if datatype in _KEY_DATATYPES else None
-        if key_bytes is None or tensor["name"] != v2.KEY or not _is_one_row(shape):
-            return None
-        if tensor["parameters"]["binary_data_size"] != key_bytes:
-            return None
+    with suppress(InvalidInput):
         common = _read(head, v2_binary.Contents(memoryview(bytes(key_bytes))), orjson.loads)
-        if common is not None:
-            return _BeforeKey(common, given.get("id") is not None, key_bytes)
+        if common is None or len(common.tensors) != 1:
+            return None
+        name, datatype, shape, _ = common.tensors[0]  # with all of the raw bytes: none may be left
+        if name == v2.KEY and shape in v2.ONE_ROW and datatype == _KEY_BYTES[key_bytes] and datatype in _KEY_DATATYPES:
+            return _BeforeKey(common, orjson.loads(head).get("id") is not None)
     return None
 
 
@@ -267,7 +263,9 @@ def _only_key(inputs: list[Any]) -> list[Any] | None:
     shape, data = given["shape"], given["data"]
     if (
         given["name"] == v2.KEY
-        and _is_one_row(shape)
+        and shape in v2.ONE_ROW
+        and type(shape[0]) is int
+        and type(shape[-1]) is int
         and given["datatype"] in _KEY_DATATYPES
         and type(data) is list
         and len(data) == 1
@@ -275,10 +273,6 @@ def _only_key(inputs: list[Any]) -> list[Any] | None:
     ):
         return data
     return None
-
-
-def _is_one_row(shape: Any) -> bool:
-    return shape in v2.ONE_ROW and type(shape[0]) is int and type(shape[-1]) is int
 
 
 def _read_tensors(inputs: list[Any], raw: v2_binary.Contents | None) -> list[v2.Tensor] | None:

@@ -35,18 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers is {options.workers}; allowed: 1 or more")
     _end_at_once_on_ctrl_c()
     try:
-        # Seconds of imports that --help does not need. The contract is read by them.
+        # Seconds of imports that --help does not need. They read the contract.
         if options.workers > 1:
             from custom_runtime.server.supervisor import supervise
-        else:
-            from custom_runtime.server.process import run
+
+            worker = [sys.executable, "-m", "custom_runtime.server", "--models", str(options.models)]
+            return supervise(worker, workers=options.workers)
+        from custom_runtime.server.process import run
+
+        return run(options.models)
     except StartupError as error:
         print(f"churn-serving cannot start: {error}", file=sys.stderr)
         return 1
-    if options.workers > 1:
-        worker = [sys.executable, "-m", "custom_runtime.server", "--models", str(options.models)]
-        return supervise(worker, workers=options.workers)
-    return run(options.models)
 
 
 def _end_at_once_on_ctrl_c() -> None:

@@ -95,11 +95,9 @@ def answered_within(server: Server, code: str, edge: str, *, route: str = "v2_re
     return server.samples("serving_request_seconds_bucket", route=route, code=code, le=edge)
 
 
-@contextlib.contextmanager
-def of_heavy_requests(world: World, log: Path, rows: int) -> Iterator[Server]:
+def of_heavy_requests(world: World, log: Path, rows: int) -> contextlib.AbstractContextManager[Server]:
     heavy = {"SERVING_OFFLOAD_ROWS": str(rows), "SERVING_COALESCE_ROWS": str(rows), "SERVING_STORE_TIMEOUT_MS": "1000"}
-    with serving(world.environment | heavy, log, patient=False) as server:
-        yield server
+    return serving(world.environment | heavy, log, patient=False)
 
 
 async def test_at_three_times_its_capacity_it_sheds_at_once_and_serves_the_rest_in_time(

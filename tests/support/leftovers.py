@@ -1,4 +1,4 @@
-"""Processes that a command has left behind, found by a directory that only they know."""
+"""Processes that a command has left behind, found by a directory or a network that only they know."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,33 +35,29 @@ def begun(command: Sequence[str], directory: Path) -> Iterator[subprocess.Popen[
 
 def processes_of(directory: Path) -> dict[int, str]:
     """Return the command lines, by pid, of the processes that name a directory in their arguments or environment."""
+    wanted = os.fsencode(directory)
+    return _others(lambda entry: wanted in (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes())
+
+
+def _others(is_wanted: Callable[[Path], bool]) -> dict[int, str]:
+    """Return the command lines, by pid, of the other processes whose directory in /proc is wanted."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
-        try:
-            arguments = (entry / "cmdline").read_bytes()
-            named = arguments + (entry / "environ").read_bytes()
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
-        if os.fsencode(directory) in named:
-            found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
+        with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
+            if is_wanted(entry):
+                arguments = (entry / "cmdline").read_bytes()
+                found[int(entry.name)] = arguments.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
 
 
 def end_all_in_network(within_s: float = 30.0) -> list[str]:
     """End the other processes of this network namespace, but for the parent that made it; return their commands."""
-    network, known = os.readlink("/proc/self/ns/net"), (os.getpid(), os.getppid())
+    network, parent = os.readlink("/proc/self/ns/net"), str(os.getppid())
 
     def others() -> dict[int, str]:
-        found = {}
-        for entry in Path("/proc").iterdir():
-            with suppress(FileNotFoundError, PermissionError, ProcessLookupError):
-                if not entry.name.isdecimal() or int(entry.name) in known:
-                    continue
-                if os.readlink(entry / "ns/net") == network:
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-        return found
+        return _others(lambda entry: entry.name != parent and os.readlink(entry / "ns/net") == network)
 
     left = others()
     for number in (signal.SIGTERM, signal.SIGKILL):
